@@ -1,0 +1,78 @@
+//! The bootstrap: who this proxy is, what it serves from the start and where it learns the rest.
+
+use super::{Cluster, ConfigSource, GrpcSource, Listener};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Everything a proxy starts from (Envoy `config.bootstrap.v3.Bootstrap`).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Bootstrap {
+    /// This proxy, as told to control planes.
+    pub node: Node,
+    /// Static clusters, in order; names are unique.
+    pub clusters: Vec<Arc<Cluster>>,
+    /// Static listeners, in order; names and addresses are unique.
+    pub listeners: Vec<Arc<Listener>>,
+    /// Where the rest comes from.
+    pub dynamic: Dynamic,
+    /// The admin server; `None`: not served.
+    pub admin: Option<Admin>,
+    /// Stats knobs.
+    pub stats: StatsOptions,
+    /// Flattened static runtime layers: key to value as text, later layers win.
+    pub runtime: Vec<(String, String)>,
+}
+
+/// Dynamic sources.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Dynamic {
+    /// Listeners.
+    pub lds: Option<ConfigSource>,
+    /// Clusters.
+    pub cds: Option<ConfigSource>,
+    /// The aggregated stream that `ads: {}` sources mean.
+    pub ads: Option<GrpcSource>,
+}
+
+/// The node identity sent to control planes (Envoy `config.core.v3.Node`).
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Node {
+    /// `--service-node` or `node.id`.
+    pub id: String,
+    /// `--service-cluster` or `node.cluster`.
+    pub cluster: String,
+    /// Where it runs; `--service-zone` sets the zone.
+    pub locality: Locality,
+    /// Anything the control plane wants to know: a JSON object.
+    pub metadata: serde_json::Map<String, serde_json::Value>,
+}
+
+/// Where something runs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Locality {
+    /// Region.
+    pub region: String,
+    /// Zone.
+    pub zone: String,
+    /// Sub-zone.
+    pub sub_zone: String,
+}
+
+/// The admin server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Admin {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// `admin.access_log`: file access logs of admin requests.
+    pub access_log: Vec<super::AccessLog>,
+    /// Where to write the address once bound (`--admin-address-path`).
+    pub address_path: Option<PathBuf>,
+}
+
+/// Stats knobs (Envoy `config.metrics.v3.StatsConfig`), as far as they are honoured.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StatsOptions {
+    /// Tags with a fixed value added to every metric.
+    pub fixed_tags: Vec<(String, String)>,
+}

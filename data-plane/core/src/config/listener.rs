@@ -1,0 +1,82 @@
+//! Listeners (Envoy `config.listener.v3.Listener`).
+
+use super::{AccessLog, Hcm};
+use crate::matcher::Cidr;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A listener.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listener {
+    /// Unique name; made from the address when none was given.
+    pub name: Box<str>,
+    /// The first is `address`, the rest `additional_addresses`.
+    pub addresses: Vec<SocketAddr>,
+    /// Chains in order; the match tree picks the most specific.
+    pub filter_chains: Vec<Arc<FilterChain>>,
+    /// Serves what no chain matches.
+    pub default_filter_chain: Option<Arc<FilterChain>>,
+    /// Filters that look at a connection before a chain is chosen.
+    pub listener_filters: Vec<ListenerFilter>,
+    /// How long listener filters may take. Default 15 s; `None`: no limit.
+    pub listener_filters_timeout: Option<Duration>,
+    /// Go on with the default data when they time out.
+    pub continue_on_listener_filters_timeout: bool,
+    /// Soft limit of bytes buffered per connection and direction. Default 1 MiB.
+    pub per_connection_buffer_limit_bytes: u32,
+    /// Listen backlog. Default: the system's maximum.
+    pub tcp_backlog_size: Option<u32>,
+    /// SO_REUSEPORT: one socket a worker. Default true.
+    pub reuse_port: bool,
+    /// Replaces the address in `listener.<address>.` stats.
+    pub stat_prefix: Option<Box<str>>,
+    /// Logs connections that found no chain or failed early.
+    pub access_log: Vec<AccessLog>,
+}
+
+/// A filter chain (Envoy `FilterChain`). Plaintext: transport sockets are refused so far.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FilterChain {
+    /// Name; may be empty.
+    pub name: Box<str>,
+    /// Which connections it serves.
+    pub matches: FilterChainMatch,
+    /// The network filters; the last is terminal.
+    pub filters: Vec<NetworkFilter>,
+}
+
+/// Which connections a chain serves (Envoy `FilterChainMatch`). Empty fields match all.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FilterChainMatch {
+    /// Destination port, of use with several addresses.
+    pub destination_port: Option<u16>,
+    /// Destination address ranges.
+    pub prefix_ranges: Vec<Cidr>,
+    /// Source address ranges.
+    pub source_prefix_ranges: Vec<Cidr>,
+    /// Source ports.
+    pub source_ports: Vec<u16>,
+    /// Address ranges of the directly connected peer.
+    pub direct_source_prefix_ranges: Vec<Cidr>,
+    /// SNI: exact, `*.suffix`; `None` matches all.
+    pub server_names: Vec<Box<str>>,
+    /// `raw_buffer` or `tls`; empty matches all.
+    pub transport_protocol: Box<str>,
+    /// ALPN.
+    pub application_protocols: Vec<Box<str>>,
+}
+
+/// A listener filter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ListenerFilter {
+    /// `envoy.filters.listener.http_inspector`: detects HTTP/1 and HTTP/2 by the first bytes.
+    HttpInspector,
+}
+
+/// A network filter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NetworkFilter {
+    /// `envoy.filters.network.http_connection_manager`.
+    Http(Arc<Hcm>),
+}

@@ -1,0 +1,1 @@
+//! Bounded state machines fed with `now`: none yet; retry, backoff, circuit and token bucket come here.

@@ -1,0 +1,90 @@
+//! Header lists and message heads: what the codecs parse into, filters edit and codecs write out.
+//!
+//! A [`HeaderList`] keeps order and case. Its bytes live in one buffer that is reused with the list, so a
+//! message in steady state allocates nothing. Names are compared without regard to case; well-known ones by id.
+
+pub mod edit;
+pub mod format;
+pub mod forwarded;
+pub mod hop_by_hop;
+mod list;
+mod name;
+
+pub use list::{HeaderList, HeaderPair};
+pub use name::HeaderId;
+
+/// The protocol a message arrived by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Version {
+    /// HTTP/1.0
+    Http10,
+    /// HTTP/1.1
+    Http11,
+    /// HTTP/2
+    Http2,
+}
+
+impl Version {
+    /// As Envoy's `%PROTOCOL%` prints it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Http10 => "HTTP/1.0",
+            Self::Http11 => "HTTP/1.1",
+            Self::Http2 => "HTTP/2",
+        }
+    }
+}
+
+/// A request without its body. Pseudo-headers are fields; `headers` holds no `host` and no pseudo-header.
+#[derive(Clone, Debug)]
+pub struct RequestHead {
+    /// `:method`, as received.
+    pub method: Box<str>,
+    /// `:path`: path and query, as received or rewritten. `*` for `OPTIONS *`; empty for CONNECT.
+    pub path: String,
+    /// `:authority` or `host`. Empty when the client sent none.
+    pub authority: String,
+    /// `:scheme`. Set by the connection manager for HTTP/1.
+    pub scheme: Scheme,
+    /// Protocol it arrived by.
+    pub version: Version,
+    /// All other headers.
+    pub headers: HeaderList,
+}
+
+/// A response without its body.
+#[derive(Clone, Debug)]
+pub struct ResponseHead {
+    /// `:status`.
+    pub status: u16,
+    /// Protocol it arrived by.
+    pub version: Version,
+    /// All headers.
+    pub headers: HeaderList,
+}
+
+impl ResponseHead {
+    /// An empty HTTP/1.1 response.
+    pub fn new(status: u16) -> Self {
+        Self { status, version: Version::Http11, headers: HeaderList::default() }
+    }
+}
+
+/// `:scheme`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Scheme {
+    /// http
+    Http,
+    /// https
+    Https,
+}
+
+impl Scheme {
+    /// Lowercase text.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Https => "https",
+        }
+    }
+}

@@ -1,0 +1,23 @@
+//! The proxy's decisions, free of I/O, clocks and randomness: those are arguments.
+//!
+//! Modules, low to high; each imports only those before it:
+//!
+//! - [`path`]: where a configuration error is, and the list that collects them
+//! - [`headers`]: header lists, message heads, edits, `%COMMAND%` formats, forwarded headers
+//! - [`matcher`]: strings, headers, paths, queries, addresses
+//! - [`guard`]: state machines fed with `now`
+//! - [`lb`]: host choice
+//! - [`accesslog`]: formats and records
+//! - [`config`]: the validated, immutable model that everything above the wire is built from
+//! - [`route`]: virtual host and route choice, rewrites
+//! - [`translate`]: Envoy's protos to [`config`]; the only module that names `xds_types`
+
+pub mod accesslog;
+pub mod config;
+pub mod guard;
+pub mod headers;
+pub mod lb;
+pub mod matcher;
+pub mod path;
+pub mod route;
+pub mod translate;

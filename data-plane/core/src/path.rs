@@ -1,0 +1,139 @@
+//! Where a configuration error is, and the list that collects such errors.
+//!
+//! [`Path`] is built top-down on the stack while a message is translated and allocates only when printed.
+//! [`Diagnostics`] collects every rejection and every ignored field, so that all are reported at once.
+//! Never decides what is an error: `translate` does.
+
+use std::fmt;
+
+#[derive(Clone, Copy)]
+enum Step<'a> {
+    Root(&'a str),
+    Field(&'static str),
+    Index(usize),
+    Key(&'a str),
+}
+
+/// Where we are inside the message being translated.
+#[derive(Clone, Copy)]
+pub struct Path<'a> {
+    parent: Option<&'a Path<'a>>,
+    step: Step<'a>,
+}
+
+impl<'a> Path<'a> {
+    /// The outermost step: a resource's name or the empty string for a whole file.
+    pub fn root(name: &'a str) -> Self {
+        Self { parent: None, step: Step::Root(name) }
+    }
+
+    /// Steps into a field.
+    pub fn field<'b>(&'b self, name: &'static str) -> Path<'b>
+    where
+        'a: 'b,
+    {
+        Path { parent: Some(self), step: Step::Field(name) }
+    }
+
+    /// Steps into an element of a repeated field.
+    pub fn index<'b>(&'b self, index: usize) -> Path<'b>
+    where
+        'a: 'b,
+    {
+        Path { parent: Some(self), step: Step::Index(index) }
+    }
+
+    /// Steps into a map entry.
+    pub fn key<'b>(&'b self, key: &'b str) -> Path<'b>
+    where
+        'a: 'b,
+    {
+        Path { parent: Some(self), step: Step::Key(key) }
+    }
+}
+
+impl fmt::Display for Path<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(parent) = self.parent {
+            parent.fmt(f)?;
+        }
+        match self.step {
+            Step::Root(name) => f.write_str(name),
+            Step::Field(name) => {
+                let at_start = matches!(self.parent, Some(Path { parent: None, step: Step::Root("") }));
+                write!(f, "{}{name}", if at_start { "" } else { "." })
+            }
+            Step::Index(index) => write!(f, "[{index}]"),
+            Step::Key(key) => write!(f, "[{key:?}]"),
+        }
+    }
+}
+
+/// One finding: where and what.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// Field path in Envoy's proto names.
+    pub path: String,
+    /// What is wrong, lowercase, no full stop.
+    pub message: String,
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.path, self.message)
+    }
+}
+
+/// Findings kept of one kind; further ones are only counted.
+pub const MAX_FINDINGS: usize = 32;
+
+/// Everything found while translating one resource or file.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Diagnostics {
+    /// Why the resource is refused.
+    pub rejected: Vec<Finding>,
+    /// Fields that were set and have no effect here.
+    pub ignored: Vec<Finding>,
+    /// Rejections past [`MAX_FINDINGS`].
+    pub omitted: usize,
+}
+
+/// The reason is already in [`Diagnostics`]; zero-sized so that `?` stays cheap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rejected;
+
+impl Diagnostics {
+    /// Records why the resource is refused.
+    pub fn reject(&mut self, at: &Path<'_>, message: impl fmt::Display) -> Rejected {
+        if self.rejected.len() < MAX_FINDINGS {
+            self.rejected.push(Finding { path: at.to_string(), message: message.to_string() });
+        } else {
+            self.omitted += 1;
+        }
+        Rejected
+    }
+
+    /// Records a field that is set and has no effect here.
+    pub fn ignored(&mut self, at: &Path<'_>, message: impl fmt::Display) {
+        if self.ignored.len() < MAX_FINDINGS {
+            self.ignored.push(Finding { path: at.to_string(), message: message.to_string() });
+        }
+    }
+
+    /// Whether anything was refused.
+    pub fn is_rejected(&self) -> bool {
+        !self.rejected.is_empty()
+    }
+}
+
+impl fmt::Display for Diagnostics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, finding) in self.rejected.iter().enumerate() {
+            write!(f, "{}{finding}", if i > 0 { "; " } else { "" })?;
+        }
+        if self.omitted > 0 {
+            write!(f, "; and {} more", self.omitted)?;
+        }
+        Ok(())
+    }
+}
