@@ -96,6 +96,8 @@ pub struct Diagnostics {
     pub ignored: Vec<Finding>,
     /// Rejections past [`MAX_FINDINGS`].
     pub omitted: usize,
+    /// Ignored fields past [`MAX_FINDINGS`].
+    pub ignored_omitted: usize,
 }
 
 /// The reason is already in [`Diagnostics`]; zero-sized so that `?` stays cheap.
@@ -105,8 +107,23 @@ pub struct Rejected;
 impl Diagnostics {
     /// Records why the resource is refused.
     pub fn reject(&mut self, at: &Path<'_>, message: impl fmt::Display) -> Rejected {
+        self.reject_path(|| at.to_string(), message)
+    }
+
+    /// Records why the resource is refused, at a place below `at` that another validator already printed.
+    pub fn reject_below(&mut self, at: &Path<'_>, below: &str, message: impl fmt::Display) -> Rejected {
+        self.reject_path(
+            || match at.to_string() {
+                at if at.is_empty() || below.is_empty() || below.starts_with('[') => at + below,
+                at => format!("{at}.{below}"),
+            },
+            message,
+        )
+    }
+
+    fn reject_path(&mut self, path: impl FnOnce() -> String, message: impl fmt::Display) -> Rejected {
         if self.rejected.len() < MAX_FINDINGS {
-            self.rejected.push(Finding { path: at.to_string(), message: message.to_string() });
+            self.rejected.push(Finding { path: path(), message: message.to_string() });
         } else {
             self.omitted += 1;
         }
@@ -117,7 +134,14 @@ impl Diagnostics {
     pub fn ignored(&mut self, at: &Path<'_>, message: impl fmt::Display) {
         if self.ignored.len() < MAX_FINDINGS {
             self.ignored.push(Finding { path: at.to_string(), message: message.to_string() });
+        } else {
+            self.ignored_omitted += 1;
         }
+    }
+
+    /// How often something was refused so far, the omitted included.
+    pub fn rejections(&self) -> usize {
+        self.rejected.len() + self.omitted
     }
 
     /// Whether anything was refused.
