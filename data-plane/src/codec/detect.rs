@@ -1,0 +1,1 @@
+//! Tells HTTP/2 from HTTP/1 by the connection preface.

@@ -1,0 +1,81 @@
+//! What the codecs need out of the configuration, built once per manager or cluster.
+
+use data_plane_core::config::{Cluster, Hcm, Http1Options, Http2Options, Underscores};
+use std::time::Duration;
+
+/// Options of downstream connections.
+#[derive(Clone, Debug)]
+pub struct ServerOptions {
+    /// Largest request head, bytes. Envoy's default is 60 KiB.
+    pub max_head_bytes: usize,
+    /// Most headers in a request. Envoy's default is 100.
+    pub max_headers: usize,
+    /// Header names with underscores.
+    pub underscores: Underscores,
+    /// Time without requests after which the connection closes.
+    pub idle_timeout: Option<Duration>,
+    /// A head must arrive within this, from its first byte.
+    pub request_headers_timeout: Option<Duration>,
+    /// Longest life; then the connection drains.
+    pub max_connection_duration: Option<Duration>,
+    /// Requests before the connection closes.
+    pub max_requests: Option<u64>,
+    /// Between the two GOAWAYs of an HTTP/2 drain.
+    pub drain_timeout: Duration,
+    /// Wait for the peer to close after the last answer; `None` closes at once.
+    pub delayed_close: Option<Duration>,
+    /// Leave `expect: 100-continue` to the upstream instead of answering it.
+    pub proxy_100_continue: bool,
+    /// Upgrades may be asked for; else they are ordinary requests.
+    pub upgrades: bool,
+    /// HTTP/1 knobs.
+    pub http1: Http1Options,
+    /// HTTP/2 knobs.
+    pub http2: Http2Options,
+}
+
+impl ServerOptions {
+    /// The options of a connection manager.
+    pub fn new(hcm: &Hcm) -> Self {
+        Self {
+            max_head_bytes: hcm.max_request_headers_kb as usize * 1024,
+            max_headers: hcm.max_headers_count as usize,
+            underscores: hcm.underscores,
+            idle_timeout: hcm.idle_timeout,
+            request_headers_timeout: hcm.request_headers_timeout,
+            max_connection_duration: hcm.max_connection_duration,
+            max_requests: hcm.max_requests_per_connection.map(u64::from),
+            drain_timeout: hcm.drain_timeout,
+            delayed_close: hcm.delayed_close_timeout,
+            proxy_100_continue: hcm.proxy_100_continue,
+            upgrades: !hcm.upgrades.is_empty(),
+            http1: hcm.http1.clone(),
+            http2: hcm.http2.clone(),
+        }
+    }
+}
+
+/// Options of upstream connections.
+#[derive(Clone, Debug)]
+pub struct ClientOptions {
+    /// Largest response head, bytes. Envoy's default is 60 KiB.
+    pub max_head_bytes: usize,
+    /// Most headers in a response. Envoy's default is 100.
+    pub max_headers: usize,
+    /// HTTP/1 knobs.
+    pub http1: Http1Options,
+    /// HTTP/2 knobs.
+    pub http2: Http2Options,
+}
+
+impl ClientOptions {
+    /// The options of a cluster.
+    pub fn new(cluster: &Cluster) -> Self {
+        Self {
+            max_head_bytes: 60 * 1024,
+            max_headers: cluster.max_headers_count as usize,
+            http1: cluster.http1.clone(),
+            http2: cluster.http2.clone(),
+        }
+    }
+}
