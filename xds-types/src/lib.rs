@@ -1,15 +1,31 @@
 //! One face for all generated types: Envoy's, from the crate `envoy-types`, and ours, from `proto/portolan`.
+//!
+//! | module | what it owns |
+//! |---|---|
+//! | [`descriptors`] | the descriptor pool of all of them, built once |
+//! | [`type_url`] | the resource types of xDS and their type URLs |
+//! | [`any`] | packing and unpacking `Any`, `TypedStruct` |
+//! | [`text`] | YAML and JSON to messages and back, with positions |
+//! | [`resource`] | the text form `{kind, name, labels, spec}` of our own objects |
+//! | [`rules`] | the generic validator for `validate.rules` |
+//! | [`redact`] | blanks sensitive fields |
+//!
+//! Called by every other crate. Knows message types but never what they mean: `data-plane-core` and
+//! `control-plane` translate them.
 
-pub use envoy_types::pb::{cel, envoy, google, udpa, validate, xds};
+pub mod any;
+pub mod descriptors;
+pub mod redact;
+pub mod resource;
+pub mod rules;
+pub mod text;
+pub mod type_url;
 
-/// Our own messages.
-#[allow(missing_docs, clippy::all, reason = "generated; documented in proto/portolan")]
-pub mod portolan {
-    /// Resource kinds.
-    pub mod config {
-        /// Version 1.
-        pub mod v1 {
-            include!(concat!(env!("OUT_DIR"), "/portolan.config.v1.rs"));
-        }
-    }
+pub use envoy_types::pb::{cel, envoy, google, ratelimit, udpa, validate, xds};
+pub use generated::portolan;
+pub use type_url::ResourceType;
+
+#[allow(missing_docs, clippy::all, clippy::pedantic, reason = "generated; documented in proto/portolan")]
+mod generated {
+    include!(concat!(env!("OUT_DIR"), "/portolan.rs"));
 }

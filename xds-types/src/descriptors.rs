@@ -1,0 +1,51 @@
+//! The descriptors of every message this crate knows, Envoy's and ours.
+//!
+//! Read by [`crate::text`], [`crate::rules`], [`crate::redact`] and [`crate::any`]. Decoding takes some tens of
+//! milliseconds and about 17 MiB, so there is one pool for the process.
+
+use std::sync::LazyLock;
+
+use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor};
+
+static ENVOY: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/envoy.fds"));
+static PORTOLAN: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/portolan.fds"));
+
+static POOL: LazyLock<DescriptorPool> = LazyLock::new(|| {
+    let mut pool = DescriptorPool::decode(ENVOY).expect("INVARIANT: the embedded descriptors of Envoy are whole");
+    pool.decode_file_descriptor_set(PORTOLAN).expect("INVARIANT: our embedded descriptors fit Envoy's");
+    pool
+});
+
+/// The pool. The first call decodes it; call it early where that must not fall into a request.
+pub fn pool() -> &'static DescriptorPool {
+    &POOL
+}
+
+/// The descriptor of a message by its full name, such as `envoy.config.cluster.v3.Cluster`.
+pub fn message(full_name: &str) -> Option<MessageDescriptor> {
+    pool().get_message_by_name(full_name)
+}
+
+/// The descriptor of a generated type.
+///
+/// # Panics
+/// Never for the types of this crate; a test holds that each of them has a descriptor.
+pub fn of<M: prost::Name>() -> MessageDescriptor {
+    message(&M::full_name()).expect("INVARIANT: every generated type has a descriptor")
+}
+
+/// A typed message as a dynamic one.
+pub fn to_dynamic<M: prost::Message + prost::Name>(typed: &M) -> DynamicMessage {
+    DynamicMessage::decode(of::<M>(), &*typed.encode_to_vec())
+        .expect("INVARIANT: an encoded message decodes as its own type")
+}
+
+/// A dynamic message as a typed one.
+///
+/// # Errors
+/// When the message is of another type, or nested deeper than protobuf allows (100 levels).
+pub fn from_dynamic<M: prost::Message + prost::Name + Default>(
+    dynamic: &DynamicMessage,
+) -> Result<M, prost::DecodeError> {
+    M::decode(&*prost::Message::encode_to_vec(dynamic))
+}
