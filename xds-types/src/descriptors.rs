@@ -11,7 +11,8 @@ static ENVOY: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/envoy.fds"));
 static PORTOLAN: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/portolan.fds"));
 
 static POOL: LazyLock<DescriptorPool> = LazyLock::new(|| {
-    let mut pool = DescriptorPool::decode(ENVOY).expect("INVARIANT: the embedded descriptors of Envoy are whole");
+    let mut pool =
+        DescriptorPool::decode(ENVOY).expect("INVARIANT: the embedded descriptors of Envoy are whole");
     pool.decode_file_descriptor_set(PORTOLAN).expect("INVARIANT: our embedded descriptors fit Envoy's");
     pool
 });

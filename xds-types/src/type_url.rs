@@ -100,7 +100,11 @@ mod tests {
     #[test]
     fn a_message_that_is_not_a_resource_has_no_type() {
         assert_eq!(ResourceType::from_type_url("type.googleapis.com/envoy.config.core.v3.Address"), None);
-        assert_eq!(ResourceType::from_type_url("envoy.config.cluster.v3.Cluster"), None, "prefix is required");
+        assert_eq!(
+            ResourceType::from_type_url("envoy.config.cluster.v3.Cluster"),
+            None,
+            "prefix is required"
+        );
     }
 
     #[test]

@@ -58,7 +58,9 @@ impl Errors {
         let Error { path, message, place } = error;
         let colon = if path.is_empty() { "" } else { ": " };
         match place {
-            Some(Place { line, column }) => format!("{path}{colon}{message} ({}:{line}:{column})", self.source),
+            Some(Place { line, column }) => {
+                format!("{path}{colon}{message} ({}:{line}:{column})", self.source)
+            }
             None if self.source.is_empty() => format!("{path}{colon}{message}"),
             None => format!("{path}{colon}{message} ({})", self.source),
         }
