@@ -37,8 +37,7 @@ fn layer_of(layers: Layers, module: &str) -> Option<usize> {
 
 /// Names `n` in `crate::n`, including the first level of `crate::{a::.., b}`.
 fn imports(source: &str) -> BTreeSet<String> {
-    let code =
-        source.lines().filter(|l| !l.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n");
+    let code = source.lines().filter(|l| !l.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n");
     let mut out = BTreeSet::new();
     for rest in code.split("crate::").skip(1) {
         let Some(group) = rest.strip_prefix('{') else {
@@ -137,7 +136,8 @@ fn upward_and_sideways_imports_are_named_with_their_file() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("low.rs"), "use crate::{mid::A, low::{B, C}};").unwrap();
     std::fs::create_dir(dir.path().join("mid")).unwrap();
-    std::fs::write(dir.path().join("mid/mod.rs"), "use crate::low::X;\n// crate::side is only named").unwrap();
+    std::fs::write(dir.path().join("mid/mod.rs"), "use crate::low::X;\n// crate::side is only named")
+        .unwrap();
     std::fs::write(dir.path().join("side.rs"), "fn f() { crate::mid::g() }").unwrap();
     let found = violations(dir.path(), &[&["low"], &["mid", "side"]]);
     assert_eq!(found.len(), 2, "{found:?}");
