@@ -63,8 +63,7 @@ impl Process {
     /// # Errors
     /// The process is gone.
     pub fn signal(&self, signal: &str) -> Result<()> {
-        let status =
-            Command::new("kill").args([format!("-{signal}"), self.pid().to_string()]).status()?;
+        let status = Command::new("kill").args([format!("-{signal}"), self.pid().to_string()]).status()?;
         if !status.success() {
             bail!("{} is gone:\n{}", self.name, self.log());
         }

@@ -129,10 +129,17 @@ impl Consul {
     }
 
     fn spawn(dir: &TempDir, http_port: u16) -> Result<Process> {
-        let mut args: Vec<String> =
-            ["agent", "-dev", "-bind=127.0.0.1", "-client=127.0.0.1", "-node=t", "-grpc-port=-1", "-dns-port=-1"]
-                .map(str::to_owned)
-                .to_vec();
+        let mut args: Vec<String> = [
+            "agent",
+            "-dev",
+            "-bind=127.0.0.1",
+            "-client=127.0.0.1",
+            "-node=t",
+            "-grpc-port=-1",
+            "-dns-port=-1",
+        ]
+        .map(str::to_owned)
+        .to_vec();
         args.push(format!("-http-port={http_port}"));
         for port in ["server-port", "serf-lan-port", "serf-wan-port"] {
             args.push(format!("-{port}={}", free_port()?));

@@ -80,10 +80,7 @@ async fn serve(listener: TcpListener, instance: Arc<str>, requests: Arc<AtomicU6
     }
 }
 
-async fn answer(
-    instance: Arc<str>,
-    request: Request<Incoming>,
-) -> Result<Response<Full<Bytes>>, Infallible> {
+async fn answer(instance: Arc<str>, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
     let (head, body) = request.into_parts();
     let mut path = head.uri.path();
     if let Some((delay, rest)) = path.strip_prefix("/delay/").and_then(|p| p.split_once('/')) {
