@@ -1,1 +1,5 @@
-//! To be written.
+//! Sockets that accept, the choice of a filter chain, and draining.
+
+mod manager;
+
+pub use manager::{Error, Info, Manager, Options, Prepared, State, WorkerSide};

@@ -1,0 +1,140 @@
+//! A cluster as workers see it, and the slot that all of them read.
+
+use super::host::{Host, HostSet};
+use super::limits::Usage;
+use super::stats::ClusterStats;
+use arc_swap::ArcSwap;
+use data_plane_core::config;
+use foldhash::fast::FixedState;
+use hashbrown::HashMap;
+use std::fmt;
+use std::hash::BuildHasher;
+use std::sync::Arc;
+
+/// A cluster that serves.
+pub struct Cluster {
+    /// Its configuration.
+    pub config: Arc<config::Cluster>,
+    /// Its metrics; shared with what it replaced.
+    pub stats: Arc<ClusterStats>,
+    /// What it uses of its limits; shared with what it replaced.
+    pub usage: Arc<Usage>,
+    hosts: ArcSwap<HostSet>,
+}
+
+impl fmt::Debug for Cluster {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cluster").field("name", &self.config.name).finish_non_exhaustive()
+    }
+}
+
+impl Cluster {
+    pub(super) fn new(
+        config: Arc<config::Cluster>,
+        stats: Arc<ClusterStats>,
+        usage: Arc<Usage>,
+        hosts: Arc<HostSet>,
+    ) -> Arc<Self> {
+        Arc::new(Self { config, stats, usage, hosts: ArcSwap::new(hosts) })
+    }
+
+    /// The hosts at this moment.
+    pub fn hosts(&self) -> arc_swap::Guard<Arc<HostSet>> {
+        self.hosts.load()
+    }
+
+    /// A host for one request; `None` when there is none to send to. Charges `upstream_cx_none_healthy` and
+    /// `lb_healthy_panic`.
+    ///
+    /// `random` is fresh for each call; `hash` is the request's, for policies that keep requests together.
+    pub fn pick(&self, random: u64, hash: Option<u64>) -> Option<Arc<Host>> {
+        let hosts = self.hosts.load();
+        let picked = hosts.pick(random, hash);
+        if picked.is_none() {
+            self.stats.upstream_cx_none_healthy.inc();
+        }
+        picked
+    }
+
+    pub(super) fn set_hosts(&self, hosts: Arc<HostSet>) {
+        self.hosts.store(hosts);
+    }
+}
+
+/// Shards of a snapshot: publishing a change to one cluster copies one shard and this many pointers.
+const SHARDS: usize = 128;
+
+type Shard = HashMap<Box<str>, Arc<Cluster>, FixedState>;
+
+/// All clusters that serve, at one moment.
+#[derive(Clone)]
+pub struct Snapshot {
+    shards: Box<[Arc<Shard>]>,
+}
+
+impl fmt::Debug for Snapshot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.iter().map(|c| &c.config.name)).finish()
+    }
+}
+
+impl Default for Snapshot {
+    fn default() -> Self {
+        let empty = Arc::new(Shard::with_hasher(FixedState::default()));
+        Self { shards: vec![empty; SHARDS].into() }
+    }
+}
+
+impl Snapshot {
+    /// The cluster of that name.
+    pub fn get(&self, name: &str) -> Option<&Arc<Cluster>> {
+        self.shards[shard_of(name)].get(name)
+    }
+
+    /// All clusters, in no particular order.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Cluster>> {
+        self.shards.iter().flat_map(|shard| shard.values())
+    }
+
+    /// Number of clusters.
+    pub fn len(&self) -> usize {
+        self.shards.iter().map(|shard| shard.len()).sum()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.shards.iter().all(|shard| shard.is_empty())
+    }
+
+    /// The same with `cluster` under `name`, or without it.
+    fn with(&self, name: &str, cluster: Option<Arc<Cluster>>) -> Self {
+        let mut next = self.clone();
+        let shard = Arc::make_mut(&mut next.shards[shard_of(name)]);
+        match cluster {
+            Some(cluster) => drop(shard.insert(name.into(), cluster)),
+            None => drop(shard.remove(name)),
+        }
+        next
+    }
+}
+
+fn shard_of(name: &str) -> usize {
+    // Another seed than the shard's own hasher, whose buckets would otherwise all share their low bits.
+    FixedState::with_seed(0x5eed).hash_one(name) as usize % SHARDS
+}
+
+/// The slot of the current [`Snapshot`]; clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct Clusters(Arc<ArcSwap<Snapshot>>);
+
+impl Clusters {
+    /// The snapshot at this moment: load it once a request.
+    pub fn load(&self) -> arc_swap::Guard<Arc<Snapshot>> {
+        self.0.load()
+    }
+
+    /// Only the manager writes, and it serialises its writes.
+    pub(super) fn publish(&self, name: &str, cluster: Option<Arc<Cluster>>) {
+        self.0.store(Arc::new(self.0.load().with(name, cluster)));
+    }
+}

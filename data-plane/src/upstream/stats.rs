@@ -1,0 +1,266 @@
+//! The stats of clusters, under Envoy's names.
+//!
+//! A cluster's handles are made on first use, so that a cluster nobody asks for costs little.
+
+use crate::stat_block;
+use crate::stats::{Counter, Histogram, Registry, Scope};
+use std::ops::Deref;
+use std::sync::OnceLock;
+
+stat_block! {
+    /// Metrics of the cluster manager, `cluster_manager.`.
+    pub struct ManagerStats {
+        counters: cluster_added, cluster_modified, cluster_removed, cluster_updated;
+        gauges: active_clusters, warming_clusters;
+        histograms: ;
+    }
+}
+
+stat_block! {
+    /// Metrics of one cluster, `cluster.<name>.`. Discovery charges `update_*` and `membership_*`, pools the
+    /// connections and requests, the router timeouts, retries and resets.
+    pub struct ClusterMetrics {
+        counters:
+            assignment_stale, assignment_timeout_received, assignment_use_cached, bind_errors, config_reload,
+            init_fetch_timeout, lb_healthy_panic, membership_change, retry_or_shadow_abandoned,
+            update_attempt, update_empty, update_failure, update_no_rebuild, update_rejected, update_success,
+            upstream_cx_close_notify, upstream_cx_connect_fail, upstream_cx_connect_timeout,
+            upstream_cx_destroy, upstream_cx_destroy_local, upstream_cx_destroy_local_with_active_rq,
+            upstream_cx_destroy_remote, upstream_cx_destroy_remote_with_active_rq,
+            upstream_cx_destroy_with_active_rq, upstream_cx_http1_total, upstream_cx_http2_total,
+            upstream_cx_idle_timeout, upstream_cx_max_duration_reached, upstream_cx_max_requests,
+            upstream_cx_none_healthy, upstream_cx_overflow, upstream_cx_pool_overflow,
+            upstream_cx_protocol_error, upstream_cx_rx_bytes_total, upstream_cx_total,
+            upstream_cx_tx_bytes_total, upstream_internal_redirect_failed_total,
+            upstream_internal_redirect_succeeded_total, upstream_rq_cancelled, upstream_rq_maintenance_mode,
+            upstream_rq_max_duration_reached, upstream_rq_pending_failure_eject,
+            upstream_rq_pending_overflow, upstream_rq_pending_total, upstream_rq_per_try_idle_timeout,
+            upstream_rq_per_try_timeout, upstream_rq_retry, upstream_rq_retry_backoff_exponential,
+            upstream_rq_retry_backoff_ratelimited, upstream_rq_retry_limit_exceeded,
+            upstream_rq_retry_overflow, upstream_rq_retry_success, upstream_rq_rx_reset,
+            upstream_rq_rx_reset_no_error, upstream_rq_timeout, upstream_rq_total, upstream_rq_tx_reset;
+        gauges:
+            max_host_weight, membership_degraded, membership_excluded, membership_healthy, membership_total,
+            upstream_cx_active, upstream_rq_active, upstream_rq_pending_active, version, warming_state;
+        histograms: update_duration, upstream_cx_connect_ms, upstream_cx_length_ms, upstream_rq_per_cx;
+    }
+}
+
+stat_block! {
+    /// Gauges of one priority's limits, `cluster.<name>.circuit_breakers.<priority>.`.
+    pub struct BreakerStats {
+        counters: ;
+        gauges: cx_open, cx_pool_open, rq_open, rq_pending_open, rq_retry_open;
+        histograms: ;
+    }
+}
+
+stat_block! {
+    /// What is left of the limits, published when `track_remaining` is set.
+    pub struct RemainingStats {
+        counters: ;
+        gauges: remaining_cx, remaining_pending, remaining_retries, remaining_rq;
+        histograms: ;
+    }
+}
+
+/// All metrics of one cluster; reads as its [`ClusterMetrics`].
+#[derive(Debug)]
+pub struct ClusterStats {
+    scope: Scope,
+    metrics: OnceLock<Box<ClusterMetrics>>,
+    codes: OnceLock<Box<Codes>>,
+}
+
+impl ClusterStats {
+    /// For the cluster shown as `stat_name`.
+    pub fn new(registry: &Registry, stat_name: &str) -> Self {
+        // Envoy replaces the separator of its own names.
+        let shown = stat_name.replace(':', "_");
+        let prefix = format!("cluster.{shown}.");
+        Self {
+            scope: registry.scope(&prefix, "cluster.", &[("envoy_cluster_name", &shown)]),
+            metrics: OnceLock::new(),
+            codes: OnceLock::new(),
+        }
+    }
+
+    /// Where further metrics of this cluster are registered.
+    pub fn scope(&self) -> &Scope {
+        &self.scope
+    }
+
+    /// Counts of responses by status; charged by the router.
+    pub fn codes(&self) -> &Codes {
+        self.codes.get_or_init(|| Box::new(Codes::new(&self.scope)))
+    }
+}
+
+impl Deref for ClusterStats {
+    type Target = ClusterMetrics;
+
+    fn deref(&self) -> &ClusterMetrics {
+        self.metrics.get_or_init(|| Box::new(ClusterMetrics::new(&self.scope)))
+    }
+}
+
+/// Whose traffic a response belongs to (Envoy: `x-envoy-internal`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Traffic {
+    /// From inside: `internal.`.
+    Internal,
+    /// From outside: `external.`.
+    External,
+}
+
+stat_block! {
+    /// Responses by class.
+    struct Classes {
+        counters: upstream_rq_1xx, upstream_rq_2xx, upstream_rq_3xx, upstream_rq_4xx, upstream_rq_5xx,
+            upstream_rq_completed;
+        gauges: ;
+        histograms: ;
+    }
+}
+
+const FIRST_STATUS: u16 = 100;
+const STATUSES: usize = 500;
+
+/// Responses by status: `upstream_rq_<code>`, `upstream_rq_<class>xx`, `upstream_rq_completed` and
+/// `upstream_rq_time`, over all and again below `internal.`, `external.` and `canary.`. Each appears once used,
+/// as with Envoy.
+#[derive(Debug)]
+pub struct Codes {
+    scope: Scope,
+    all: Group,
+    internal: OnceLock<Box<Group>>,
+    external: OnceLock<Box<Group>>,
+    canary: OnceLock<Box<Group>>,
+}
+
+#[derive(Debug)]
+struct Group {
+    scope: Scope,
+    classes: Classes,
+    codes: Box<[OnceLock<Counter>]>,
+    time: OnceLock<Histogram>,
+}
+
+impl Codes {
+    fn new(scope: &Scope) -> Self {
+        Self {
+            scope: scope.clone(),
+            all: Group::new(scope.clone()),
+            internal: OnceLock::new(),
+            external: OnceLock::new(),
+            canary: OnceLock::new(),
+        }
+    }
+
+    /// Counts one response. `canary`: it came from a canary upstream (`x-envoy-upstream-canary`).
+    pub fn charge(&self, status: u16, traffic: Traffic, canary: bool) {
+        self.all.charge(status);
+        self.traffic(traffic).charge(status);
+        if canary {
+            self.canary().charge(status);
+        }
+    }
+
+    /// Records how long the upstream took, in milliseconds.
+    pub fn time(&self, elapsed_ms: u64, traffic: Traffic, canary: bool) {
+        self.all.time().record(elapsed_ms);
+        self.traffic(traffic).time().record(elapsed_ms);
+        if canary {
+            self.canary().time().record(elapsed_ms);
+        }
+    }
+
+    fn traffic(&self, traffic: Traffic) -> &Group {
+        let (slot, prefix) = match traffic {
+            Traffic::Internal => (&self.internal, "internal."),
+            Traffic::External => (&self.external, "external."),
+        };
+        slot.get_or_init(|| Box::new(Group::new(self.scope.child(prefix, prefix, &[]))))
+    }
+
+    fn canary(&self) -> &Group {
+        self.canary.get_or_init(|| Box::new(Group::new(self.scope.child("canary.", "canary.", &[]))))
+    }
+}
+
+impl Group {
+    fn new(scope: Scope) -> Self {
+        let classes = Classes::new(&scope);
+        let codes = std::iter::repeat_with(OnceLock::new).take(STATUSES).collect();
+        Self { scope, classes, codes, time: OnceLock::new() }
+    }
+
+    fn charge(&self, status: u16) {
+        self.classes.upstream_rq_completed.inc();
+        let class = match status / 100 {
+            1 => &self.classes.upstream_rq_1xx,
+            2 => &self.classes.upstream_rq_2xx,
+            3 => &self.classes.upstream_rq_3xx,
+            4 => &self.classes.upstream_rq_4xx,
+            5 => &self.classes.upstream_rq_5xx,
+            _ => return,
+        };
+        class.inc();
+        let index = usize::from(status - FIRST_STATUS);
+        self.codes[index].get_or_init(|| self.scope.counter(code_name(index))).inc();
+    }
+
+    fn time(&self) -> &Histogram {
+        self.time.get_or_init(|| self.scope.histogram(&["upstream_rq_time"]))
+    }
+}
+
+/// `upstream_rq_<code>`; a name is made once a process, at most [`STATUSES`] of them.
+fn code_name(index: usize) -> &'static [&'static str; 1] {
+    type Name = OnceLock<&'static [&'static str; 1]>;
+    static NAMES: [Name; STATUSES] = [const { OnceLock::new() }; STATUSES];
+    NAMES[index].get_or_init(|| {
+        let text: &'static str = format!("upstream_rq_{}", index + usize::from(FIRST_STATUS)).leak();
+        Box::leak(Box::new([text]))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stats::MetricValue;
+
+    fn value(registry: &Registry, name: &str) -> Option<u64> {
+        registry.collect().into_iter().find_map(|m| match m.value {
+            MetricValue::Counter(v) if format!("{}{}", m.scope.prefix, m.name) == name => Some(v),
+            _ => None,
+        })
+    }
+
+    #[test]
+    fn a_response_is_counted_by_code_class_and_origin() {
+        let registry = Registry::new(1);
+        let stats = ClusterStats::new(&registry, "a:b");
+        stats.codes().charge(204, Traffic::External, true);
+        stats.codes().charge(503, Traffic::Internal, false);
+        for (name, expected) in [
+            ("cluster.a_b.upstream_rq_204", Some(1)),
+            ("cluster.a_b.upstream_rq_2xx", Some(1)),
+            ("cluster.a_b.upstream_rq_completed", Some(2)),
+            ("cluster.a_b.external.upstream_rq_204", Some(1)),
+            ("cluster.a_b.internal.upstream_rq_5xx", Some(1)),
+            ("cluster.a_b.canary.upstream_rq_204", Some(1)),
+            ("cluster.a_b.external.upstream_rq_503", None),
+        ] {
+            assert_eq!(value(&registry, name), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_status_out_of_range_is_only_completed() {
+        let registry = Registry::new(1);
+        let stats = ClusterStats::new(&registry, "a");
+        stats.codes().charge(999, Traffic::External, false);
+        assert_eq!(value(&registry, "cluster.a.upstream_rq_completed"), Some(1));
+    }
+}

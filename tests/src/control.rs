@@ -1,1 +1,0 @@
-//! Our own control plane, as a process.
