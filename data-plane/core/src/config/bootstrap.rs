@@ -1,6 +1,6 @@
 //! The bootstrap: who this proxy is, what it serves from the start and where it learns the rest.
 
-use super::{Cluster, ConfigSource, GrpcSource, Listener};
+use super::{Cluster, ConfigSource, DnsResolver, GrpcSource, Listener};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -22,6 +22,10 @@ pub struct Bootstrap {
     pub stats: StatsOptions,
     /// Flattened static runtime layers: key to value as text, later layers win.
     pub runtime: Vec<(String, String)>,
+    /// `/runtime_modify` may add a layer on top (Envoy's admin layer). Default true without `layered_runtime`.
+    pub runtime_admin_layer: bool,
+    /// How names are resolved where a cluster does not say.
+    pub dns: DnsResolver,
 }
 
 /// Dynamic sources.

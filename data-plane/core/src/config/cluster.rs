@@ -36,8 +36,10 @@ pub struct Cluster {
     pub circuit_breakers: [CircuitThresholds; 2],
     /// Soft limit of bytes buffered per connection. Default 1 MiB.
     pub per_connection_buffer_limit_bytes: u32,
-    /// TCP keepalive on upstream sockets: probes, idle seconds, interval seconds.
-    pub tcp_keepalive: Option<(Option<u32>, Option<u32>, Option<u32>)>,
+    /// Largest response head, KiB. Default 60.
+    pub max_response_headers_kb: u32,
+    /// TCP keepalive on upstream sockets; `None`: off.
+    pub tcp_keepalive: Option<TcpKeepalive>,
     /// Panic threshold in percent. Default 50; 0 never panics.
     pub healthy_panic_threshold: u8,
     /// Close connections to hosts that left (`close_connections_on_host_set_change`), else they drain.
@@ -75,6 +77,30 @@ pub struct DnsOptions {
     pub failure_refresh: Option<(Duration, Duration)>,
     /// Take part in warming. Default true.
     pub wait_for_warm: bool,
+    /// Which servers are asked, and how.
+    pub resolver: DnsResolver,
+}
+
+/// How names are resolved.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DnsResolver {
+    /// Servers to ask; empty: the system's.
+    pub servers: Vec<SocketAddr>,
+    /// Ask by TCP only.
+    pub use_tcp: bool,
+    /// Do not append the system's search domains.
+    pub no_search_domains: bool,
+}
+
+/// TCP keepalive of a socket; what is `None` is the system's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TcpKeepalive {
+    /// Probes without an answer before the connection is dead.
+    pub probes: Option<u32>,
+    /// Idle time before the first probe, whole seconds.
+    pub idle: Option<Duration>,
+    /// Time between probes, whole seconds.
+    pub interval: Option<Duration>,
 }
 
 /// Address family looked up.

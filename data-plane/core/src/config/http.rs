@@ -175,7 +175,7 @@ pub enum EscapedSlashes {
 }
 
 /// HTTP/1 knobs (Envoy `Http1ProtocolOptions`).
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Http1Options {
     /// Take `GET http://host/path` on any listener. Envoy's default is true.
     pub allow_absolute_url: bool,
@@ -191,6 +191,20 @@ pub struct Http1Options {
     pub proper_case: bool,
     /// Keep the connection after a malformed message when framing is still sure.
     pub stream_error_on_invalid_http_message: bool,
+}
+
+impl Default for Http1Options {
+    fn default() -> Self {
+        Self {
+            allow_absolute_url: true,
+            accept_http_10: false,
+            default_host_for_http_10: "".into(),
+            enable_trailers: false,
+            preserve_case: false,
+            proper_case: false,
+            stream_error_on_invalid_http_message: false,
+        }
+    }
 }
 
 /// HTTP/2 knobs (Envoy `Http2ProtocolOptions`), Envoy's defaults filled in.
@@ -210,8 +224,24 @@ pub struct Http2Options {
     pub keepalive_timeout: Duration,
     /// RFC 8441 extended CONNECT.
     pub allow_connect: bool,
-    /// Resets of open streams and the like before the connection is closed.
+    /// Resets that a client may send in a burst before its connection is closed (`stream_reset_burst`).
+    /// Envoy 1.40's default is 1000.
     pub max_reset_streams: usize,
+}
+
+impl Default for Http2Options {
+    fn default() -> Self {
+        Self {
+            max_concurrent_streams: 1024,
+            initial_stream_window: 16 << 20,
+            initial_connection_window: 24 << 20,
+            header_table_size: 4096,
+            keepalive_interval: None,
+            keepalive_timeout: Duration::from_secs(20),
+            allow_connect: false,
+            max_reset_streams: 1000,
+        }
+    }
 }
 
 /// An HTTP filter of a chain.

@@ -1,6 +1,6 @@
 //! Listeners (Envoy `config.listener.v3.Listener`).
 
-use super::{AccessLog, Hcm};
+use super::{AccessLog, Hcm, TcpKeepalive};
 use crate::matcher::Cidr;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -29,6 +29,8 @@ pub struct Listener {
     pub tcp_backlog_size: Option<u32>,
     /// SO_REUSEPORT: one socket a worker. Default true.
     pub reuse_port: bool,
+    /// TCP keepalive on accepted sockets; `None`: off.
+    pub tcp_keepalive: Option<TcpKeepalive>,
     /// Replaces the address in `listener.<address>.` stats.
     pub stat_prefix: Option<Box<str>>,
     /// Logs connections that found no chain or failed early.

@@ -13,8 +13,8 @@ mod source;
 
 pub use bootstrap::{Admin, Bootstrap, Dynamic, Locality, Node, StatsOptions};
 pub use cluster::{
-    Assignment, CircuitThresholds, Cluster, Discovery, DnsFamily, DnsOptions, Endpoint, EndpointAddress,
-    EndpointHealth, LbPolicy, LocalityEndpoints, UpstreamProtocol,
+    Assignment, CircuitThresholds, Cluster, Discovery, DnsFamily, DnsOptions, DnsResolver, Endpoint,
+    EndpointAddress, EndpointHealth, LbPolicy, LocalityEndpoints, TcpKeepalive, UpstreamProtocol,
 };
 pub use http::{
     CodecType, EscapedSlashes, Hcm, Http1Options, Http2Options, HttpFilter, HttpFilterKind, LocalReplyConfig,

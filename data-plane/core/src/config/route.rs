@@ -150,7 +150,7 @@ pub struct Forward {
     pub timeout: Option<Duration>,
     /// Stream idle timeout in place of the manager's; `Some(None)`: none.
     pub idle_timeout: Option<Option<Duration>>,
-    /// Longest life of a stream in place of the manager's.
+    /// Longest life of a stream in place of the manager's; `Some(0)`: no bound.
     pub max_stream_duration: Option<Duration>,
     /// Upper bound taken from `grpc-timeout`; `None`: header not looked at. `Some(0)`: no bound.
     pub grpc_timeout_header_max: Option<Duration>,

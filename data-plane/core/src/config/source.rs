@@ -75,6 +75,8 @@ pub struct GrpcTarget {
     pub authority: Option<Box<str>>,
     /// Deadline for a unary call; has no effect on streams.
     pub timeout: Option<Duration>,
+    /// Longest message received, bytes; `None`: no limit.
+    pub max_receive_message_bytes: Option<u32>,
     /// Metadata sent with every stream.
     pub metadata: Vec<(Box<str>, Box<str>)>,
 }
