@@ -1,1 +1,20 @@
-//! Skeleton.
+//! `portolan-control`: an xDS control plane over an embedded store, etcd, Consul or files.
+//!
+//! Data flows one way: `source -> model -> translate -> snapshot -> ads`, run by [`pipeline`]. Each module
+//! imports only those listed before it; `tests/layering.rs` holds them to it.
+//!
+//! | module | what it owns |
+//! |---|---|
+//! | [`model`] | instances, objects, and the world they make; pure |
+//! | [`snapshot`] | encoded resources, versions, and the cache that streams read; pure |
+//! | [`source`] | where instances and objects come from |
+//! | [`translate`] | the world made into xDS resources; pure |
+//! | [`ads`] | the xDS server |
+//! | [`pipeline`] | events in, publications out |
+
+pub mod ads;
+pub mod model;
+pub mod pipeline;
+pub mod snapshot;
+pub mod source;
+pub mod translate;

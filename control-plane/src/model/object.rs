@@ -1,0 +1,127 @@
+//! Objects: what people write to configure a fleet, with the revision a store gave them.
+
+use std::sync::Arc;
+
+use xds_types::portolan::config::v1::{Gateway, Resource, Route, Service, resource::Spec};
+
+use super::{InvalidName, Kind, ObjectKey, ObjectName, Problem, Severity};
+
+/// An object as a source holds it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Object {
+    /// Kind and name, from the store's key.
+    pub key: ObjectKey,
+    /// Revision the store gave it; grows with each write of the object.
+    pub revision: u64,
+    /// What it says.
+    pub content: Content,
+}
+
+/// What an object says, or why it cannot be read.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Content {
+    /// It was read. Not yet known to be valid.
+    Read(Arc<Resource>),
+    /// It was written past admission and cannot be read. Its last good revision stays in force.
+    Unreadable(Arc<[Problem]>),
+}
+
+impl Object {
+    /// A readable object. Its key is that of the resource.
+    ///
+    /// # Errors
+    /// When the resource has no valid name, or no kind.
+    pub fn new(resource: Resource, revision: u64) -> Result<Self, Problem> {
+        let key = key_of(&resource)?;
+        Ok(Self { key, revision, content: Content::Read(Arc::new(resource)) })
+    }
+
+    /// Reads an object out of the text stored under its key. Never fails: what cannot be read, or does not say
+    /// the kind and the name that its key says, becomes [`Content::Unreadable`].
+    pub fn stored(key: ObjectKey, revision: u64, text: &str) -> Self {
+        let content = match read(&key, text) {
+            Ok(resource) => Content::Read(Arc::new(resource)),
+            Err(problems) => Content::Unreadable(problems.into()),
+        };
+        Self { key, revision, content }
+    }
+
+    /// The resource, when it was read.
+    pub fn resource(&self) -> Option<&Arc<Resource>> {
+        match &self.content {
+            Content::Read(resource) => Some(resource),
+            Content::Unreadable(_) => None,
+        }
+    }
+
+    /// The spec of a Service.
+    pub fn service(&self) -> Option<&Service> {
+        match self.resource()?.spec.as_ref()? {
+            Spec::Service(s) => Some(s),
+            _ => None,
+        }
+    }
+
+    /// The spec of a Gateway.
+    pub fn gateway(&self) -> Option<&Gateway> {
+        match self.resource()?.spec.as_ref()? {
+            Spec::Gateway(g) => Some(g),
+            _ => None,
+        }
+    }
+
+    /// The spec of a Route.
+    pub fn route(&self) -> Option<&Route> {
+        match self.resource()?.spec.as_ref()? {
+            Spec::Route(r) => Some(r),
+            _ => None,
+        }
+    }
+}
+
+/// Kind and name that a resource says of itself.
+///
+/// # Errors
+/// When it has no valid name, or no kind.
+pub(super) fn key_of(resource: &Resource) -> Result<ObjectKey, Problem> {
+    let problem = |path: &str, message: String| Problem {
+        object: None,
+        path: path.to_owned(),
+        message,
+        severity: Severity::Error,
+    };
+    let kind = match &resource.spec {
+        Some(Spec::Service(_)) => Kind::Service,
+        Some(Spec::Gateway(_)) => Kind::Gateway,
+        Some(Spec::Route(_)) => Kind::Route,
+        None => return Err(problem("kind", "must be Service, Gateway or Route".to_owned())),
+    };
+    let name = ObjectName::new(&resource.name)
+        .map_err(|e: InvalidName| problem("name", format!("`{}` {e}", resource.name)))?;
+    Ok(ObjectKey { kind, name })
+}
+
+fn read(key: &ObjectKey, text: &str) -> Result<Resource, Vec<Problem>> {
+    let problem = |path: String, message: String| Problem {
+        object: Some(key.clone()),
+        path,
+        message,
+        severity: Severity::Error,
+    };
+    let source = xds_types::text::Source { name: &key.to_string(), text };
+    let mut found = xds_types::resource::parse(source).map_err(|errors| {
+        let at = |p: xds_types::text::Place| format!(" (line {}, column {})", p.line, p.column);
+        let one = |e: xds_types::text::Error| problem(e.path, e.message + &e.place.map(at).unwrap_or_default());
+        errors.list.into_iter().map(one).collect::<Vec<_>>()
+    })?;
+    let resource = match (found.pop(), found.is_empty()) {
+        (Some(one), true) => one.resource,
+        (None, _) => return Err(vec![problem(String::new(), "is empty".to_owned())]),
+        (Some(_), false) => return Err(vec![problem(String::new(), "must be one object".to_owned())]),
+    };
+    match key_of(&resource) {
+        Ok(said) if said == *key => Ok(resource),
+        Ok(said) => Err(vec![problem(String::new(), format!("is stored under {key} but says it is {said}"))]),
+        Err(p) => Err(vec![Problem { object: Some(key.clone()), ..p }]),
+    }
+}
