@@ -111,7 +111,8 @@ fn read(key: &ObjectKey, text: &str) -> Result<Resource, Vec<Problem>> {
     let source = xds_types::text::Source { name: &key.to_string(), text };
     let mut found = xds_types::resource::parse(source).map_err(|errors| {
         let at = |p: xds_types::text::Place| format!(" (line {}, column {})", p.line, p.column);
-        let one = |e: xds_types::text::Error| problem(e.path, e.message + &e.place.map(at).unwrap_or_default());
+        let one =
+            |e: xds_types::text::Error| problem(e.path, e.message + &e.place.map(at).unwrap_or_default());
         errors.list.into_iter().map(one).collect::<Vec<_>>()
     })?;
     let resource = match (found.pop(), found.is_empty()) {

@@ -71,7 +71,13 @@ impl Problems {
         self.push(object, path, message, Severity::Warning);
     }
 
-    fn push(&mut self, object: &ObjectKey, path: impl Into<String>, message: impl Into<String>, severity: Severity) {
+    fn push(
+        &mut self,
+        object: &ObjectKey,
+        path: impl Into<String>,
+        message: impl Into<String>,
+        severity: Severity,
+    ) {
         let (path, message) = (path.into(), message.into());
         self.list.push(Problem { object: Some(object.clone()), path, message, severity });
     }

@@ -298,11 +298,13 @@ pub fn apply(mut world: World, event: Event) -> (World, Change) {
         Event::RemoveInstance { source, service, id } => world.edit_service(&source, &service, |all| {
             all.remove(&id);
         }),
-        Event::ReplaceService { source, service, instances } => world.edit_service(&source, &service, |all| {
-            all.clear();
-            let own = instances.into_iter().filter(|i| i.service == service);
-            all.extend(own.map(|i| (i.id.clone(), Arc::new(i))));
-        }),
+        Event::ReplaceService { source, service, instances } => {
+            world.edit_service(&source, &service, |all| {
+                all.clear();
+                let own = instances.into_iter().filter(|i| i.service == service);
+                all.extend(own.map(|i| (i.id.clone(), Arc::new(i))));
+            })
+        }
         Event::UpsertObject { source, object } => {
             let key = object.key.clone();
             world.sources.entry(source).or_default().objects.insert(key.clone(), Arc::new(object));

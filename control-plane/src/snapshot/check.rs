@@ -51,13 +51,8 @@ pub fn withhold_dangling(snapshot: Snapshot) -> (Snapshot, Vec<Dangling>) {
     for kind in [ResourceType::Listener, ResourceType::Cluster] {
         let bad = |name: &str| found.iter().any(|d| d.from.kind == kind && *d.from.name == *name);
         if found.iter().any(|d| d.from.kind == kind) {
-            let kept: Set = snapshot
-                .set(kind)
-                .resources()
-                .values()
-                .filter(|r| !bad(&r.name))
-                .map(Arc::clone)
-                .collect();
+            let kept: Set =
+                snapshot.set(kind).resources().values().filter(|r| !bad(&r.name)).map(Arc::clone).collect();
             snapshot = snapshot.with_set(kind, kept);
         }
     }
@@ -86,7 +81,10 @@ mod tests {
     #[test]
     fn a_listener_without_its_routes_is_withheld_and_a_route_without_its_cluster_is_kept() {
         let sets = [
-            (ResourceType::Listener, Arc::new([listener("good", "r"), listener("bad", "gone")].into_iter().collect())),
+            (
+                ResourceType::Listener,
+                Arc::new([listener("good", "r"), listener("bad", "gone")].into_iter().collect()),
+            ),
             (ResourceType::RouteConfiguration, Arc::new([route("r", "missing")].into_iter().collect())),
         ];
         let (snapshot, found) = withhold_dangling(Snapshot::new(1, sets.into(), None, None));

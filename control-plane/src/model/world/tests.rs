@@ -97,7 +97,8 @@ fn a_change_behind_a_winner_is_no_change() {
         World::new([first(), second()]),
         [Event::UpsertInstance { source: first(), instance: instance("cart", "a", 1) }],
     );
-    let (_, change) = apply(world, Event::UpsertInstance { source: second(), instance: instance("cart", "a", 9) });
+    let (_, change) =
+        apply(world, Event::UpsertInstance { source: second(), instance: instance("cart", "a", 9) });
     assert!(change.is_empty(), "{change:?}");
 }
 
@@ -162,11 +163,18 @@ fn any_event() -> impl Strategy<Value = Event> {
     (source, name, id, 1u16..4, 0u8..5).prop_map(|(source, name, id, port, what)| match what {
         0 => Event::UpsertInstance { source, instance: instance(name, id, port) },
         1 => Event::RemoveInstance { source, service: service(name), id: InstanceId::new(id).unwrap() },
-        2 => Event::ReplaceService { source, service: service(name), instances: vec![instance(name, id, port)] },
+        2 => Event::ReplaceService {
+            source,
+            service: service(name),
+            instances: vec![instance(name, id, port)],
+        },
         3 => Event::UpsertObject { source, object: object(name, port.into()) },
         _ => Event::Resync {
             source,
-            held: Held { instances: vec![instance(name, id, port)], objects: vec![object(name, port.into())] },
+            held: Held {
+                instances: vec![instance(name, id, port)],
+                objects: vec![object(name, port.into())],
+            },
         },
     })
 }
