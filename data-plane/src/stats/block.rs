@@ -1,16 +1,23 @@
 //! A group of metrics, sharded by worker.
+//!
+//! A shard is allocated when its worker first touches the block, by that worker: a cluster without traffic costs
+//! its names' addresses and little more, and no two workers write to one cache line.
 
-use super::histogram::{Histogram, HistogramCell};
+use super::histogram::{Cell as HistogramCell, Histogram};
+use super::names::Names;
 use std::cell::Cell;
 use std::fmt;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 
 thread_local! {
     static WORKER: Cell<usize> = const { Cell::new(0) };
 }
 
 /// Tells this thread which shard is its own: 0 is shared by all threads that are not workers.
+///
+/// INVARIANT: within one proxy no two threads use the same index above 0, so that such a shard has one writer and
+/// an increment needs no locked instruction.
 pub fn set_worker(index: usize) {
     WORKER.set(index);
 }
@@ -19,43 +26,48 @@ pub(super) fn worker() -> usize {
     WORKER.get()
 }
 
-/// Metrics of one thing.
-pub struct Block {
-    pub(super) counter_names: &'static [&'static str],
-    pub(super) gauge_names: &'static [&'static str],
-    pub(super) histogram_names: &'static [&'static str],
-    shards: Box<[Shard]>,
-    histograms: Box<[Arc<HistogramCell>]>,
+/// Adds to a slot of the shard `shard`; wraps, so that gauges may go below zero in one shard.
+#[inline]
+pub(super) fn bump(slot: &AtomicU64, shard: usize, n: u64) {
+    if shard == 0 {
+        slot.fetch_add(n, Relaxed);
+    } else {
+        slot.store(slot.load(Relaxed).wrapping_add(n), Relaxed);
+    }
 }
 
-struct Shard {
-    counters: Box<[AtomicU64]>,
-    gauges: Box<[AtomicI64]>,
+/// Metrics of one thing.
+pub struct Block {
+    pub(super) counter_names: Names,
+    pub(super) gauge_names: Names,
+    pub(super) histogram_names: Names,
+    /// One per worker and one shared; counters, then gauges.
+    shards: Box<[OnceLock<Box<[AtomicU64]>>]>,
+    /// Subtracted from counters since `/reset_counters`.
+    baseline: OnceLock<Box<[AtomicU64]>>,
+    pub(super) histograms: Box<[HistogramCell]>,
 }
 
 impl fmt::Debug for Block {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Block").field("counters", &self.counter_names.len()).finish_non_exhaustive()
+        f.debug_struct("Block").field("counters", &self.counter_names).finish_non_exhaustive()
     }
 }
 
 impl Block {
     pub(super) fn new(
         shards: usize,
-        counter_names: &'static [&'static str],
-        gauge_names: &'static [&'static str],
-        histogram_names: &'static [&'static str],
+        counter_names: Names,
+        gauge_names: Names,
+        histogram_names: Names,
     ) -> Self {
-        let shard = || Shard {
-            counters: counter_names.iter().map(|_| AtomicU64::new(0)).collect(),
-            gauges: gauge_names.iter().map(|_| AtomicI64::new(0)).collect(),
-        };
         Self {
+            shards: (0..shards).map(|_| OnceLock::new()).collect(),
+            baseline: OnceLock::new(),
+            histograms: (0..histogram_names.len()).map(|_| HistogramCell::new(shards)).collect(),
             counter_names,
             gauge_names,
             histogram_names,
-            shards: (0..shards).map(|_| shard()).collect(),
-            histograms: histogram_names.iter().map(|_| Arc::default()).collect(),
         }
     }
 
@@ -66,22 +78,59 @@ impl Block {
 
     /// A handle by position in the names given.
     pub fn gauge(self: &Arc<Self>, index: usize) -> Gauge {
-        Gauge { block: Arc::clone(self), index }
+        Gauge { block: Arc::clone(self), index: self.counter_names.len() + index }
     }
 
     /// A handle by position in the names given.
     pub fn histogram(self: &Arc<Self>, index: usize) -> Histogram {
-        Histogram(Arc::clone(&self.histograms[index]))
+        Histogram { block: Arc::clone(self), index }
     }
 
     pub(super) fn reset_counters(&self) {
-        for counter in self.shards.iter().flat_map(|s| s.counters.iter()) {
-            counter.store(0, Relaxed);
+        let sums: Vec<u64> = (0..self.counter_names.len()).map(|i| self.sum(i)).collect();
+        if sums.iter().all(|sum| *sum == 0) {
+            return;
+        }
+        let baseline = self.baseline.get_or_init(|| sums.iter().map(|_| AtomicU64::new(0)).collect());
+        for (slot, sum) in baseline.iter().zip(sums) {
+            slot.store(sum, Relaxed);
         }
     }
 
-    fn shard(&self) -> &Shard {
-        self.shards.get(worker()).unwrap_or(&self.shards[0])
+    pub(super) fn counter_value(&self, index: usize) -> u64 {
+        let baseline = self.baseline.get().map_or(0, |b| b[index].load(Relaxed));
+        self.sum(index).wrapping_sub(baseline)
+    }
+
+    pub(super) fn gauge_value(&self, index: usize) -> u64 {
+        self.gauge_slot(self.counter_names.len() + index)
+    }
+
+    fn gauge_slot(&self, slot: usize) -> u64 {
+        self.sum(slot).cast_signed().max(0).cast_unsigned()
+    }
+
+    fn sum(&self, slot: usize) -> u64 {
+        self.shards.iter().filter_map(OnceLock::get).fold(0, |sum, s| sum.wrapping_add(s[slot].load(Relaxed)))
+    }
+
+    fn shard(&self, index: usize) -> &[AtomicU64] {
+        self.shards[index].get_or_init(|| {
+            let slots = self.counter_names.len() + self.gauge_names.len();
+            (0..slots).map(|_| AtomicU64::new(0)).collect()
+        })
+    }
+
+    #[inline]
+    fn add(&self, slot: usize, n: u64) {
+        let shard = self.own_shard();
+        bump(&self.shard(shard)[slot], shard, n);
+    }
+
+    #[inline]
+    pub(super) fn own_shard(&self) -> usize {
+        let worker = worker();
+        if worker < self.shards.len() { worker } else { 0 }
     }
 }
 
@@ -100,12 +149,12 @@ impl Counter {
 
     /// Adds `n`.
     pub fn add(&self, n: u64) {
-        self.block.shard().counters[self.index].fetch_add(n, Relaxed);
+        self.block.add(self.index, n);
     }
 
-    /// The sum over workers.
+    /// The sum over workers since the last reset.
     pub fn value(&self) -> u64 {
-        self.block.shards.iter().map(|s| s.counters[self.index].load(Relaxed)).sum()
+        self.block.counter_value(self.index)
     }
 }
 
@@ -113,6 +162,7 @@ impl Counter {
 #[derive(Clone, Debug)]
 pub struct Gauge {
     block: Arc<Block>,
+    /// Slot in a shard, past the counters.
     index: usize,
 }
 
@@ -129,17 +179,90 @@ impl Gauge {
 
     /// Adds `n`.
     pub fn add(&self, n: i64) {
-        self.block.shard().gauges[self.index].fetch_add(n, Relaxed);
+        self.block.add(self.index, n.cast_unsigned());
     }
 
     /// Sets the value. Not for gauges that are also added to.
     pub fn set(&self, value: u64) {
-        self.block.shards[0].gauges[self.index].store(value as i64, Relaxed);
+        self.block.shard(0)[self.index].store(value, Relaxed);
     }
 
     /// The sum over workers, never below zero.
     pub fn value(&self) -> u64 {
-        let sum: i64 = self.block.shards.iter().map(|s| s.gauges[self.index].load(Relaxed)).sum();
-        sum.max(0) as u64
+        self.block.gauge_slot(self.index)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stats::Registry;
+
+    fn block() -> Arc<Block> {
+        Registry::new(2).scope("a.", "a.", &[]).block(&["c"], &["g"], &["h"])
+    }
+
+    #[test]
+    fn counter_sums_over_workers() {
+        let block = block();
+        block.counter(0).add(3);
+        let counter = block.counter(0);
+        std::thread::spawn(move || {
+            set_worker(2);
+            counter.inc();
+        })
+        .join()
+        .unwrap();
+        assert_eq!(block.counter(0).value(), 4);
+    }
+
+    #[test]
+    fn gauge_raised_by_one_worker_and_lowered_by_another_is_zero() {
+        let block = block();
+        block.gauge(0).inc();
+        let gauge = block.gauge(0);
+        std::thread::spawn(move || {
+            set_worker(1);
+            gauge.dec();
+        })
+        .join()
+        .unwrap();
+        assert_eq!(block.gauge(0).value(), 0);
+    }
+
+    #[test]
+    fn gauge_never_shows_a_value_below_zero() {
+        let block = block();
+        block.gauge(0).dec();
+        assert_eq!(block.gauge(0).value(), 0);
+    }
+
+    #[test]
+    fn reset_counts_from_zero_and_leaves_gauges() {
+        let block = block();
+        block.counter(0).add(7);
+        block.gauge(0).set(5);
+        block.reset_counters();
+        assert_eq!(block.counter(0).value(), 0);
+        block.counter(0).inc();
+        assert_eq!((block.counter(0).value(), block.gauge(0).value()), (1, 5));
+    }
+
+    #[test]
+    fn thread_with_an_index_past_the_workers_uses_the_shared_shard() {
+        let block = block();
+        let counter = block.counter(0);
+        std::thread::spawn(move || {
+            set_worker(9);
+            counter.inc();
+        })
+        .join()
+        .unwrap();
+        assert_eq!(block.counter(0).value(), 1);
+    }
+
+    #[test]
+    fn untouched_block_has_no_shards() {
+        assert!(block().shards.iter().all(|s| s.get().is_none()));
     }
 }

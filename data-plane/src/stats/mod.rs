@@ -5,12 +5,19 @@
 //! block; rendering sums shards. A block leaves the registry when its last handle is dropped.
 
 mod block;
+mod codes;
 mod histogram;
+mod names;
+mod readout;
 mod registry;
+mod render;
 
 pub use block::{Block, Counter, Gauge, set_worker};
+pub use codes::Codes;
 pub use histogram::{Histogram, HistogramSnapshot};
+pub use readout::TextReadout;
 pub use registry::{Metric, MetricValue, Registry, Scope};
+pub use render::{Format, Kinds, Query};
 
 /// Declares a struct of metrics, each named by its field, and `new(&Scope)` for it.
 ///
