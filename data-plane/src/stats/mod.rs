@@ -36,15 +36,25 @@ macro_rules! stat_block {
             $(pub $h: $crate::stats::Histogram,)*
         }
 
+        #[allow(dead_code, reason = "most owners need `new` alone")]
         impl $name {
-            /// Registers the metrics under `scope`.
-            #[allow(unused_variables, unused_mut, unused_assignments, reason = "some blocks have one kind only")]
+            /// Registers the metrics under `scope` and resolves their handles.
             $vis fn new(scope: &$crate::stats::Scope) -> Self {
-                let block = scope.block(
+                Self::from_block(&Self::register(scope))
+            }
+
+            /// Registers the names alone: they read zero until handles are made.
+            $vis fn register(scope: &$crate::stats::Scope) -> std::sync::Arc<$crate::stats::Block> {
+                scope.block(
                     &[$(stringify!($c)),*],
                     &[$(stringify!($g)),*],
                     &[$(stringify!($h)),*],
-                );
+                )
+            }
+
+            /// Resolves the handles of a block that [`Self::register`] made.
+            #[allow(unused_variables, unused_mut, unused_assignments, reason = "some blocks have one kind only")]
+            $vis fn from_block(block: &std::sync::Arc<$crate::stats::Block>) -> Self {
                 let (mut c, mut g, mut h) = (0, 0, 0);
                 Self {
                     $($c: { c += 1; block.counter(c - 1) },)*
