@@ -1,0 +1,29 @@
+//! The HTTP connection manager as a network filter.
+
+use super::{Factory, LocalBoxFuture, NetworkFilter};
+use crate::http::{self, BuildError, Connection, Deps, Hcm, Worker};
+use crate::stats::Scope;
+use data_plane_core::config;
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// See the module.
+pub(super) const FACTORY: Factory =
+    Factory { name: "envoy.filters.network.http_connection_manager", build };
+
+struct Http(Arc<Hcm>);
+
+impl NetworkFilter for Http {
+    fn serve(&self, connection: Connection<tokio::net::TcpStream>, worker: Rc<Worker>) -> LocalBoxFuture<'static, ()> {
+        Box::pin(http::serve(Arc::clone(&self.0), connection, worker))
+    }
+}
+
+fn build(
+    config: &config::NetworkFilter,
+    deps: &Deps,
+    listener: &Scope,
+) -> Option<Result<Arc<dyn NetworkFilter>, BuildError>> {
+    let config::NetworkFilter::Http(config) = config;
+    Some(Hcm::build(Arc::clone(config), deps, listener).map(|hcm| Arc::new(Http(hcm)) as Arc<dyn NetworkFilter>))
+}
