@@ -47,7 +47,10 @@ pub struct Sink {
 }
 
 enum Target {
-    File { path: std::path::PathBuf, file: File },
+    File {
+        path: std::path::PathBuf,
+        file: File,
+    },
     Stdout,
     Stderr,
     #[cfg(test)]
@@ -148,7 +151,8 @@ impl AccessLogs {
         let mut writer = self.0.writer.lock();
         if writer.is_none() {
             let shared = Arc::clone(&self.0.shared);
-            *writer = Some(std::thread::Builder::new().name("access-log".into()).spawn(move || shared.run())?);
+            *writer =
+                Some(std::thread::Builder::new().name("access-log".into()).spawn(move || shared.run())?);
         }
         Ok(())
     }
@@ -238,9 +242,8 @@ impl Shared {
         let mut state = self.state.lock();
         let mut last = Instant::now();
         loop {
-            let due = |state: &mut State| {
-                state.rounds == state.asked && !state.stop && !self.full.load(Relaxed)
-            };
+            let due =
+                |state: &mut State| state.rounds == state.asked && !state.stop && !self.full.load(Relaxed);
             let timed_out = self.work.wait_while_until(&mut state, due, last + self.interval).timed_out();
             let (round, reopen, stop) = (state.asked, std::mem::take(&mut state.reopen), state.stop);
             if timed_out {

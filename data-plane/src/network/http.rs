@@ -8,13 +8,16 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 /// See the module.
-pub(super) const FACTORY: Factory =
-    Factory { name: "envoy.filters.network.http_connection_manager", build };
+pub(super) const FACTORY: Factory = Factory { name: "envoy.filters.network.http_connection_manager", build };
 
 struct Http(Arc<Hcm>);
 
 impl NetworkFilter for Http {
-    fn serve(&self, connection: Connection<tokio::net::TcpStream>, worker: Rc<Worker>) -> LocalBoxFuture<'static, ()> {
+    fn serve(
+        &self,
+        connection: Connection<tokio::net::TcpStream>,
+        worker: Rc<Worker>,
+    ) -> LocalBoxFuture<'static, ()> {
         Box::pin(http::serve(Arc::clone(&self.0), connection, worker))
     }
 }
@@ -25,5 +28,8 @@ fn build(
     listener: &Scope,
 ) -> Option<Result<Arc<dyn NetworkFilter>, BuildError>> {
     let config::NetworkFilter::Http(config) = config;
-    Some(Hcm::build(Arc::clone(config), deps, listener).map(|hcm| Arc::new(Http(hcm)) as Arc<dyn NetworkFilter>))
+    Some(
+        Hcm::build(Arc::clone(config), deps, listener)
+            .map(|hcm| Arc::new(Http(hcm)) as Arc<dyn NetworkFilter>),
+    )
 }

@@ -19,7 +19,11 @@ pub type LocalBoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
 /// A terminal network filter, shared by workers.
 pub trait NetworkFilter: Send + Sync {
     /// Serves a connection to its end. Dropping the future drops the connection.
-    fn serve(&self, connection: Connection<tokio::net::TcpStream>, worker: Rc<Worker>) -> LocalBoxFuture<'static, ()>;
+    fn serve(
+        &self,
+        connection: Connection<tokio::net::TcpStream>,
+        worker: Rc<Worker>,
+    ) -> LocalBoxFuture<'static, ()>;
 }
 
 /// How a kind of filter is built.
@@ -27,7 +31,8 @@ pub struct Factory {
     /// Envoy's name of the filter, for messages.
     pub name: &'static str,
     /// Builds the filter, or says that the configuration is of another kind.
-    pub build: fn(&config::NetworkFilter, &Deps, &Scope) -> Option<Result<Arc<dyn NetworkFilter>, BuildError>>,
+    pub build:
+        fn(&config::NetworkFilter, &Deps, &Scope) -> Option<Result<Arc<dyn NetworkFilter>, BuildError>>,
 }
 
 /// Every kind of filter there is.
