@@ -1,1 +1,13 @@
-//! Skeleton.
+//! What end-to-end tests and the demo run things with: real stores, real Envoy, our own binaries, and a
+//! scriptable upstream. Everything picks its own ports and folders and dies with its owner.
+
+pub mod client;
+pub mod control;
+pub mod envoy;
+pub mod eventually;
+pub mod process;
+pub mod proxy;
+pub mod store;
+pub mod upstream;
+
+pub use eventually::eventually;

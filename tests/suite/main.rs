@@ -1,1 +1,5 @@
-//! Skeleton.
+//! End-to-end tests, one module per behaviour. `make test` builds our binaries and installs the real servers first.
+
+#![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
+
+mod peers;

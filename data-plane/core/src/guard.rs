@@ -1,1 +1,5 @@
-//! Bounded state machines fed with `now`: none yet; retry, backoff, circuit and token bucket come here.
+//! Bounded state machines fed with `now` and random numbers: when to try again, when to stop.
+
+mod backoff;
+
+pub use backoff::Backoff;

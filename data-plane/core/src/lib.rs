@@ -6,9 +6,9 @@
 //! - [`headers`]: header lists, message heads, edits, `%COMMAND%` formats, forwarded headers
 //! - [`matcher`]: strings, headers, paths, queries, addresses
 //! - [`guard`]: state machines fed with `now`
-//! - [`lb`]: host choice
-//! - [`accesslog`]: formats and records
 //! - [`config`]: the validated, immutable model that everything above the wire is built from
+//! - [`lb`]: host choice
+//! - [`accesslog`]: log lines and log filters
 //! - [`route`]: virtual host and route choice, rewrites
 //! - [`translate`]: Envoy's protos to [`config`]; the only module that names `xds_types`
 

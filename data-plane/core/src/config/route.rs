@@ -2,7 +2,7 @@
 
 use crate::headers::edit::HeaderEdits;
 use crate::headers::format::Format;
-use crate::matcher::{HeaderMatcher, QueryMatcher, Regex, Substitution};
+use crate::matcher::{HeaderMatcher, QueryMatcher, Regex, Runtime, Substitution};
 use std::time::Duration;
 
 /// A route configuration.
@@ -120,6 +120,17 @@ pub struct RuntimeFraction {
     pub default: Fraction,
     /// Runtime key; may be empty.
     pub key: Box<str>,
+}
+
+impl RuntimeFraction {
+    /// Whether a stream with this random number falls into the share.
+    pub fn takes(&self, random: u64, runtime: Option<Runtime<'_>>) -> bool {
+        let overridden = match runtime {
+            Some(runtime) if !self.key.is_empty() => runtime(&self.key),
+            _ => None,
+        };
+        random % 1_000_000 < u64::from(overridden.unwrap_or(self.default.per_million))
+    }
 }
 
 /// What happens to a request.

@@ -1,6 +1,9 @@
 //! Header mutations from configuration (Envoy `request_headers_to_add` and its kin).
+//!
+//! Removal comes first, then overwrites, then additions, so that no edit of one list sees another's result.
 
 use super::format::Format;
+use super::{HeaderList, Record, RequestHead, ResponseHead};
 
 /// What to do to a header list, in the order: remove, then add.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -36,4 +39,98 @@ pub enum AppendAction {
     OverwriteOrAdd,
     /// Replaces only when present.
     OverwriteIfExists,
+}
+
+/// Whether configuration may add, change or remove the header `name`: Envoy refuses `:`-prefixed ones and
+/// `host`, which have mechanisms of their own.
+pub fn is_modifiable(name: &str) -> bool {
+    !name.starts_with(':') && !name.eq_ignore_ascii_case("host")
+}
+
+impl HeaderEdits {
+    /// Whether nothing would change.
+    pub fn is_empty(&self) -> bool {
+        self.remove.is_empty() && self.add.is_empty()
+    }
+
+    /// Edits a request. Values are formatted from `record` with its request replaced by `head`.
+    pub fn apply_request(&self, head: &mut RequestHead, record: &Record<'_>) {
+        if self.is_empty() {
+            return;
+        }
+        for name in &self.remove {
+            head.headers.remove(name.as_bytes());
+        }
+        let values = self.values(&Record { request: Some(&*head), ..*record });
+        self.write(&values, &mut head.headers);
+    }
+
+    /// Edits a response. Values are formatted from `record` with its response replaced by `head`.
+    pub fn apply_response(&self, head: &mut ResponseHead, record: &Record<'_>) {
+        if self.is_empty() {
+            return;
+        }
+        for name in &self.remove {
+            head.headers.remove(name.as_bytes());
+        }
+        let values = self.values(&Record { response: Some(&*head), ..*record });
+        self.write(&values, &mut head.headers);
+    }
+
+    /// The values of all additions, in order, in one buffer.
+    fn values(&self, record: &Record<'_>) -> Values {
+        let mut values = Values { bytes: Vec::new(), ends: Vec::with_capacity(self.add.len()) };
+        for add in &self.add {
+            add.value.render(record, &mut values.bytes);
+            values.ends.push(values.bytes.len());
+        }
+        values
+    }
+
+    fn write(&self, values: &Values, headers: &mut HeaderList) {
+        // Presence is judged before any edit of this list takes effect, as in Envoy.
+        let wanted = |index: usize| {
+            let add = &self.add[index];
+            let value = values.get(index);
+            (add.keep_empty_value || !value.is_empty()).then_some((add, value))
+        };
+        let mut skip = smallvec::SmallVec::<[bool; 16]>::new();
+        for index in 0..self.add.len() {
+            let add = &self.add[index];
+            let present = headers.contains(add.name.as_bytes());
+            skip.push(match add.action {
+                AppendAction::AppendOrAdd | AppendAction::OverwriteOrAdd => false,
+                AppendAction::AddIfAbsent => present,
+                AppendAction::OverwriteIfExists => !present,
+            });
+        }
+        let is_overwrite =
+            |action| matches!(action, AppendAction::OverwriteOrAdd | AppendAction::OverwriteIfExists);
+        for overwrites in [true, false] {
+            for index in (0..self.add.len()).filter(|index| !skip[*index]) {
+                match wanted(index) {
+                    Some((add, value)) if is_overwrite(add.action) == overwrites => {
+                        if overwrites {
+                            headers.set(add.name.as_bytes(), value);
+                        } else {
+                            headers.append(add.name.as_bytes(), value);
+                        }
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+}
+
+struct Values {
+    bytes: Vec<u8>,
+    ends: Vec<usize>,
+}
+
+impl Values {
+    fn get(&self, index: usize) -> &[u8] {
+        let start = if index == 0 { 0 } else { self.ends[index - 1] };
+        &self.bytes[start..self.ends[index]]
+    }
 }

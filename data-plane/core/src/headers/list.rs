@@ -1,6 +1,7 @@
 //! The header list: one byte buffer and an entry per header.
 
 use super::name::HeaderId;
+use std::borrow::Cow;
 
 #[derive(Clone, Copy, Debug)]
 struct Entry {
@@ -86,6 +87,21 @@ impl HeaderList {
             .iter()
             .filter(move |e| e.id == id && (id != HeaderId::Other || self.name(e).eq_ignore_ascii_case(name)))
             .map(|e| self.value(e))
+    }
+
+    /// All values of `name` joined with commas; borrowed when there is one. `None` when absent.
+    pub fn joined(&self, name: &[u8]) -> Option<Cow<'_, [u8]>> {
+        let id = HeaderId::of(name);
+        let mut all =
+            self.entries.iter().filter(|e| matches(&self.bytes, e, id, name)).map(|e| self.value(e));
+        let first = all.next()?;
+        let Some(second) = all.next() else { return Some(Cow::Borrowed(first)) };
+        let mut joined = [first, second].join(&b',');
+        for value in all {
+            joined.push(b',');
+            joined.extend_from_slice(value);
+        }
+        Some(Cow::Owned(joined))
     }
 
     /// Whether `name` is present.

@@ -3,15 +3,19 @@
 //! A [`HeaderList`] keeps order and case. Its bytes live in one buffer that is reused with the list, so a
 //! message in steady state allocates nothing. Names are compared without regard to case; well-known ones by id.
 
+use std::borrow::Cow;
+
 pub mod edit;
 pub mod format;
 pub mod forwarded;
 pub mod hop_by_hop;
 mod list;
 mod name;
+mod record;
 
 pub use list::{HeaderList, HeaderPair};
 pub use name::HeaderId;
+pub use record::{ByteCounts, Downstream, LogType, Process, Record, ResponseFlags, Timing, Upstream};
 
 /// The protocol a message arrived by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -31,6 +35,33 @@ impl Version {
             Self::Http10 => "HTTP/1.0",
             Self::Http11 => "HTTP/1.1",
             Self::Http2 => "HTTP/2",
+        }
+    }
+}
+
+impl RequestHead {
+    /// A header's value; pseudo-headers and `host` too. Repeated headers are joined with commas.
+    pub fn header(&self, name: &[u8]) -> Option<Cow<'_, [u8]>> {
+        fn pseudo(value: &str) -> Option<Cow<'_, [u8]>> {
+            (!value.is_empty()).then_some(Cow::Borrowed(value.as_bytes()))
+        }
+        match name {
+            b":method" => pseudo(&self.method),
+            b":path" => pseudo(&self.path),
+            b":authority" => pseudo(&self.authority),
+            b":scheme" => Some(Cow::Borrowed(self.scheme.as_str().as_bytes())),
+            name if name.eq_ignore_ascii_case(b"host") => pseudo(&self.authority),
+            name => self.headers.joined(name),
+        }
+    }
+}
+
+impl ResponseHead {
+    /// A header's value; `:status` too. Repeated headers are joined with commas.
+    pub fn header(&self, name: &[u8]) -> Option<Cow<'_, [u8]>> {
+        match name {
+            b":status" => Some(Cow::Owned(itoa::Buffer::new().format(self.status).as_bytes().to_vec())),
+            name => self.headers.joined(name),
         }
     }
 }

@@ -1,0 +1,75 @@
+# Every entry point. `make demo` and `make test` need Rust and nothing else: deploy/dev installs the rest.
+
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+export PROTOC := $(CURDIR)/.dev/bin/protoc
+
+# The demo's store: embedded, etcd or consul.
+STORE ?= embedded
+
+.PHONY: help demo test unit e2e check fmt lint doc release bench bench-http bench-xds bench-core deny tools clean
+
+help: ## List the targets
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):[^#]*## /  \1\t/' | expand -t 14
+
+demo: ## Show the main job: services registered, reached, rerouted under load. STORE=embedded|etcd|consul
+	@deploy/dev/build.sh
+	@if [ "$(STORE)" != embedded ]; then deploy/dev/$(STORE).sh; fi
+	cargo build --quiet --profile quick-release -p data-plane -p control-plane -p portolan-cli -p e2e --bins
+	target/quick-release/portolan-demo --store $(STORE)
+
+test: tools ## Everything: units, properties, and end to end with real etcd, Consul, Envoy and gRPC
+	cargo build --workspace --bins
+	cargo test --workspace
+
+unit: ## Units and properties only
+	@deploy/dev/build.sh
+	cargo test --workspace --exclude e2e
+
+e2e: tools ## End to end only; make e2e ONLY=name runs the tests whose name holds it
+	cargo build --workspace --bins
+	cargo test -p e2e --test suite -- $(ONLY)
+
+tools: ## Install what building and testing need, under .dev
+	@deploy/dev/build.sh
+	@deploy/dev/etcd.sh
+	@deploy/dev/consul.sh
+	@deploy/dev/envoy.sh
+
+check: fmt lint doc ## Format, lints and docs, as CI checks them
+
+fmt: ## Formatting
+	cargo fmt --all -- --check
+
+lint: ## Clippy over everything, warnings are errors
+	@deploy/dev/build.sh
+	cargo clippy --workspace --all-targets -- -D warnings
+
+doc: ## API docs, broken links are errors
+	@deploy/dev/build.sh
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --quiet
+
+release: ## The binaries as shipped, in target/release
+	@deploy/dev/build.sh
+	cargo build --release -p data-plane -p control-plane -p portolan-cli --bins
+
+bench: bench-http bench-xds ## Both side-by-side benchmarks
+
+bench-http: ## Our proxy beside Envoy, nginx and HAProxy: CPU per request, as ratios. ROUNDS=3
+	@deploy/dev/build.sh
+	benches/http.sh
+
+bench-xds: ## The control plane: store write to last ACK over N simulated proxies
+	@deploy/dev/build.sh
+	benches/xds.sh
+
+bench-core: ## Decisions in-process: route match, host choice
+	@deploy/dev/build.sh
+	cargo bench -p benches
+
+deny: ## Licences, bans and duplicates, where cargo-deny is installed
+	@if cargo deny --version >/dev/null 2>&1; then cargo deny check bans licenses sources; else echo "SKIP deny: cargo-deny is not installed"; fi
+
+clean: ## Remove build output and installed servers
+	cargo clean
+	rm -rf .dev

@@ -1,0 +1,1 @@
+//! Our own control plane, as a process.

@@ -1,0 +1,99 @@
+//! Real Envoy.
+
+use crate::client::{Answer, Client};
+use crate::eventually;
+use crate::process::{Process, installed};
+use anyhow::{Context, Result, ensure};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::Path;
+use tempfile::TempDir;
+
+/// A proxy process with an Envoy admin interface: the real Envoy, or ours, which takes the same flags.
+#[derive(Debug)]
+pub struct Envoy {
+    dir: TempDir,
+    process: Process,
+    /// Where the admin interface listens.
+    pub admin: SocketAddr,
+}
+
+impl Envoy {
+    /// Starts the real Envoy on a bootstrap whose admin port may be 0, and waits until `/ready` says LIVE.
+    ///
+    /// # Errors
+    /// It is not installed or does not get ready.
+    pub async fn start(bootstrap: &str) -> Result<Self> {
+        Self::launch("envoy", &installed("envoy"), bootstrap, &["--disable-hot-restart"]).await
+    }
+
+    pub(crate) async fn launch(name: &str, program: &Path, bootstrap: &str, args: &[&str]) -> Result<Self> {
+        let dir = TempDir::new()?;
+        let config = dir.path().join("bootstrap.yaml");
+        std::fs::write(&config, bootstrap)?;
+        let address_file = dir.path().join("admin");
+        let mut all: Vec<String> = vec![
+            "-c".into(),
+            config.display().to_string(),
+            "--admin-address-path".into(),
+            address_file.display().to_string(),
+            "--concurrency".into(),
+            "2".into(),
+            "-l".into(),
+            "info".into(),
+        ];
+        all.extend(args.iter().map(|a| (*a).to_owned()));
+        let mut process = Process::spawn(name, program, all, &[], dir.path())?;
+        let client = Client::h1();
+        let admin = eventually("proxy is ready", async || -> Result<SocketAddr> {
+            process.check()?;
+            let admin: SocketAddr = std::fs::read_to_string(&address_file)?.trim().parse()?;
+            let answer = client.get(&format!("http://{admin}/ready")).await?;
+            ensure!(answer.status == 200, "/ready: {}", answer.text());
+            Ok(admin)
+        })
+        .await;
+        Ok(Self { dir, process, admin })
+    }
+
+    /// `GET path` on the admin interface.
+    ///
+    /// # Errors
+    /// No answer.
+    pub async fn admin(&self, path: &str) -> Result<Answer> {
+        Client::h1().get(&format!("http://{}{path}", self.admin)).await
+    }
+
+    /// The address a listener is bound to.
+    ///
+    /// # Errors
+    /// There is no such listener now.
+    pub async fn listener(&self, name: &str) -> Result<SocketAddr> {
+        let text = self.admin("/listeners").await?.text();
+        let line = text.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix("::"));
+        Ok(line.with_context(|| format!("no listener {name} in:\n{text}"))?.parse()?)
+    }
+
+    /// All counters and gauges.
+    ///
+    /// # Errors
+    /// No answer.
+    pub async fn stats(&self) -> Result<BTreeMap<String, u64>> {
+        let text = self.admin("/stats").await?.text();
+        Ok(text
+            .lines()
+            .filter_map(|l| l.split_once(": "))
+            .filter_map(|(name, value)| Some((name.to_owned(), value.parse().ok()?)))
+            .collect())
+    }
+
+    /// Its folder: the bootstrap is `bootstrap.yaml` in it.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// The process itself.
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+}

@@ -1,0 +1,137 @@
+//! Child processes that leave a log and never outlive their owner.
+
+use anyhow::{Context, Result, bail};
+use std::ffi::OsStr;
+use std::fs::File;
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+/// A running program; killed when dropped, also when the thread that started it ends.
+#[derive(Debug)]
+pub struct Process {
+    name: String,
+    child: Child,
+    log: PathBuf,
+}
+
+impl Process {
+    /// Starts `program`; its output goes to `dir/name.log`.
+    ///
+    /// # Errors
+    /// The program is missing or cannot be started.
+    pub fn spawn(
+        name: &str,
+        program: &Path,
+        args: impl IntoIterator<Item = impl AsRef<OsStr>>,
+        env: &[(&str, &str)],
+        dir: &Path,
+    ) -> Result<Self> {
+        if !program.exists() {
+            bail!("{} is missing: `make test` and `make demo` build or install it", program.display());
+        }
+        let log = dir.join(format!("{name}.log"));
+        let out = File::options().append(true).create(true).open(&log)?;
+        // setpriv (util-linux): the child dies with this thread, however the thread ends.
+        let child = Command::new("setpriv")
+            .args(["--pdeathsig", "KILL", "--"])
+            .arg(program)
+            .args(args)
+            .envs(env.iter().copied())
+            .stdin(Stdio::null())
+            .stdout(out.try_clone()?)
+            .stderr(out)
+            .current_dir(dir)
+            .spawn()
+            .with_context(|| format!("starting {name}"))?;
+        Ok(Self { name: name.to_owned(), child, log })
+    }
+
+    /// Process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// All it has written so far.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Sends a signal by name: `TERM`, `HUP`, `STOP`.
+    ///
+    /// # Errors
+    /// The process is gone.
+    pub fn signal(&self, signal: &str) -> Result<()> {
+        let status = Command::new("kill").args([format!("-{signal}"), self.pid().to_string()]).status()?;
+        if !status.success() {
+            bail!("{} is gone:\n{}", self.name, self.log());
+        }
+        Ok(())
+    }
+
+    /// An error with the log when it has ended.
+    ///
+    /// # Errors
+    /// The process has ended.
+    pub fn check(&mut self) -> Result<()> {
+        match self.child.try_wait()? {
+            Some(status) => bail!("{} ended with {status}:\n{}", self.name, self.log()),
+            None => Ok(()),
+        }
+    }
+
+    /// Kills it without warning, as a crash would.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// Waits for it to end by itself.
+    ///
+    /// # Errors
+    /// It has not ended when `patience` is over.
+    pub fn wait(&mut self, patience: Duration) -> Result<ExitStatus> {
+        let start = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                return Ok(status);
+            }
+            if start.elapsed() > patience {
+                bail!("{} has not ended after {patience:?}:\n{}", self.name, self.log());
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// A port that was free a moment ago, for servers that cannot pick one themselves.
+///
+/// # Errors
+/// The system has none.
+pub fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
+}
+
+/// A server installed by `deploy/dev`.
+pub fn installed(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../.dev/bin").join(name)
+}
+
+/// One of our own binaries, built beside this one.
+///
+/// # Errors
+/// Where this binary runs from is unknown.
+pub fn built(name: &str) -> Result<PathBuf> {
+    let here = std::env::current_exe()?;
+    // target/PROFILE/portolan-demo, or target/PROFILE/deps/suite-HASH.
+    let dir = here.parent().context("binary without a folder")?;
+    let dir = if dir.ends_with("deps") { dir.parent().context("deps without a parent")? } else { dir };
+    Ok(dir.join(name))
+}

@@ -1,0 +1,201 @@
+//! Real etcd and Consul servers.
+
+use crate::eventually;
+use crate::process::{Process, free_port, installed};
+use anyhow::{Result, ensure};
+use std::time::Duration;
+use tempfile::TempDir;
+
+/// A one-node etcd with its own data folder; data survives [`Etcd::restart`].
+#[derive(Debug)]
+pub struct Etcd {
+    dir: TempDir,
+    program: &'static str,
+    client_port: u16,
+    peer_port: u16,
+    process: Process,
+}
+
+impl Etcd {
+    /// Starts the current generation (3.5) and waits until it answers.
+    ///
+    /// # Errors
+    /// It is not installed or does not start.
+    pub async fn start() -> Result<Self> {
+        Self::start_version("etcd").await
+    }
+
+    /// Starts `etcd` or `etcd-3.4`.
+    ///
+    /// # Errors
+    /// It is not installed or does not start.
+    pub async fn start_version(program: &'static str) -> Result<Self> {
+        let dir = TempDir::new()?;
+        let (client_port, peer_port) = (free_port()?, free_port()?);
+        let process = Self::spawn(program, &dir, client_port, peer_port)?;
+        let mut etcd = Self { dir, program, client_port, peer_port, process };
+        etcd.ready().await?;
+        Ok(etcd)
+    }
+
+    /// `host:port` for clients.
+    pub fn endpoint(&self) -> String {
+        format!("127.0.0.1:{}", self.client_port)
+    }
+
+    /// Kills it; the data stays.
+    pub fn kill(&mut self) {
+        self.process.kill();
+    }
+
+    /// Starts it again on the same ports and data, and waits until it answers.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub async fn restart(&mut self) -> Result<()> {
+        self.process.kill();
+        self.process = Self::spawn(self.program, &self.dir, self.client_port, self.peer_port)?;
+        self.ready().await
+    }
+
+    fn spawn(program: &str, dir: &TempDir, client: u16, peer: u16) -> Result<Process> {
+        let (client, peer) = (format!("http://127.0.0.1:{client}"), format!("http://127.0.0.1:{peer}"));
+        let data = dir.path().join("data");
+        let args = [
+            "--name=t".to_owned(),
+            format!("--data-dir={}", data.display()),
+            format!("--listen-client-urls={client}"),
+            format!("--advertise-client-urls={client}"),
+            format!("--listen-peer-urls={peer}"),
+            format!("--initial-advertise-peer-urls={peer}"),
+            format!("--initial-cluster=t={peer}"),
+        ];
+        Process::spawn("etcd", &installed(program), args, &[], dir.path())
+    }
+
+    async fn ready(&mut self) -> Result<()> {
+        let endpoint = self.endpoint();
+        eventually("etcd answers", async || -> Result<()> {
+            self.process.check()?;
+            let mut client = etcd_client::Client::connect([&endpoint], None).await?;
+            client.status().await?;
+            Ok(())
+        })
+        .await;
+        Ok(())
+    }
+}
+
+/// A Consul agent in development mode: in memory, so a restart forgets everything.
+#[derive(Debug)]
+pub struct Consul {
+    dir: TempDir,
+    http_port: u16,
+    process: Process,
+}
+
+impl Consul {
+    /// Starts it and waits until it has a leader.
+    ///
+    /// # Errors
+    /// It is not installed or does not start.
+    pub async fn start() -> Result<Self> {
+        let dir = TempDir::new()?;
+        let http_port = free_port()?;
+        let process = Self::spawn(&dir, http_port)?;
+        let mut consul = Self { dir, http_port, process };
+        consul.ready().await?;
+        Ok(consul)
+    }
+
+    /// `host:port` of its HTTP API.
+    pub fn endpoint(&self) -> String {
+        format!("127.0.0.1:{}", self.http_port)
+    }
+
+    /// Kills it; what it knew is gone.
+    pub fn kill(&mut self) {
+        self.process.kill();
+    }
+
+    /// Starts it again, empty, on the same port.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub async fn restart(&mut self) -> Result<()> {
+        self.process.kill();
+        self.process = Self::spawn(&self.dir, self.http_port)?;
+        self.ready().await
+    }
+
+    fn spawn(dir: &TempDir, http_port: u16) -> Result<Process> {
+        let mut args: Vec<String> = [
+            "agent",
+            "-dev",
+            "-bind=127.0.0.1",
+            "-client=127.0.0.1",
+            "-node=t",
+            "-grpc-port=-1",
+            "-dns-port=-1",
+        ]
+        .map(str::to_owned)
+        .to_vec();
+        args.push(format!("-http-port={http_port}"));
+        for port in ["server-port", "serf-lan-port", "serf-wan-port"] {
+            args.push(format!("-{port}={}", free_port()?));
+        }
+        Process::spawn("consul", &installed("consul"), args, &[], dir.path())
+    }
+
+    async fn ready(&mut self) -> Result<()> {
+        let url = format!("http://{}/v1/status/leader", self.endpoint());
+        let client = crate::client::Client::h1();
+        eventually("consul has a leader", async || -> Result<()> {
+            self.process.check()?;
+            let answer = client.get(&url).await?;
+            ensure!(answer.status == 200 && answer.text().contains(':'), "leader: {}", answer.text());
+            Ok(())
+        })
+        .await;
+        Ok(())
+    }
+
+    /// `PUT path` with a JSON body on its HTTP API.
+    ///
+    /// # Errors
+    /// It is away or answers other than 200.
+    pub async fn put(&self, path: &str, body: &serde_json::Value) -> Result<()> {
+        let url = format!("http://{}{path}", self.endpoint());
+        let answer = crate::client::Client::h1().send("PUT", &url, &[], body.to_string()).await?;
+        ensure!(answer.status == 200, "PUT {path}: {} {}", answer.status, answer.text());
+        Ok(())
+    }
+
+    /// Registers a service instance with a TTL check that starts out passing.
+    ///
+    /// # Errors
+    /// Consul refuses.
+    pub async fn register(&self, service: &str, id: &str, port: u16, ttl: Duration) -> Result<()> {
+        let body = serde_json::json!({
+            "Name": service, "ID": id, "Address": "127.0.0.1", "Port": port,
+            "Check": {"CheckID": format!("check-{id}"), "TTL": format!("{}s", ttl.as_secs()), "Status": "passing"},
+        });
+        self.put("/v1/agent/service/register", &body).await
+    }
+
+    /// Sets a TTL check to `pass`, `warn` or `fail`.
+    ///
+    /// # Errors
+    /// Consul refuses.
+    pub async fn check(&self, id: &str, state: &str) -> Result<()> {
+        self.put(&format!("/v1/agent/check/{state}/check-{id}"), &serde_json::Value::Null).await
+    }
+
+    /// Deregisters an instance.
+    ///
+    /// # Errors
+    /// Consul refuses.
+    pub async fn deregister(&self, id: &str) -> Result<()> {
+        self.put(&format!("/v1/agent/service/deregister/{id}"), &serde_json::Value::Null).await
+    }
+}
