@@ -3,6 +3,7 @@
 use super::alarm::Alarms;
 use super::clock::Clock;
 use crate::task::Shutdown;
+use crate::upstream::{Clusters, Local};
 use std::cell::Cell;
 use std::rc::Rc;
 
@@ -10,6 +11,10 @@ use std::rc::Rc;
 pub struct Worker {
     /// `1..=N`, the worker's shard of stats.
     pub index: usize,
+    /// This worker's pools.
+    pub upstream: Rc<Local>,
+    /// The clusters.
+    pub clusters: Clusters,
     /// Of the process.
     pub shutdown: Shutdown,
     pub(super) clock: Clock,
@@ -19,9 +24,11 @@ pub struct Worker {
 
 impl Worker {
     /// The context of worker `index` (from 1).
-    pub fn new(index: usize, shutdown: Shutdown) -> Rc<Self> {
+    pub fn new(index: usize, upstream: Rc<Local>, clusters: Clusters, shutdown: Shutdown) -> Rc<Self> {
         Rc::new(Self {
             index,
+            upstream,
+            clusters,
             shutdown,
             clock: Clock::default(),
             alarms: Rc::default(),

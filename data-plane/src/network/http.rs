@@ -3,6 +3,7 @@
 use super::{Factory, LocalBoxFuture, NetworkFilter};
 use crate::http::{self, BuildError, Connection, Deps, Hcm, Worker};
 use crate::stats::Scope;
+use crate::transport::Stream;
 use data_plane_core::config;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -15,7 +16,7 @@ struct Http(Arc<Hcm>);
 impl NetworkFilter for Http {
     fn serve(
         &self,
-        connection: Connection<tokio::net::TcpStream>,
+        connection: Connection<Stream>,
         worker: Rc<Worker>,
     ) -> LocalBoxFuture<'static, ()> {
         Box::pin(http::serve(Arc::clone(&self.0), connection, worker))

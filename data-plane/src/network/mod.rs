@@ -7,6 +7,7 @@ mod http;
 
 use crate::http::{BuildError, Connection, Deps, Worker};
 use crate::stats::Scope;
+use crate::transport::Stream;
 use data_plane_core::config;
 use std::future::Future;
 use std::pin::Pin;
@@ -21,7 +22,7 @@ pub trait NetworkFilter: Send + Sync {
     /// Serves a connection to its end. Dropping the future drops the connection.
     fn serve(
         &self,
-        connection: Connection<tokio::net::TcpStream>,
+        connection: Connection<Stream>,
         worker: Rc<Worker>,
     ) -> LocalBoxFuture<'static, ()>;
 }
