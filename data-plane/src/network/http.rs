@@ -14,11 +14,7 @@ pub(super) const FACTORY: Factory = Factory { name: "envoy.filters.network.http_
 struct Http(Arc<Hcm>);
 
 impl NetworkFilter for Http {
-    fn serve(
-        &self,
-        connection: Connection<Stream>,
-        worker: Rc<Worker>,
-    ) -> LocalBoxFuture<'static, ()> {
+    fn serve(&self, connection: Connection<Stream>, worker: Rc<Worker>) -> LocalBoxFuture<'static, ()> {
         Box::pin(http::serve(Arc::clone(&self.0), connection, worker))
     }
 }

@@ -20,11 +20,7 @@ pub type LocalBoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
 /// A terminal network filter, shared by workers.
 pub trait NetworkFilter: Send + Sync {
     /// Serves a connection to its end. Dropping the future drops the connection.
-    fn serve(
-        &self,
-        connection: Connection<Stream>,
-        worker: Rc<Worker>,
-    ) -> LocalBoxFuture<'static, ()>;
+    fn serve(&self, connection: Connection<Stream>, worker: Rc<Worker>) -> LocalBoxFuture<'static, ()>;
 }
 
 /// How a kind of filter is built.
