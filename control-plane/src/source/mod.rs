@@ -25,3 +25,5 @@ pub type Receiver = mpsc::Receiver<Event>;
 pub fn channel() -> (Sender, Receiver) {
     mpsc::channel(EVENT_QUEUE)
 }
+
+pub mod consul;

@@ -1,0 +1,3 @@
+//! Discovery of services and configuration in Consul.
+
+pub mod client;
