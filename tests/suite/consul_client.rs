@@ -60,5 +60,8 @@ async fn instances_come_with_their_checks_and_go_with_deregistration() {
 async fn a_refusal_names_the_path_and_the_reason() {
     let consul = Consul::start().await.unwrap();
     let error = client(&consul).renew("no-such-check").await.unwrap_err().to_string();
-    assert!(error.contains("/v1/agent/check/pass/no-such-check") && error.contains("no-such-check"), "{error}");
+    assert!(
+        error.contains("/v1/agent/check/pass/no-such-check") && error.contains("no-such-check"),
+        "{error}"
+    );
 }
