@@ -80,23 +80,88 @@ header_ids! {
     XRequestId = "x-request-id",
 }
 
+/// Longest well-known name.
+const MAX_LEN: usize = {
+    let (mut longest, mut at) = (0, 0);
+    while at < HeaderId::ALL.len() {
+        let length = HeaderId::ALL[at].as_str().len();
+        if length > longest {
+            longest = length;
+        }
+        at += 1;
+    }
+    longest
+};
+
+/// All ids, short names first.
+const BY_LENGTH: [HeaderId; HeaderId::ALL.len()] = {
+    let mut sorted = [HeaderId::Other; HeaderId::ALL.len()];
+    let (mut filled, mut length) = (0, 0);
+    while length <= MAX_LEN {
+        let mut at = 0;
+        while at < HeaderId::ALL.len() {
+            if HeaderId::ALL[at].as_str().len() == length {
+                sorted[filled] = HeaderId::ALL[at];
+                filled += 1;
+            }
+            at += 1;
+        }
+        length += 1;
+    }
+    sorted
+};
+
+/// Where in `BY_LENGTH` the names of a length begin; one entry more than lengths, so that each has an end.
+const STARTS: [u8; MAX_LEN + 2] = {
+    let mut starts = [0; MAX_LEN + 2];
+    let (mut at, mut length) = (0, 0);
+    while length < starts.len() {
+        while at < BY_LENGTH.len() && BY_LENGTH[at].as_str().len() < length {
+            at += 1;
+        }
+        starts[length] = at as u8;
+        length += 1;
+    }
+    starts
+};
+
 impl HeaderId {
     /// The id of `name` in any case; `Other` if it is not well known.
     pub fn of(name: &[u8]) -> Self {
-        // Names are grouped by length once, so that a lookup compares with the few of equal length.
-        const MAX: usize = 40;
-        static BY_LENGTH: std::sync::OnceLock<[Vec<HeaderId>; MAX]> = std::sync::OnceLock::new();
-        let table = BY_LENGTH.get_or_init(|| {
-            let mut table: [Vec<HeaderId>; MAX] = std::array::from_fn(|_| Vec::new());
-            for id in Self::ALL {
-                table[id.as_str().len()].push(*id);
+        let length = name.len();
+        if length == 0 || length > MAX_LEN {
+            return Self::Other;
+        }
+        let same_length = &BY_LENGTH[usize::from(STARTS[length])..usize::from(STARTS[length + 1])];
+        // The last byte tells most names of one length apart, before all bytes are compared.
+        let last = name[length - 1].to_ascii_lowercase();
+        for id in same_length {
+            let known = id.as_str().as_bytes();
+            if known[length - 1] == last && known.eq_ignore_ascii_case(name) {
+                return *id;
             }
-            table
-        });
-        table
-            .get(name.len())
-            .and_then(|ids| ids.iter().find(|id| id.as_str().as_bytes().eq_ignore_ascii_case(name)))
-            .copied()
-            .unwrap_or(Self::Other)
+        }
+        Self::Other
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_well_known_name_is_found_in_any_case() {
+        for id in HeaderId::ALL {
+            assert_eq!(HeaderId::of(id.as_str().as_bytes()), *id);
+            assert_eq!(HeaderId::of(id.as_str().to_uppercase().as_bytes()), *id);
+        }
+    }
+
+    #[test]
+    fn other_names_are_not() {
+        let long = "x".repeat(10_000);
+        for name in ["", "x", "hos", "hosts", "x-envoy-upstream-rq-timeout-alt-responsf", &long] {
+            assert_eq!(HeaderId::of(name.as_bytes()), HeaderId::Other, "{name}");
+        }
     }
 }
