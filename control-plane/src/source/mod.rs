@@ -27,3 +27,7 @@ pub fn channel() -> (Sender, Receiver) {
 }
 
 pub mod consul;
+pub mod embedded;
+pub mod keys;
+pub mod retry;
+pub mod store;
