@@ -70,12 +70,7 @@ impl Embedded {
             Ok(database)
         };
         let database = open().map_err(|source| OpenError { path: path.display().to_string(), source })?;
-        Ok(Self {
-            id,
-            database: Arc::new(database),
-            state: Mutex::default(),
-            leases_changed: Notify::new(),
-        })
+        Ok(Self { id, database: Arc::new(database), state: Mutex::default(), leases_changed: Notify::new() })
     }
 
     fn unavailable(&self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> StoreError {
@@ -200,7 +195,9 @@ impl Store for Embedded {
                         state.send(Event::Resync { source: self.id.clone(), held }).await;
                         break;
                     }
-                    Err(error) => error!(error = &error as &dyn std::error::Error, "embedded store unreadable"),
+                    Err(error) => {
+                        error!(error = &error as &dyn std::error::Error, "embedded store unreadable")
+                    }
                 }
                 drop(state);
                 if !retry.wait(&stop).await {

@@ -59,9 +59,7 @@ impl Key {
         let (area, rest) = rest.split_once('/').ok_or(Malformed::Key)?;
         let (first, second) = rest.split_once('/').ok_or(Malformed::Key)?;
         match area {
-            "config" => {
-                Ok(Self::Object(ObjectKey::new(first.parse::<Kind>()?, ObjectName::new(second)?)))
-            }
+            "config" => Ok(Self::Object(ObjectKey::new(first.parse::<Kind>()?, ObjectName::new(second)?))),
             "instances" => Ok(Self::Instance(ServiceName::new(first)?, InstanceId::new(second)?)),
             _ => Err(Malformed::Key),
         }

@@ -64,7 +64,10 @@ async fn objects_and_instances_are_there_after_a_restart() {
 
     let mut running = Running::start(&dir);
     let held = running.resync().await;
-    assert_eq!(held.objects.iter().map(|o| (o.key.clone(), o.revision)).collect::<Vec<_>>(), [(key("a"), 1), (key("b"), 1)]);
+    assert_eq!(
+        held.objects.iter().map(|o| (o.key.clone(), o.revision)).collect::<Vec<_>>(),
+        [(key("a"), 1), (key("b"), 1)]
+    );
     assert_eq!(held.instances, [instance("i")]);
     assert_eq!(running.store.write(vec![put("c", None)]).await.unwrap(), [2], "revisions go on");
 }
@@ -133,7 +136,10 @@ async fn a_lease_gets_its_whole_time_again_after_a_restart() {
     running.end().await;
     let mut running = Running::start(&dir);
     assert_eq!(running.resync().await.instances.len(), 1, "nobody could renew while it was down");
-    assert!(matches!(running.events.recv().await, Some(Event::RemoveInstance { .. })), "and expires unless renewed");
+    assert!(
+        matches!(running.events.recv().await, Some(Event::RemoveInstance { .. })),
+        "and expires unless renewed"
+    );
 }
 
 #[test]
