@@ -1,21 +1,10 @@
 //! Socket options, binding and connecting.
 
-use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use data_plane_core::config::TcpKeepalive;
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener};
-use std::time::Duration;
 use tokio::net::{TcpSocket, TcpStream};
-
-/// TCP keepalive; a field that is `None` keeps the system's value.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Keepalive {
-    /// Unanswered probes before the connection counts as dead.
-    pub probes: Option<u32>,
-    /// Seconds idle before the first probe.
-    pub idle_s: Option<u32>,
-    /// Seconds between probes.
-    pub interval_s: Option<u32>,
-}
 
 /// Whether further sockets may bind the same address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,10 +62,13 @@ pub fn into_listener(socket: Socket) -> io::Result<tokio::net::TcpListener> {
     tokio::net::TcpListener::from_std(StdListener::from(socket))
 }
 
-/// Readies an accepted connection: TCP_NODELAY.
-pub fn tune_accepted(stream: &TcpStream) {
-    // Fails only when the peer is gone already; the first read tells.
+/// Readies an accepted connection: TCP_NODELAY and `keepalive`. Fails only when the peer is gone already, which
+/// the first read tells anyway.
+pub fn tune_accepted(stream: &TcpStream, keepalive: Option<TcpKeepalive>) {
     let _ = stream.set_nodelay(true);
+    if let Some(keepalive) = keepalive {
+        let _ = SockRef::from(stream).set_tcp_keepalive(&keepalive_options(keepalive));
+    }
 }
 
 /// Connects with TCP_NODELAY and `keepalive`. No deadline: the caller owns it.
@@ -86,7 +78,7 @@ pub fn tune_accepted(stream: &TcpStream) {
 ///
 /// # Cancel safety
 /// Dropping the future closes the socket.
-pub async fn connect(address: SocketAddr, keepalive: Option<Keepalive>) -> io::Result<TcpStream> {
+pub async fn connect(address: SocketAddr, keepalive: Option<TcpKeepalive>) -> io::Result<TcpStream> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     socket.set_nodelay(true)?;
     if let Some(keepalive) = keepalive {
@@ -95,13 +87,13 @@ pub async fn connect(address: SocketAddr, keepalive: Option<Keepalive>) -> io::R
     socket.connect(address).await
 }
 
-fn keepalive_options(keepalive: Keepalive) -> TcpKeepalive {
-    let mut options = TcpKeepalive::new();
-    if let Some(idle) = keepalive.idle_s {
-        options = options.with_time(Duration::from_secs(idle.into()));
+fn keepalive_options(keepalive: TcpKeepalive) -> socket2::TcpKeepalive {
+    let mut options = socket2::TcpKeepalive::new();
+    if let Some(idle) = keepalive.idle {
+        options = options.with_time(idle);
     }
-    if let Some(interval) = keepalive.interval_s {
-        options = options.with_interval(Duration::from_secs(interval.into()));
+    if let Some(interval) = keepalive.interval {
+        options = options.with_interval(interval);
     }
     if let Some(probes) = keepalive.probes {
         options = options.with_retries(probes);
@@ -113,6 +105,7 @@ fn keepalive_options(keepalive: Keepalive) -> TcpKeepalive {
 mod tests {
     use super::*;
     use std::net::{Ipv4Addr, Ipv6Addr};
+    use std::time::Duration;
 
     fn loopback() -> SocketAddr {
         (Ipv4Addr::LOCALHOST, 0).into()
@@ -150,7 +143,11 @@ mod tests {
     async fn connected_sockets_have_nodelay_and_keepalive() {
         let server = bind(loopback(), Sharing::Exclusive).unwrap();
         listen(&server, 1).unwrap();
-        let keepalive = Keepalive { probes: Some(3), idle_s: Some(7), interval_s: Some(2) };
+        let keepalive = TcpKeepalive {
+            probes: Some(3),
+            idle: Some(Duration::from_secs(7)),
+            interval: Some(Duration::from_secs(2)),
+        };
         let stream = connect(local_address(&server).unwrap(), Some(keepalive)).await.unwrap();
         let socket = SockRef::from(&stream);
         assert!(stream.nodelay().unwrap());

@@ -10,6 +10,7 @@ use hashbrown::HashMap;
 use std::fmt;
 use std::hash::BuildHasher;
 use std::sync::Arc;
+use tokio::sync::watch;
 
 /// A cluster that serves.
 pub struct Cluster {
@@ -29,13 +30,13 @@ impl fmt::Debug for Cluster {
 }
 
 impl Cluster {
+    /// A cluster without hosts.
     pub(super) fn new(
         config: Arc<config::Cluster>,
         stats: Arc<ClusterStats>,
         usage: Arc<Usage>,
-        hosts: Arc<HostSet>,
     ) -> Arc<Self> {
-        Arc::new(Self { config, stats, usage, hosts: ArcSwap::new(hosts) })
+        Arc::new(Self { config, stats, usage, hosts: ArcSwap::default() })
     }
 
     /// The hosts at this moment.
@@ -50,8 +51,10 @@ impl Cluster {
     pub fn pick(&self, random: u64, hash: Option<u64>) -> Option<Arc<Host>> {
         let hosts = self.hosts.load();
         let picked = hosts.pick(random, hash);
-        if picked.is_none() {
-            self.stats.upstream_cx_none_healthy.inc();
+        match &picked {
+            None => self.stats.upstream_cx_none_healthy.inc(),
+            Some(_) if hosts.in_panic() => self.stats.lb_healthy_panic.inc(),
+            Some(_) => {}
         }
         picked
     }
@@ -125,16 +128,34 @@ fn shard_of(name: &str) -> usize {
 
 /// The slot of the current [`Snapshot`]; clones share it.
 #[derive(Clone, Debug, Default)]
-pub struct Clusters(Arc<ArcSwap<Snapshot>>);
+pub struct Clusters(Arc<Slot>);
+
+#[derive(Debug, Default)]
+struct Slot {
+    snapshot: ArcSwap<Snapshot>,
+    /// Changes whenever hosts were retired.
+    departures: watch::Sender<()>,
+}
 
 impl Clusters {
     /// The snapshot at this moment: load it once a request.
     pub fn load(&self) -> arc_swap::Guard<Arc<Snapshot>> {
-        self.0.load()
+        self.0.snapshot.load()
     }
 
     /// Only the manager writes, and it serialises its writes.
     pub(super) fn publish(&self, name: &str, cluster: Option<Arc<Cluster>>) {
-        self.0.store(Arc::new(self.0.load().with(name, cluster)));
+        let next = self.load().with(name, cluster);
+        self.0.snapshot.store(Arc::new(next));
+    }
+
+    /// Lets pools look for hosts that were retired.
+    pub(super) fn announce_departures(&self) {
+        self.0.departures.send_replace(());
+    }
+
+    /// Changes whenever hosts were retired.
+    pub(super) fn departures(&self) -> watch::Receiver<()> {
+        self.0.departures.subscribe()
     }
 }

@@ -1,6 +1,7 @@
 //! Hosts: the endpoints of a cluster, and the set that one is picked from.
 
 use data_plane_core::config::{self, EndpointHealth, Locality};
+use data_plane_core::lb::{Health, HostIndex, HostView, PickCx, Selector, SelectorOptions};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -124,20 +125,48 @@ impl Host {
         self.identity.retired.load(Relaxed)
     }
 
+    fn view(&self) -> HostView {
+        let health = match self.health {
+            EndpointHealth::Healthy => Health::Healthy,
+            EndpointHealth::Degraded => Health::Degraded,
+            // Envoy: both get requests in panic only.
+            EndpointHealth::Unhealthy | EndpointHealth::Draining => Health::Unhealthy,
+        };
+        HostView { priority: self.priority, weight: self.weight, health }
+    }
+
     pub(super) fn identity(&self) -> &Arc<Identity> {
         &self.identity
     }
 }
 
 /// The hosts of a cluster at one moment, ready to be picked from.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct HostSet {
     hosts: Box<[Arc<Host>]>,
+    selector: Option<Selector>,
+}
+
+impl Default for HostSet {
+    fn default() -> Self {
+        Self { hosts: Box::default(), selector: None }
+    }
 }
 
 impl HostSet {
-    pub(super) fn new(hosts: Vec<Arc<Host>>) -> Self {
-        Self { hosts: hosts.into() }
+    pub(super) fn new(
+        hosts: Vec<Arc<Host>>,
+        cluster: &config::Cluster,
+        overprovisioning_factor: u32,
+        seed: u64,
+    ) -> Self {
+        if hosts.is_empty() {
+            return Self::default();
+        }
+        let views: Vec<_> = hosts.iter().map(|host| host.view()).collect();
+        let options =
+            SelectorOptions { panic_threshold: cluster.healthy_panic_threshold, overprovisioning_factor };
+        Self { selector: Some(Selector::build(&cluster.lb, &views, options, seed)), hosts: hosts.into() }
     }
 
     /// All hosts, in configured order.
@@ -155,7 +184,17 @@ impl HostSet {
         self.hosts.is_empty()
     }
 
-    pub(super) fn pick(&self, random: u64, _hash: Option<u64>) -> Option<Arc<Host>> {
-        (!self.hosts.is_empty()).then(|| Arc::clone(&self.hosts[random as usize % self.hosts.len()]))
+    /// Whether so few hosts are usable that unhealthy ones get requests too.
+    pub fn in_panic(&self) -> bool {
+        self.selector.as_ref().is_some_and(Selector::in_panic)
+    }
+
+    pub(super) fn pick(&self, random: u64, hash: Option<u64>) -> Option<Arc<Host>> {
+        let active = |index: HostIndex| {
+            let active = self.hosts[index.0 as usize].stats().rq_active.load(Relaxed);
+            u32::try_from(active.max(0)).unwrap_or(u32::MAX)
+        };
+        let HostIndex(index) = self.selector.as_ref()?.pick(&PickCx { random, hash, active: &active })?;
+        self.hosts.get(index as usize).cloned()
     }
 }

@@ -1,8 +1,7 @@
 //! Circuit breaker limits: what a cluster uses of connections, pending requests, requests and retries, counted
 //! over all workers.
 
-use super::stats::{BreakerStats, RemainingStats};
-use crate::stats::Scope;
+use super::stats::{ClusterStats, RemainingStats};
 use data_plane_core::config::CircuitThresholds;
 use std::sync::Arc;
 use std::sync::OnceLock;
@@ -27,7 +26,6 @@ pub enum Limit {
 pub struct Usage {
     resources: [Resource; 4],
     track_remaining: AtomicBool,
-    open: OnceLock<BreakerStats>,
     remaining: OnceLock<RemainingStats>,
 }
 
@@ -43,7 +41,6 @@ impl Usage {
         let usage = Self {
             resources: Default::default(),
             track_remaining: AtomicBool::new(false),
-            open: OnceLock::new(),
             remaining: OnceLock::new(),
         };
         usage.set(thresholds);
@@ -87,9 +84,8 @@ impl Usage {
         self.resource(limit).used.fetch_sub(1, Relaxed);
     }
 
-    /// Writes the gauges; `scope` is the cluster's.
-    pub(super) fn publish(&self, scope: &Scope) {
-        let child = || scope.child("circuit_breakers.default.", "circuit_breakers.default.", &[]);
+    /// Writes the gauges.
+    pub(super) fn publish(&self, stats: &ClusterStats) {
         let state = |limit| {
             let resource = self.resource(limit);
             let (used, max) = (resource.used.load(Relaxed), resource.max.load(Relaxed));
@@ -99,13 +95,13 @@ impl Usage {
         let pending = state(Limit::Pending);
         let requests = state(Limit::Requests);
         let retries = state(Limit::Retries);
-        let open = self.open.get_or_init(|| BreakerStats::new(&child()));
+        let open = stats.breakers();
         open.cx_open.set(connections.0);
         open.rq_pending_open.set(pending.0);
         open.rq_open.set(requests.0);
         open.rq_retry_open.set(retries.0);
         if self.track_remaining.load(Relaxed) {
-            let remaining = self.remaining.get_or_init(|| RemainingStats::new(&child()));
+            let remaining = self.remaining.get_or_init(|| stats.remaining());
             remaining.remaining_cx.set(connections.1);
             remaining.remaining_pending.set(pending.1);
             remaining.remaining_rq.set(requests.1);
@@ -164,7 +160,7 @@ mod tests {
     #[test]
     fn gauges_tell_the_state_at_the_time_they_are_published() {
         let registry = Registry::new(1);
-        let scope = registry.scope("cluster.a.", "cluster.", &[]);
+        let stats = ClusterStats::new(&registry, "a");
         let usage = Usage::new(&thresholds(1));
         let gauge = |name: &str| {
             registry
@@ -177,11 +173,11 @@ mod tests {
                 .map(|m| m.value)
         };
         let permit = usage.acquire(Limit::Connections);
-        usage.publish(&scope);
+        usage.publish(&stats);
         assert_eq!(gauge("cx_open"), Some(MetricValue::Gauge(1)));
         assert_eq!(gauge("remaining_cx"), Some(MetricValue::Gauge(0)));
         drop(permit);
-        usage.publish(&scope);
+        usage.publish(&stats);
         assert_eq!(gauge("cx_open"), Some(MetricValue::Gauge(0)));
         assert_eq!(gauge("remaining_cx"), Some(MetricValue::Gauge(1)));
     }

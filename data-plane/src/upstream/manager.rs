@@ -1,13 +1,23 @@
-//! The control side of clusters.
+//! The control side of clusters: which exist, which are warm, where their hosts come from.
 
 use super::cluster::{Cluster, Clusters};
-use super::dns::Resolve;
-use super::stats::ManagerStats;
+use super::dns::{self, Resolve};
+use super::host::HostSet;
+use super::limits::Usage;
+use super::members::{self, Kind};
+use super::stats::{ClusterStats, ManagerStats};
 use crate::stats::Registry;
-use data_plane_core::config;
-use std::sync::Arc;
+use data_plane_core::config::{self, Assignment, Discovery};
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Weak};
 use std::time::SystemTime;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
+use tokio_util::task::AbortOnDropHandle;
+
+/// DNS questions under way at a time, over all clusters; further ones wait their turn.
+const MAX_DNS_QUERIES: usize = 64;
 
 /// Where a cluster comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,21 +69,83 @@ pub struct ClusterInfo {
 #[derive(Clone)]
 pub struct Manager(Arc<Inner>);
 
+impl std::fmt::Debug for Manager {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("upstream::Manager").finish_non_exhaustive()
+    }
+}
+
 struct Inner {
+    registry: Registry,
     clusters: Clusters,
     stats: ManagerStats,
     warming: watch::Sender<usize>,
     resolver: Arc<dyn Resolve>,
+    dns_queries: Arc<Semaphore>,
+    next_host: AtomicU64,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    entries: BTreeMap<Box<str>, Entry>,
+    /// By EDS name. Kept while a cluster asks for the name.
+    services: BTreeMap<Box<str>, Service>,
+    next_discovery: u64,
+    /// Entries with a slot of that kind.
+    active: usize,
+    warming: usize,
+}
+
+/// All there is under one cluster name.
+struct Entry {
+    stats: Arc<ClusterStats>,
+    usage: Arc<Usage>,
+    active: Option<Slot>,
+    warming: Option<Slot>,
+    /// EDS names that the slots ask for.
+    asked: Vec<Box<str>>,
+}
+
+/// One configuration of a cluster and its hosts.
+struct Slot {
+    cluster: Arc<Cluster>,
+    origin: Origin,
+    updated: SystemTime,
+    /// What the hosts were made of last; `None` before the first.
+    assignment: Option<Arc<Assignment>>,
+    source: Source,
+}
+
+/// Where a slot's hosts come from; shared by a cluster and what replaces it when that discovers in the same way.
+#[derive(Clone)]
+struct Source {
+    id: u64,
+    /// Resolves names until the last slot that uses it is gone.
+    _task: Option<Arc<AbortOnDropHandle<()>>>,
+}
+
+/// What an EDS name stands for.
+#[derive(Default)]
+struct Service {
+    clusters: Vec<Box<str>>,
+    /// The source has spoken, were it only to say that there is nothing.
+    answered: bool,
+    assignment: Option<Arc<Assignment>>,
 }
 
 impl Manager {
     /// No clusters. `resolver` serves DNS clusters.
     pub fn new(registry: &Registry, resolver: Arc<dyn Resolve>) -> Self {
         Self(Arc::new(Inner {
+            registry: registry.clone(),
             clusters: Clusters::default(),
             stats: ManagerStats::new(&registry.scope("cluster_manager.", "cluster_manager.", &[])),
             warming: watch::Sender::new(0),
             resolver,
+            dns_queries: Arc::new(Semaphore::new(MAX_DNS_QUERIES)),
+            next_host: AtomicU64::new(0),
+            state: Mutex::default(),
         }))
     }
 
@@ -83,26 +155,95 @@ impl Manager {
     /// # Panics
     /// Outside a tokio runtime, for clusters discovered by DNS.
     pub fn set_cluster(&self, config: Arc<config::Cluster>, origin: Origin) -> Change {
-        let _ = (config, origin, &self.0.resolver, &self.0.stats);
-        Change::Added
+        let inner = &*self.0;
+        let state = &mut *inner.state.lock();
+        let name = config.name.clone();
+        let mut change = Change::Updated;
+        match state.entries.get_mut(&name) {
+            None => change = Change::Added,
+            Some(entry) => {
+                let newest = entry.warming.as_ref().or(entry.active.as_ref());
+                if newest.is_some_and(|slot| *slot.cluster.config == *config) {
+                    return Change::Unchanged;
+                }
+                if entry.active.as_ref().is_some_and(|slot| *slot.cluster.config == *config) {
+                    // Back to what still serves: what was to replace it is forgotten.
+                    entry.warming = None;
+                    entry.stats.membership.warming_state.set(0);
+                    entry.usage.set(&config.circuit_breakers[0]);
+                    state.warming -= 1;
+                    inner.stats.cluster_modified.inc();
+                    inner.link_services(state, &name);
+                    inner.publish_counts(state);
+                    return Change::Updated;
+                }
+            }
+        }
+        match change {
+            Change::Added => inner.stats.cluster_added.inc(),
+            _ => inner.stats.cluster_modified.inc(),
+        }
+        inner.place(state, &self.0, config, origin);
+        inner.link_services(state, &name);
+        inner.seed(state, &name);
+        // The old slot may have asked for another name than the one that took its place at once.
+        inner.link_services(state, &name);
+        inner.publish_counts(state);
+        change
     }
 
     /// Forgets a cluster; requests under way finish. False when there is none of that name.
     pub fn remove_cluster(&self, name: &str) -> bool {
-        let _ = name;
-        false
+        let inner = &*self.0;
+        let state = &mut *inner.state.lock();
+        let Some(entry) = state.entries.remove(name) else { return false };
+        inner.clusters.publish(name, None);
+        state.active -= usize::from(entry.active.is_some());
+        state.warming -= usize::from(entry.warming.is_some());
+        if let Some(slot) = &entry.active {
+            retire(&slot.cluster.hosts());
+        }
+        inner.clusters.announce_departures();
+        inner.stats.cluster_removed.inc();
+        state.unlink_services(name, &entry.asked);
+        inner.publish_counts(state);
+        true
     }
 
     /// Takes the endpoints that an EDS name stands for. `None`: there are none, or they did not come in time; ends
-    /// the warming of clusters that wait for them, and leaves others as they are.
-    pub fn set_assignment(&self, service_name: &str, assignment: Option<Arc<config::Assignment>>) {
-        let _ = (service_name, assignment);
+    /// the warming of clusters that wait for them, and leaves others as they are. A name that no cluster asks for
+    /// is ignored.
+    pub fn set_assignment(&self, service_name: &str, assignment: Option<Arc<Assignment>>) {
+        let inner = &*self.0;
+        let state = &mut *inner.state.lock();
+        let Some(service) = state.services.get_mut(service_name) else { return };
+        service.answered = true;
+        if let Some(assignment) = &assignment {
+            service.assignment = Some(Arc::clone(assignment));
+        }
+        let known = service.assignment.clone();
+        for name in service.clusters.clone() {
+            let Some(entry) = state.entries.get_mut(&name) else { continue };
+            let asks = |slot: &Slot| match &slot.cluster.config.discovery {
+                Discovery::Eds { service_name: asked, .. } => **asked == *service_name,
+                _ => false,
+            };
+            if let Some(slot) = entry.active.as_mut().filter(|slot| asks(slot))
+                && let Some(assignment) = &assignment
+            {
+                inner.assign(slot, assignment);
+            }
+            if entry.warming.as_ref().is_some_and(asks) {
+                inner.warm_up(state, &name, known.as_ref());
+                inner.link_services(state, &name);
+            }
+        }
+        inner.publish_counts(state);
     }
 
     /// Whether a cluster of that name is known and none is warming.
     pub fn is_warm(&self, name: &str) -> bool {
-        let _ = name;
-        false
+        self.0.state.lock().entries.get(name).is_some_and(|entry| entry.warming.is_none())
     }
 
     /// The number of clusters still warming.
@@ -115,11 +256,287 @@ impl Manager {
         self.0.clusters.clone()
     }
 
-    /// All clusters, ordered by name.
-    pub fn infos(&self) -> Vec<ClusterInfo> {
-        Vec::new()
+    /// The stats of a cluster, warm or not.
+    pub fn cluster_stats(&self, name: &str) -> Option<Arc<ClusterStats>> {
+        self.0.state.lock().entries.get(name).map(|entry| Arc::clone(&entry.stats))
     }
 
-    /// Brings gauges that are not kept up at all times up to date. Call before metrics are collected.
-    pub fn refresh_stats(&self) {}
+    /// All clusters, ordered by name.
+    pub fn infos(&self) -> Vec<ClusterInfo> {
+        let state = self.0.state.lock();
+        let info = |slot: &Slot, state| ClusterInfo {
+            cluster: Arc::clone(&slot.cluster),
+            origin: slot.origin.clone(),
+            state,
+            updated: slot.updated,
+        };
+        let both = state.entries.values().flat_map(|entry| {
+            let active = entry.active.iter().map(|slot| info(slot, ClusterState::Active));
+            active.chain(entry.warming.iter().map(|slot| info(slot, ClusterState::Warming)))
+        });
+        both.collect()
+    }
+
+    /// Brings the gauges of circuit breakers up to date: they are not kept at all times, which spares requests two
+    /// shared writes. Call it before metrics are collected.
+    pub fn refresh_stats(&self) {
+        for entry in self.0.state.lock().entries.values() {
+            if entry.stats.is_used() {
+                entry.usage.publish(&entry.stats);
+            }
+        }
+    }
 }
+
+impl State {
+    fn unlink_services(&mut self, cluster: &str, service_names: &[Box<str>]) {
+        for service_name in service_names {
+            if let Some(service) = self.services.get_mut(service_name) {
+                service.clusters.retain(|c| **c != *cluster);
+                if service.clusters.is_empty() {
+                    self.services.remove(service_name);
+                }
+            }
+        }
+    }
+}
+
+impl Inner {
+    /// Puts a new configuration into the warming slot, and starts what finds its hosts.
+    fn place(&self, state: &mut State, shared: &Arc<Self>, config: Arc<config::Cluster>, origin: Origin) {
+        let name = config.name.clone();
+        let next_discovery = &mut state.next_discovery;
+        let entry = state.entries.entry(name.clone()).or_insert_with(|| Entry {
+            stats: Arc::new(ClusterStats::new(&self.registry, &config.stat_name)),
+            usage: Usage::new(&config.circuit_breakers[0]),
+            active: None,
+            warming: None,
+            asked: Vec::new(),
+        });
+        entry.usage.set(&config.circuit_breakers[0]);
+        if entry.active.as_ref().is_some_and(|old| old.cluster.config.stat_name != config.stat_name) {
+            entry.stats = Arc::new(ClusterStats::new(&self.registry, &config.stat_name));
+        }
+        let cluster = Cluster::new(Arc::clone(&config), Arc::clone(&entry.stats), Arc::clone(&entry.usage));
+        let dropped = entry.warming.take();
+        let old = entry.active.as_ref();
+        let same_source = [old, dropped.as_ref()]
+            .into_iter()
+            .flatten()
+            .find(|slot| slot.cluster.config.discovery == config.discovery);
+        let (source, assignment) = match same_source {
+            Some(slot) => (slot.source.clone(), slot.assignment.clone()),
+            None => {
+                *next_discovery += 1;
+                (self.discover(*next_discovery, shared, &config), None)
+            }
+        };
+        entry.stats.membership.warming_state.set(1);
+        entry.warming = Some(Slot { cluster, origin, updated: SystemTime::now(), assignment, source });
+        state.warming += usize::from(dropped.is_none());
+    }
+
+    /// Gives a warming slot the hosts that are known already.
+    fn seed(&self, state: &mut State, name: &str) {
+        let State { entries, services, .. } = &*state;
+        let Some(entry) = entries.get(name) else { return };
+        let Some(slot) = &entry.warming else { return };
+        let carried = slot.assignment.clone();
+        match &slot.cluster.config.discovery {
+            Discovery::Static(assignment) => {
+                let assignment = Arc::new(assignment.clone());
+                self.warm_up(state, name, Some(&assignment));
+            }
+            Discovery::Eds { service_name, .. } => {
+                let service = services.get(&**service_name);
+                let known = carried.or_else(|| service.and_then(|s| s.assignment.clone()));
+                if known.is_some() && entry.active.is_some() {
+                    entry.stats.membership.assignment_use_cached.inc();
+                }
+                if known.is_some() || service.is_some_and(|s| s.answered) {
+                    self.warm_up(state, name, known.as_ref());
+                }
+            }
+            Discovery::StrictDns(_, options) | Discovery::LogicalDns(_, options) => {
+                if carried.is_some() || !options.wait_for_warm {
+                    self.warm_up(state, name, carried.as_ref());
+                }
+            }
+        }
+    }
+
+    /// Starts what finds the hosts of a cluster.
+    fn discover(&self, id: u64, shared: &Arc<Self>, config: &config::Cluster) -> Source {
+        let (assignment, options, names) = match &config.discovery {
+            Discovery::Static(_) | Discovery::Eds { .. } => return Source { id, _task: None },
+            Discovery::StrictDns(assignment, options) => (assignment, options, dns::Names::All),
+            Discovery::LogicalDns(assignment, options) => (assignment, options, dns::Names::First),
+        };
+        let (shared, name) = (Arc::downgrade(shared), config.name.clone());
+        let task = dns::refresh(
+            Arc::new(assignment.clone()),
+            options.clone(),
+            names,
+            Arc::clone(&self.resolver),
+            Arc::clone(&self.dns_queries),
+            move |event| Self::resolved(&shared, &name, id, event),
+        );
+        Source { id, _task: Some(Arc::new(AbortOnDropHandle::new(tokio::spawn(task)))) }
+    }
+
+    /// Takes a step of a cluster's name resolution.
+    fn resolved(shared: &Weak<Self>, name: &str, source: u64, event: dns::Event) {
+        let Some(inner) = shared.upgrade() else { return };
+        let state = &mut *inner.state.lock();
+        let Some(entry) = state.entries.get_mut(name) else { return };
+        let membership = &entry.stats.membership;
+        match event {
+            dns::Event::Attempt => membership.update_attempt.inc(),
+            dns::Event::Success => membership.update_success.inc(),
+            dns::Event::Empty => {
+                membership.update_success.inc();
+                membership.update_empty.inc();
+            }
+            dns::Event::Failure { name: dns_name, error, before } => {
+                if before == 0 {
+                    tracing::warn!(cluster = name, name = %dns_name, %error, "name not resolved; keeping known hosts");
+                } else {
+                    tracing::debug!(cluster = name, name = %dns_name, %error, before, "name still not resolved");
+                }
+                membership.update_failure.inc();
+            }
+            dns::Event::Endpoints(assignment) => {
+                let assignment = Arc::new(assignment);
+                if let Some(slot) = entry.active.as_mut().filter(|slot| slot.source.id == source) {
+                    inner.assign(slot, &assignment);
+                }
+                if entry.warming.as_ref().is_some_and(|slot| slot.source.id == source) {
+                    inner.warm_up(state, name, Some(&assignment));
+                    inner.link_services(state, name);
+                }
+                inner.publish_counts(state);
+            }
+        }
+    }
+
+    /// Gives the warming slot its first hosts, none when there are none, and lets it serve.
+    fn warm_up(&self, state: &mut State, name: &str, assignment: Option<&Arc<Assignment>>) {
+        let Some(entry) = state.entries.get_mut(name) else { return };
+        let Some(mut slot) = entry.warming.take() else { return };
+        if let Some(old) = &entry.active
+            && speaks_alike(&old.cluster.config, &slot.cluster.config)
+        {
+            // Connections of the old cluster serve the new one too, so hosts keep their identity.
+            slot.cluster.set_hosts(Arc::clone(&old.cluster.hosts()));
+        }
+        slot.assignment = None;
+        self.assign(&mut slot, assignment.unwrap_or(&Arc::default()));
+        if matches!(slot.cluster.config.discovery, Discovery::Static(_)) {
+            // Never compared again, and the configuration has it.
+            slot.assignment = None;
+        }
+        let cluster = Arc::clone(&slot.cluster);
+        cluster.stats.membership.warming_state.set(0);
+        let old = entry.active.replace(slot);
+        state.warming -= 1;
+        state.active += usize::from(old.is_none());
+        if let Some(old) = old {
+            retire(&old.cluster.hosts());
+            for host in cluster.hosts().iter() {
+                host.identity().revive();
+            }
+            self.clusters.publish(name, Some(cluster));
+            self.clusters.announce_departures();
+        } else {
+            self.clusters.publish(name, Some(cluster));
+        }
+    }
+
+    /// Updates a slot's hosts in place.
+    fn assign(&self, slot: &mut Slot, assignment: &Arc<Assignment>) {
+        let cluster = &slot.cluster;
+        let membership = &cluster.stats.membership;
+        if slot.assignment.as_deref() == Some(&**assignment) {
+            membership.update_no_rebuild.inc();
+            return;
+        }
+        let kind = match &cluster.config.discovery {
+            Discovery::Static(_) => Kind::Static,
+            Discovery::Eds { .. } | Discovery::StrictDns(..) => Kind::Unique,
+            Discovery::LogicalDns(..) => Kind::Logical,
+        };
+        let first = slot.assignment.replace(Arc::clone(assignment)).is_none();
+        let new_id = || self.next_host.fetch_add(1, Relaxed);
+        let update = members::update(&cluster.hosts(), assignment, kind, &cluster.config, new_id);
+        if !update.changed && !first {
+            membership.update_no_rebuild.inc();
+            return;
+        }
+        let counts = members::counts(&update.hosts);
+        cluster.set_hosts(update.hosts);
+        for identity in &update.left {
+            identity.retire();
+        }
+        if !update.left.is_empty() {
+            self.clusters.announce_departures();
+        }
+        if update.membership_changed {
+            membership.membership_change.inc();
+        }
+        membership.membership_total.set(counts.total);
+        membership.membership_healthy.set(counts.healthy);
+        membership.membership_degraded.set(counts.degraded);
+        membership.max_host_weight.set(counts.max_weight);
+        self.stats.cluster_updated.inc();
+    }
+
+    /// Makes `services` name the cluster exactly where one of its slots asks.
+    fn link_services(&self, state: &mut State, name: &str) {
+        let Some(entry) = state.entries.get_mut(name) else { return };
+        let mut asks: Vec<Box<str>> = Vec::new();
+        for slot in [&entry.active, &entry.warming].into_iter().flatten() {
+            if let Discovery::Eds { service_name, .. } = &slot.cluster.config.discovery
+                && !asks.contains(service_name)
+            {
+                asks.push(service_name.clone());
+            }
+        }
+        let mut gone = std::mem::replace(&mut entry.asked, asks.clone());
+        gone.retain(|service_name| !asks.contains(service_name));
+        for service_name in asks {
+            let service = state.services.entry(service_name).or_default();
+            if !service.clusters.iter().any(|c| **c == *name) {
+                service.clusters.push(name.into());
+            }
+        }
+        state.unlink_services(name, &gone);
+    }
+
+    /// Brings the gauges of the manager up to date.
+    fn publish_counts(&self, state: &State) {
+        self.stats.warming_clusters.set(state.warming as u64);
+        self.stats.active_clusters.set(state.active as u64);
+        self.warming.send_if_modified(|now| std::mem::replace(now, state.warming) != state.warming);
+    }
+}
+
+/// Tells pools that these hosts take no new requests.
+fn retire(hosts: &HostSet) {
+    for host in hosts.iter() {
+        host.identity().retire();
+    }
+}
+
+/// Whether a connection made for one configuration may carry requests of the other.
+fn speaks_alike(a: &config::Cluster, b: &config::Cluster) -> bool {
+    a.protocol == b.protocol
+        && a.http1 == b.http1
+        && a.http2 == b.http2
+        && a.max_headers_count == b.max_headers_count
+        && a.max_response_headers_kb == b.max_response_headers_kb
+        && a.per_connection_buffer_limit_bytes == b.per_connection_buffer_limit_bytes
+        && a.tcp_keepalive == b.tcp_keepalive
+}
+
+#[cfg(test)]
+mod tests;

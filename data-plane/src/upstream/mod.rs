@@ -10,6 +10,7 @@ pub mod dns;
 mod host;
 mod limits;
 mod manager;
+mod members;
 mod pool;
 mod stats;
 
@@ -18,4 +19,9 @@ pub use host::{Host, HostSet, HostStats};
 pub use limits::{Limit, Permit, Usage};
 pub use manager::{Change, ClusterInfo, ClusterState, Manager, Origin};
 pub use pool::{Exchange, Local, UpstreamError, UpstreamErrorKind};
-pub use stats::{ClusterMetrics, ClusterStats, Codes, ManagerStats, Traffic};
+pub use stats::{
+    BreakerStats, ClusterMetrics, ClusterStats, Codes, ManagerStats, Membership, RemainingStats, Traffic,
+};
+
+#[cfg(test)]
+mod testing;

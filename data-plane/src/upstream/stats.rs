@@ -3,9 +3,9 @@
 //! A cluster's handles are made on first use, so that a cluster nobody asks for costs little.
 
 use crate::stat_block;
-use crate::stats::{Counter, Histogram, Registry, Scope};
+use crate::stats::{Block, Counter, Histogram, Registry, Scope};
 use std::ops::Deref;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 stat_block! {
     /// Metrics of the cluster manager, `cluster_manager.`.
@@ -17,14 +17,11 @@ stat_block! {
 }
 
 stat_block! {
-    /// Metrics of one cluster, `cluster.<name>.`. Discovery charges `update_*` and `membership_*`, pools the
-    /// connections and requests, the router timeouts, retries and resets.
+    /// Metrics of one cluster's traffic, `cluster.<name>.`. Pools charge connections and requests, the router
+    /// timeouts and retries.
     pub struct ClusterMetrics {
         counters:
-            assignment_stale, assignment_timeout_received, assignment_use_cached, bind_errors, config_reload,
-            init_fetch_timeout, lb_healthy_panic, membership_change, retry_or_shadow_abandoned,
-            update_attempt, update_empty, update_failure, update_no_rebuild, update_rejected, update_success,
-            upstream_cx_close_notify, upstream_cx_connect_fail, upstream_cx_connect_timeout,
+            lb_healthy_panic, retry_or_shadow_abandoned, upstream_cx_close_notify, upstream_cx_connect_fail, upstream_cx_connect_timeout,
             upstream_cx_destroy, upstream_cx_destroy_local, upstream_cx_destroy_local_with_active_rq,
             upstream_cx_destroy_remote, upstream_cx_destroy_remote_with_active_rq,
             upstream_cx_destroy_with_active_rq, upstream_cx_http1_total, upstream_cx_http2_total,
@@ -39,10 +36,19 @@ stat_block! {
             upstream_rq_retry_backoff_ratelimited, upstream_rq_retry_limit_exceeded,
             upstream_rq_retry_overflow, upstream_rq_retry_success, upstream_rq_rx_reset,
             upstream_rq_rx_reset_no_error, upstream_rq_timeout, upstream_rq_total, upstream_rq_tx_reset;
-        gauges:
-            max_host_weight, membership_degraded, membership_excluded, membership_healthy, membership_total,
-            upstream_cx_active, upstream_rq_active, upstream_rq_pending_active, version, warming_state;
-        histograms: update_duration, upstream_cx_connect_ms, upstream_cx_length_ms, upstream_rq_per_cx;
+        gauges: upstream_cx_active, upstream_rq_active, upstream_rq_pending_active;
+        histograms: upstream_cx_connect_ms, upstream_cx_length_ms, upstream_rq_per_cx;
+    }
+}
+
+stat_block! {
+    /// Metrics of one cluster's members and where they come from, `cluster.<name>.`.
+    pub struct Membership {
+        counters: assignment_use_cached, init_fetch_timeout, membership_change, update_attempt, update_empty,
+            update_failure, update_no_rebuild, update_rejected, update_success;
+        gauges: max_host_weight, membership_degraded, membership_excluded, membership_healthy,
+            membership_total, version, warming_state;
+        histograms: ;
     }
 }
 
@@ -64,11 +70,18 @@ stat_block! {
     }
 }
 
+const BREAKERS: &str = "circuit_breakers.default.";
+
 /// All metrics of one cluster; reads as its [`ClusterMetrics`].
 #[derive(Debug)]
 pub struct ClusterStats {
+    /// Its members; the source of endpoints charges `update_*`.
+    pub membership: Membership,
     scope: Scope,
+    /// Registered from the start, so that zeros show; handles are made on first use.
+    block: Arc<Block>,
     metrics: OnceLock<Box<ClusterMetrics>>,
+    breakers: Arc<Block>,
     codes: OnceLock<Box<Codes>>,
 }
 
@@ -78,11 +91,30 @@ impl ClusterStats {
         // Envoy replaces the separator of its own names.
         let shown = stat_name.replace(':', "_");
         let prefix = format!("cluster.{shown}.");
+        let scope = registry.scope(&prefix, "cluster.", &[("envoy_cluster_name", &shown)]);
         Self {
-            scope: registry.scope(&prefix, "cluster.", &[("envoy_cluster_name", &shown)]),
+            membership: Membership::new(&scope),
+            block: ClusterMetrics::register(&scope),
+            breakers: BreakerStats::register(&scope.child(BREAKERS, BREAKERS, &[])),
+            scope,
             metrics: OnceLock::new(),
             codes: OnceLock::new(),
         }
+    }
+
+    /// The gauges of its circuit breakers.
+    pub(super) fn breakers(&self) -> BreakerStats {
+        BreakerStats::from_block(&self.breakers)
+    }
+
+    /// What is left of its limits.
+    pub(super) fn remaining(&self) -> RemainingStats {
+        RemainingStats::new(&self.scope.child(BREAKERS, BREAKERS, &[]))
+    }
+
+    /// Whether anything has been charged to the traffic metrics.
+    pub(super) fn is_used(&self) -> bool {
+        self.metrics.get().is_some()
     }
 
     /// Where further metrics of this cluster are registered.
@@ -100,7 +132,7 @@ impl Deref for ClusterStats {
     type Target = ClusterMetrics;
 
     fn deref(&self) -> &ClusterMetrics {
-        self.metrics.get_or_init(|| Box::new(ClusterMetrics::new(&self.scope)))
+        self.metrics.get_or_init(|| Box::new(ClusterMetrics::from_block(&self.block)))
     }
 }
 
