@@ -7,12 +7,15 @@ use std::sync::LazyLock;
 
 use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor};
 
+use crate::typed_struct;
+
 static ENVOY: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/envoy.fds"));
 static PORTOLAN: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/portolan.fds"));
 
 static POOL: LazyLock<DescriptorPool> = LazyLock::new(|| {
     let mut pool =
         DescriptorPool::decode(ENVOY).expect("INVARIANT: the embedded descriptors of Envoy are whole");
+    pool.add_file_descriptor_protos(typed_struct::files()).expect("INVARIANT: TypedStruct needs only Struct");
     pool.decode_file_descriptor_set(PORTOLAN).expect("INVARIANT: our embedded descriptors fit Envoy's");
     pool
 });

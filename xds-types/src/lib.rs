@@ -5,6 +5,7 @@
 //! | [`descriptors`] | the descriptor pool of all of them, built once |
 //! | [`type_url`] | the resource types of xDS and their type URLs |
 //! | [`any`] | packing and unpacking `Any`, `TypedStruct` |
+//! | [`canonical`] | one encoding for one message |
 //! | [`text`] | YAML and JSON to messages and back, with positions |
 //! | [`resource`] | the text form `{kind, name, labels, spec}` of our own objects |
 //! | [`rules`] | the generic validator for `validate.rules` |
@@ -14,13 +15,16 @@
 //! `control-plane` translate them.
 
 pub mod any;
+pub mod canonical;
 pub mod descriptors;
 pub mod redact;
 pub mod resource;
 pub mod rules;
 pub mod text;
 pub mod type_url;
+pub mod typed_struct;
 
+pub use descriptors::pool;
 pub use envoy_types::pb::{cel, envoy, google, ratelimit, udpa, validate, xds};
 pub use generated::portolan;
 pub use type_url::ResourceType;

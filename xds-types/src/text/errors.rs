@@ -40,6 +40,16 @@ impl Errors {
         self.list.is_empty()
     }
 
+    /// How many errors there are, those that are only counted included.
+    pub fn count(&self) -> usize {
+        self.list.len() + self.omitted
+    }
+
+    /// Whether further errors are only counted.
+    pub(crate) fn is_full(&self) -> bool {
+        self.list.len() >= MAX_ERRORS
+    }
+
     /// Adds one.
     pub fn push(&mut self, path: String, message: String, place: Option<Place>) {
         if self.list.len() < MAX_ERRORS {
@@ -47,6 +57,19 @@ impl Errors {
         } else {
             self.omitted += 1;
         }
+    }
+
+    /// Adds those of another list about the same text.
+    pub(crate) fn extend(&mut self, more: Self) {
+        for Error { path, message, place } in more.list {
+            self.push(path, message, place);
+        }
+        self.omitted += more.omitted;
+    }
+
+    /// Puts them in the order of the text.
+    pub(crate) fn sort(&mut self) {
+        self.list.sort_by_key(|e| e.place);
     }
 
     /// One line for each error, as `Display` prints them.
