@@ -1,7 +1,8 @@
 //! Why a request takes the route it takes, in words: for the admin endpoint and the command-line tool.
 
-use super::{RouteQuery, RouteTable, is_grpc, matched_path};
+use super::{RouteQuery, RouteTable, matched_path};
 use crate::config::{PathMatch, RouteMatch};
+use crate::headers::format::is_grpc;
 use crate::matcher::{HeaderMatcher, HeaderRule, QueryMatcher, StringMatcher, StringPattern};
 
 /// The way to a route.

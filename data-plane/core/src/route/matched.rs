@@ -133,11 +133,11 @@ impl<'a> Matched<'a> {
         if old.is_empty() {
             return;
         }
-        if self.forward().is_some_and(|forward| forward.append_x_forwarded_host) {
-            append_forwarded_host(head, &old);
-        }
         if keep_original {
             head.headers.set(ORIGINAL_HOST, old.as_bytes());
+        }
+        if self.forward().is_some_and(|forward| forward.append_x_forwarded_host) {
+            append_forwarded_host(head, &old);
         }
     }
 

@@ -19,6 +19,7 @@ use crate::config::{
     Action, ClusterChoice, Redirect, RequireTls, Route, RouteConfig, RouteMatch, VirtualHost,
     WeightedClusters,
 };
+use crate::headers::format::is_grpc;
 use crate::headers::{HeaderId, RequestHead};
 use crate::matcher::Runtime;
 use hosts::HostIndex;
@@ -165,14 +166,6 @@ impl RouteQuery<'_> {
         }
         0
     }
-}
-
-/// Whether the content type is gRPC's: `application/grpc` or `application/grpc+..`; grpc-web is not.
-fn is_grpc(head: &RequestHead) -> bool {
-    head.headers
-        .get_id(HeaderId::ContentType)
-        .and_then(|value| value.strip_prefix(b"application/grpc"))
-        .is_some_and(|rest| matches!(rest.first(), None | Some(b'+')))
 }
 
 /// The answer to plaintext requests of virtual hosts that require TLS.
