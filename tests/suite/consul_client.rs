@@ -1,7 +1,7 @@
 //! The Consul client against a real agent.
 
 use bytes::Bytes;
-use control_plane::source::consul::client::{Client, Options};
+use control_plane::source::consul::client::{Client, Operation, Options};
 use e2e::store::Consul;
 use std::time::Duration;
 
@@ -23,14 +23,21 @@ async fn keys_are_written_by_compare_and_set_and_watched_from_an_empty_store() {
         async move { client.keys_below("portolan/", empty.index).await }
     });
     let key = "portolan/v1/config/route/a b";
-    assert!(client.put(key, Bytes::from_static(b"\x00\xff"), Some(0)).await.unwrap());
-    assert!(!client.put(key, Bytes::from_static(b"x"), Some(0)).await.unwrap(), "it exists");
+    let write = |value: Option<&'static [u8]>, expected| Operation {
+        key: key.to_owned(),
+        value: value.map(Bytes::from_static),
+        expected,
+    };
+    let index = client.transact(&[write(Some(b"\x00\xff"), Some(0))]).await.unwrap().unwrap()[0];
+    let again = client.transact(&[write(Some(b"x"), None), write(Some(b"y"), Some(0))]).await.unwrap();
+    assert_eq!(again, Err(1), "it exists, so neither is written");
     let seen = watch.await.unwrap().unwrap();
     assert_eq!(seen.value.len(), 1, "the watch wakes with the key");
     assert_eq!((seen.value[0].key.as_str(), &seen.value[0].value[..]), (key, &b"\x00\xff"[..]));
+    assert_eq!(seen.value[0].modify_index, index);
     assert!(seen.index > empty.index);
-    assert!(!client.delete(key, Some(seen.value[0].modify_index + 1)).await.unwrap(), "changed since");
-    assert!(client.delete(key, Some(seen.value[0].modify_index)).await.unwrap());
+    assert_eq!(client.transact(&[write(None, Some(index + 1))]).await.unwrap(), Err(0), "changed since");
+    assert_eq!(client.transact(&[write(None, Some(index))]).await.unwrap(), Ok(vec![0]));
     assert!(client.keys_below("portolan/", 0).await.unwrap().value.is_empty());
 }
 

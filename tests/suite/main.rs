@@ -4,3 +4,4 @@
 
 mod consul_client;
 mod peers;
+mod sources;

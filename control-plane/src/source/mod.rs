@@ -28,6 +28,8 @@ pub fn channel() -> (Sender, Receiver) {
 
 pub mod consul;
 pub mod embedded;
+pub mod etcd;
+pub mod file;
 pub mod keys;
 pub mod retry;
 pub mod store;

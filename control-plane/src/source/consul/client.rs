@@ -136,6 +136,30 @@ pub struct Pair {
     pub modify_index: u64,
 }
 
+/// A write of one key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Operation {
+    /// The whole key.
+    pub key: String,
+    /// Its new bytes; `None` deletes it.
+    pub value: Option<Bytes>,
+    /// Only if its `modify_index` is this; 0: only if it does not exist. `None`: in any case.
+    pub expected: Option<u64>,
+}
+
+impl Operation {
+    fn to_json(&self) -> serde_json::Value {
+        let verb = match (&self.value, self.expected) {
+            (Some(_), None) => "set",
+            (Some(_), Some(_)) => "cas",
+            (None, None) => "delete",
+            (None, Some(_)) => "delete-cas",
+        };
+        let value = self.value.as_ref().map(|v| base64::engine::general_purpose::STANDARD.encode(v));
+        serde_json::json!({"KV": {"Verb": verb, "Key": self.key, "Value": value, "Index": self.expected.unwrap_or(0)}})
+    }
+}
+
 /// An instance as `/v1/health/service` tells it.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -324,27 +348,50 @@ impl Client {
         Ok(Indexed { index, value })
     }
 
-    /// Writes a key if its `modify_index` is still `cas` (0: if it does not exist); `None` writes in any case.
-    /// Answers whether it was written.
+    /// Applies all operations (64 at most) or none. Answers the keys' new `modify_index`, 0 for deleted ones; or
+    /// the position of an operation whose condition did not hold.
     ///
     /// # Errors
     /// See [`Error`].
-    pub async fn put(&self, key: &str, value: Bytes, cas: Option<u64>) -> Result<bool, Error> {
-        let path = format!("/v1/kv/{}", utf8_percent_encode(key, KEY));
-        let query = cas.map(|index| format!("&cas={index}")).unwrap_or_default();
-        let answer = self.call(Method::PUT, &path, &query, value, DEADLINE).await?;
-        decode(&path, &answer.success(&path)?.body)
-    }
-
-    /// Deletes a key under the same condition as [`Client::put`].
-    ///
-    /// # Errors
-    /// See [`Error`].
-    pub async fn delete(&self, key: &str, cas: Option<u64>) -> Result<bool, Error> {
-        let path = format!("/v1/kv/{}", utf8_percent_encode(key, KEY));
-        let query = cas.map(|index| format!("&cas={index}")).unwrap_or_default();
-        let answer = self.call(Method::DELETE, &path, &query, Bytes::new(), DEADLINE).await?;
-        decode(&path, &answer.success(&path)?.body)
+    pub async fn transact(&self, operations: &[Operation]) -> Result<Result<Vec<u64>, usize>, Error> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "PascalCase")]
+        struct Outcome {
+            #[serde(default, deserialize_with = "null_as_default")]
+            results: Vec<Done>,
+            #[serde(default, deserialize_with = "null_as_default")]
+            errors: Vec<Failed>,
+        }
+        #[derive(Deserialize)]
+        struct Done {
+            #[serde(rename = "KV")]
+            kv: DoneKey,
+        }
+        #[derive(Deserialize)]
+        #[serde(rename_all = "PascalCase")]
+        struct DoneKey {
+            key: String,
+            modify_index: u64,
+        }
+        #[derive(Deserialize)]
+        #[serde(rename_all = "PascalCase")]
+        struct Failed {
+            op_index: usize,
+        }
+        let path = "/v1/txn";
+        let body: Vec<_> = operations.iter().map(Operation::to_json).collect();
+        let body = serde_json::Value::from(body).to_string().into();
+        let answer = self.call(Method::PUT, path, "", body, DEADLINE).await?;
+        if answer.status == StatusCode::CONFLICT {
+            let outcome: Outcome = decode(path, &answer.body)?;
+            return Ok(Err(outcome.errors.first().map_or(0, |e| e.op_index)));
+        }
+        let outcome: Outcome = decode(path, &answer.success(path)?.body)?;
+        let index = |o: &Operation| {
+            let done = outcome.results.iter().find(|d| d.kv.key == o.key && o.value.is_some());
+            done.map_or(0, |d| d.kv.modify_index)
+        };
+        Ok(Ok(operations.iter().map(index).collect()))
     }
 
     /// Registers an instance on the agent.
@@ -361,8 +408,11 @@ impl Client {
     /// Removes an instance from the agent.
     ///
     /// # Errors
-    /// See [`Error`]; an unknown instance is `Refused` with 404 (500 before Consul 1.11).
+    /// See [`Error`]; an unknown instance is `Refused` with 404.
     pub async fn deregister(&self, id: &str) -> Result<(), Error> {
+        // Consul before 1.11 answers 200 for an unknown one.
+        let path = format!("/v1/agent/service/{}", utf8_percent_encode(id, SEGMENT));
+        self.call(Method::GET, &path, "", Bytes::new(), DEADLINE).await?.success(&path)?;
         let path = format!("/v1/agent/service/deregister/{}", utf8_percent_encode(id, SEGMENT));
         self.call(Method::PUT, &path, "", Bytes::new(), DEADLINE).await?.success(&path).map(drop)
     }

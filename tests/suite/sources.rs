@@ -1,0 +1,226 @@
+//! What sources tell of real stores: changes, expiry, losses, compaction.
+
+use control_plane::model::{
+    Event, Health, Instance, InstanceId, Kind, ObjectKey, ObjectName, ServiceName, SourceId,
+};
+use control_plane::source::consul::client::{Client, Options as ConsulOptions};
+use control_plane::source::consul::{Consul, Use};
+use control_plane::source::etcd::{Etcd, Options};
+use control_plane::source::store::{Store, StoreError, Write};
+use e2e::eventually::PATIENCE;
+use e2e::store;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+/// A source being watched, and what it has told, folded together.
+struct Watched {
+    store: Arc<dyn Store>,
+    events: control_plane::source::Receiver,
+    instances: BTreeMap<String, Health>,
+    objects: BTreeMap<String, u64>,
+    resyncs: usize,
+    _stop: DropGuard,
+}
+
+impl Watched {
+    fn new(store: impl Store + 'static) -> Self {
+        let store: Arc<dyn Store> = Arc::new(store);
+        let (tx, events) = control_plane::source::channel();
+        let stop = CancellationToken::new();
+        tokio::spawn({
+            let (store, stop) = (Arc::clone(&store), stop.clone());
+            async move { store.watch(tx, stop).await }
+        });
+        let (instances, objects) = Default::default();
+        Self { store, events, instances, objects, resyncs: 0, _stop: stop.drop_guard() }
+    }
+
+    fn fold(&mut self, event: Event) {
+        match event {
+            Event::Resync { held, .. } => {
+                self.resyncs += 1;
+                self.instances = held.instances.iter().map(|i| (i.id.to_string(), i.health)).collect();
+                self.objects = held.objects.iter().map(|o| (o.key.to_string(), o.revision)).collect();
+            }
+            Event::UpsertInstance { instance, .. } => {
+                self.instances.insert(instance.id.to_string(), instance.health);
+            }
+            Event::RemoveInstance { id, .. } => {
+                self.instances.remove(id.as_str());
+            }
+            // These tests have one service only.
+            Event::ReplaceService { instances, .. } => {
+                self.instances = instances.iter().map(|i| (i.id.to_string(), i.health)).collect();
+            }
+            Event::UpsertObject { object, .. } => {
+                self.objects.insert(object.key.to_string(), object.revision);
+            }
+            Event::RemoveObject { key, .. } => {
+                self.objects.remove(&key.to_string());
+            }
+            Event::Restore { .. } => panic!("sources do not restore"),
+        }
+    }
+
+    async fn until(&mut self, what: &str, holds: impl Fn(&Self) -> bool) {
+        while !holds(self) {
+            match tokio::time::timeout(PATIENCE, self.events.recv()).await {
+                Ok(Some(event)) => self.fold(event),
+                _ => panic!("{what}: not told; instances {:?}, objects {:?}", self.instances, self.objects),
+            }
+        }
+    }
+}
+
+fn service() -> ServiceName {
+    ServiceName::new("web").unwrap()
+}
+
+fn instance(id: &str) -> Instance {
+    let mut instance = Instance::at(service(), "127.0.0.1:80".parse().unwrap()).unwrap();
+    instance.id = InstanceId::new(id).unwrap();
+    instance
+}
+
+fn put(name: &str, expected: Option<u64>) -> Write {
+    let key = ObjectKey::new(Kind::Service, ObjectName::new(name).unwrap());
+    Write { key, text: Some(format!(r#"{{"kind": "Service", "name": "{name}", "spec": {{}}}}"#)), expected }
+}
+
+fn etcd_source(etcd: &store::Etcd) -> Watched {
+    let endpoints = vec![format!("http://{}", etcd.endpoint())];
+    Watched::new(
+        Etcd::new(SourceId::new(0, "etcd"), Options { endpoints, user: None, ca_file: None }).unwrap(),
+    )
+}
+
+fn consul_source(consul: &store::Consul) -> Watched {
+    let url = format!("http://{}", consul.endpoint()).parse().unwrap();
+    let options = ConsulOptions { url, token: None, ca_file: None, datacenter: None };
+    let uses = Use { services: true, config: true };
+    Watched::new(Consul::new(SourceId::new(0, "consul"), Client::new(options).unwrap(), uses))
+}
+
+/// What every writable store does alike.
+async fn behaves_as_a_store(watched: &mut Watched) {
+    watched.until("the first list", |w| w.resyncs == 1).await;
+    let revision = watched.store.write(vec![put("a", Some(0)), put("b", None)]).await.unwrap()[0];
+    watched.until("both objects", |w| w.objects.len() == 2).await;
+    assert_eq!(
+        watched.objects["Service/a"], revision,
+        "the revision told is the one that compare-and-set takes"
+    );
+    let stale = watched.store.write(vec![put("c", None), put("a", Some(0))]).await.unwrap_err();
+    assert!(matches!(&stale, StoreError::Conflict(key) if key.name.as_str() == "a"), "{stale}");
+    let delete = Write { text: None, ..put("a", Some(revision)) };
+    assert_eq!(watched.store.write(vec![delete]).await.unwrap(), [0]);
+    watched.until("the deletion", |w| !w.objects.contains_key("Service/a")).await;
+    assert!(!watched.objects.contains_key("Service/c"), "a refused batch writes nothing");
+
+    watched.store.register(instance("one"), None).await.unwrap();
+    watched.store.register(instance("two"), Some(Duration::from_secs(3))).await.unwrap();
+    watched.until("both instances", |w| w.instances.len() == 2).await;
+    let id = |id: &str| InstanceId::new(id).unwrap();
+    watched.store.renew(service(), id("two")).await.unwrap();
+    watched
+        .until("expiry of the one that is not renewed", |w| {
+            w.instances.get("two").is_none_or(|health| *health == Health::Unhealthy)
+        })
+        .await;
+    watched.store.deregister(service(), id("one")).await.unwrap();
+    watched.until("deregistration", |w| !w.instances.contains_key("one")).await;
+    for gone in [
+        watched.store.renew(service(), id("one")).await.map(drop),
+        watched.store.deregister(service(), id("one")).await,
+    ] {
+        assert!(matches!(gone, Err(StoreError::NoInstance { .. })), "{gone:?}");
+    }
+}
+
+#[tokio::test]
+async fn etcd_behaves_as_a_store() {
+    for version in ["etcd-3.4", "etcd"] {
+        let etcd = store::Etcd::start_version(version).await.unwrap();
+        behaves_as_a_store(&mut etcd_source(&etcd)).await;
+    }
+}
+
+#[tokio::test]
+async fn consul_behaves_as_a_store() {
+    let consul = store::Consul::start().await.unwrap();
+    behaves_as_a_store(&mut consul_source(&consul)).await;
+}
+
+#[tokio::test]
+async fn etcd_lost_and_compacted_meanwhile_is_listed_again_and_nothing_vanishes_before() {
+    let mut etcd = store::Etcd::start().await.unwrap();
+    let mut watched = etcd_source(&etcd);
+    watched.until("the first list", |w| w.resyncs == 1).await;
+    watched.store.write(vec![put("stays", None), put("goes", None)]).await.unwrap();
+    watched.until("both objects", |w| w.objects.len() == 2).await;
+
+    etcd.kill();
+    let away = watched.store.write(vec![put("x", None)]).await.unwrap_err();
+    assert!(matches!(away, StoreError::Unavailable { .. }), "{away}");
+    etcd.restart().await.unwrap();
+    let mut client = etcd_client::Client::connect([etcd.endpoint()], None).await.unwrap();
+    client.delete("/portolan/v1/config/service/goes", None).await.unwrap();
+    let answer = client
+        .put("/portolan/v1/config/service/new", r#"{"kind": "Service", "name": "new"}"#, None)
+        .await
+        .unwrap();
+    client.compact(answer.header().unwrap().revision(), None).await.unwrap();
+    watched
+        .until("the state after the loss", |w| {
+            w.objects.contains_key("Service/new") && !w.objects.contains_key("Service/goes")
+        })
+        .await;
+    assert!(watched.objects.contains_key("Service/stays"));
+}
+
+#[tokio::test]
+async fn more_keys_than_fit_one_answer_are_all_listed() {
+    let etcd = store::Etcd::start().await.unwrap();
+    let mut client = etcd_client::Client::connect([etcd.endpoint()], None).await.unwrap();
+    for i in 0..1201 {
+        let key = format!("/portolan/v1/instances/web/i{i}");
+        client.put(key, r#"{"address": "10.0.0.1", "port": 80}"#, None).await.unwrap();
+    }
+    let mut watched = etcd_source(&etcd);
+    watched.until("the first list", |w| w.resyncs == 1).await;
+    assert_eq!(watched.instances.len(), 1201);
+}
+
+#[tokio::test]
+async fn a_failed_consul_check_is_told_and_its_recovery_too() {
+    let consul = store::Consul::start().await.unwrap();
+    consul.register("web", "web-1", 80, Duration::from_secs(600)).await.unwrap();
+    let mut watched = consul_source(&consul);
+    watched.until("the instance", |w| w.instances.get("t/web-1") == Some(&Health::Healthy)).await;
+    consul.check("web-1", "fail").await.unwrap();
+    watched.until("the failure", |w| w.instances.get("t/web-1") == Some(&Health::Unhealthy)).await;
+    consul.check("web-1", "pass").await.unwrap();
+    watched.until("the recovery", |w| w.instances.get("t/web-1") == Some(&Health::Healthy)).await;
+    consul.register("web", "web-2", 80, Duration::from_secs(600)).await.unwrap();
+    watched.until("a second instance", |w| w.instances.len() == 2).await;
+    consul.deregister("web-1").await.unwrap();
+    consul.deregister("web-2").await.unwrap();
+    watched.until("that the service is gone", |w| w.instances.is_empty()).await;
+}
+
+#[tokio::test]
+async fn a_consul_that_comes_back_with_lower_indexes_is_followed_again() {
+    let mut consul = store::Consul::start().await.unwrap();
+    let mut watched = consul_source(&consul);
+    watched.until("the first list", |w| w.resyncs == 1).await;
+    for i in 0..20 {
+        watched.store.write(vec![put(&format!("o{i}"), None)]).await.unwrap();
+    }
+    watched.until("the objects", |w| w.objects.len() == 20).await;
+    consul.kill();
+    consul.restart().await.unwrap();
+    consul.register("web", "web-1", 80, Duration::from_secs(600)).await.unwrap();
+    watched.until("the new state", |w| w.instances.len() == 1 && w.objects.is_empty()).await;
+}
