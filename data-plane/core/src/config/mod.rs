@@ -27,4 +27,4 @@ pub use route::{
     PathRewrite, Redirect, RedirectPath, RequireTls, Route, RouteConfig, RouteMatch, RuntimeFraction,
     VirtualHost, WeightedClusters,
 };
-pub use source::{ConfigSource, GrpcSource, GrpcTarget, TransportApi};
+pub use source::{ConfigSource, GrpcSource, GrpcTarget, TransportApi, f64Bits};

@@ -11,8 +11,37 @@
 //! Translators record every rejection and go on with a stand-in value, so that all errors are reported at once; the
 //! entries of this module turn any rejection into [`Rejected`]. They also run the API's own `validate.rules` first.
 
+#![expect(deprecated, reason = "deprecated fields are decided upon like all others")]
+
+mod accesslog;
+mod action;
+mod address;
+mod bootstrap;
+mod chain;
+mod cluster;
+mod data;
+mod dns;
+mod duration;
+mod edits;
+mod endpoint;
+mod extension;
+mod field;
+mod filters;
+mod format;
+mod fraction;
+mod http;
+mod lb;
+mod listener;
+mod matcher;
+mod protocol;
+mod route;
+mod runtime;
+mod source;
+mod upstream_http;
+
 use crate::config;
 use crate::path::{Diagnostics, Path, Rejected};
+use prost::{Message, Name};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use xds_types::envoy::config::{
@@ -20,6 +49,8 @@ use xds_types::envoy::config::{
     listener::v3 as listener_proto, route::v3 as route_proto,
 };
 use xds_types::google::protobuf::Any;
+use xds_types::rules;
+use xds_types::type_url::ResourceType;
 
 /// Reads what a `DataSource` points at.
 pub trait DataLoader {
@@ -74,16 +105,27 @@ impl<'a> Options<'a> {
 pub struct Sources {
     /// The bootstrap has an `ads_config`.
     pub ads: bool,
-    /// Static clusters, by which management servers are reached.
+    /// Static clusters by which management servers may be reached: all but those that get their own endpoints
+    /// from a management server.
     pub clusters: BTreeSet<Box<str>>,
+    /// How names are resolved where a cluster does not say.
+    pub dns: config::DnsResolver,
 }
 
 impl Sources {
     /// What `bootstrap` offers.
     pub fn of(bootstrap: &config::Bootstrap) -> Self {
+        use config::{ConfigSource, Discovery};
+        let by_server = |cluster: &config::Cluster| {
+            matches!(
+                &cluster.discovery,
+                Discovery::Eds { source: ConfigSource::Ads { .. } | ConfigSource::Grpc { .. }, .. }
+            )
+        };
         Self {
             ads: bootstrap.dynamic.ads.is_some(),
-            clusters: bootstrap.clusters.iter().map(|c| c.name.clone()).collect(),
+            clusters: bootstrap.clusters.iter().filter(|c| !by_server(c)).map(|c| c.name.clone()).collect(),
+            dns: bootstrap.dns.clone(),
         }
     }
 }
@@ -123,8 +165,7 @@ pub fn bootstrap(
     d: &mut Diagnostics,
     options: &Options<'_>,
 ) -> Result<config::Bootstrap, Rejected> {
-    let _ = (proto, options);
-    Err(d.reject(at, "being built"))
+    checked(proto, at, d, |proto, at, d| bootstrap::bootstrap(proto, at, d, options.data))
 }
 
 /// A listener.
@@ -137,8 +178,7 @@ pub fn listener(
     d: &mut Diagnostics,
     options: &Options<'_>,
 ) -> Result<config::Listener, Rejected> {
-    let _ = (proto, options);
-    Err(d.reject(at, "being built"))
+    checked(proto, at, d, |proto, at, d| listener::listener(proto, at, d, options))
 }
 
 /// A cluster.
@@ -151,8 +191,7 @@ pub fn cluster(
     d: &mut Diagnostics,
     options: &Options<'_>,
 ) -> Result<config::Cluster, Rejected> {
-    let _ = (proto, options);
-    Err(d.reject(at, "being built"))
+    checked(proto, at, d, |proto, at, d| cluster::cluster(proto, at, d, options))
 }
 
 /// A route configuration received by RDS: its clusters are checked only if it asks for it.
@@ -165,8 +204,9 @@ pub fn route_config(
     d: &mut Diagnostics,
     options: &Options<'_>,
 ) -> Result<config::RouteConfig, Rejected> {
-    let _ = (proto, options);
-    Err(d.reject(at, "being built"))
+    checked(proto, at, d, |proto, at, d| {
+        route::config(proto, route::ValidateClusters::IfAsked, at, d, options)
+    })
 }
 
 /// A set of endpoints received by EDS.
@@ -177,25 +217,50 @@ pub fn assignment(
     proto: endpoint_proto::ClusterLoadAssignment,
     at: &Path<'_>,
     d: &mut Diagnostics,
-    options: &Options<'_>,
 ) -> Result<config::Assignment, Rejected> {
-    let _ = (proto, options);
-    Err(d.reject(at, "being built"))
+    checked(proto, at, d, |proto, at, d| endpoint::assignment(proto, endpoint::Hosts::Addresses, at, d))
 }
 
-/// A packed resource of the type `type_url`.
+/// A packed resource of type `kind`.
 ///
 /// # Errors
 /// It is of another type, does not decode, or something in it was rejected; `d` says what.
 pub fn resource(
-    type_url: &str,
+    kind: ResourceType,
     packed: &Any,
     at: &Path<'_>,
     d: &mut Diagnostics,
     options: &Options<'_>,
 ) -> Result<Resource, Rejected> {
-    let _ = (type_url, packed, options);
-    Err(d.reject(at, "being built"))
+    match kind {
+        ResourceType::Listener => {
+            listener(extension::open(packed, at, d)?, at, d, options).map(|l| Resource::Listener(Arc::new(l)))
+        }
+        ResourceType::Cluster => {
+            cluster(extension::open(packed, at, d)?, at, d, options).map(|c| Resource::Cluster(Arc::new(c)))
+        }
+        ResourceType::RouteConfiguration => route_config(extension::open(packed, at, d)?, at, d, options)
+            .map(|r| Resource::RouteConfig(Arc::new(r))),
+        ResourceType::ClusterLoadAssignment => {
+            assignment(extension::open(packed, at, d)?, at, d).map(|a| Resource::Assignment(Arc::new(a)))
+        }
+        other => Err(d.reject(at, format_args!("{other} resources are not supported"))),
+    }
+}
+
+/// Runs the API's rules, then `translate`; anything rejected on the way makes it an error.
+fn checked<P: Message + Name, T>(
+    proto: P,
+    at: &Path<'_>,
+    d: &mut Diagnostics,
+    translate: impl FnOnce(P, &Path<'_>, &mut Diagnostics) -> Result<T, Rejected>,
+) -> Result<T, Rejected> {
+    let before = d.rejections();
+    for rules::Violation { path, message } in rules::check(&proto) {
+        d.reject_below(at, &path, message);
+    }
+    let translated = translate(proto, at, d);
+    if d.rejections() > before { Err(Rejected) } else { translated }
 }
 
 /// What the command line says over the bootstrap's text.

@@ -1,0 +1,423 @@
+//! What routes do: forward, redirect, answer directly.
+
+use super::edits::{self, Direction};
+use super::field::{self, ignored, required, unsupported};
+use super::route::Scope;
+use super::{data, duration, filters, format, matcher};
+use crate::config::{
+    AccessLogFormat, ClusterChoice, ClusterWeight, DirectResponse, Forward, HostRewrite, PathRewrite,
+    Redirect, RedirectPath, WeightedClusters,
+};
+use crate::headers::format::Format;
+use crate::path::{Diagnostics, Path, Rejected};
+use std::time::Duration;
+use xds_types::envoy::config::core::v3::{RoutingPriority, SubstitutionFormatString};
+use xds_types::envoy::config::route::v3 as proto;
+use xds_types::envoy::config::route::v3::redirect_action::{
+    PathRewriteSpecifier, RedirectResponseCode, SchemeRewriteSpecifier,
+};
+use xds_types::envoy::config::route::v3::route_action::{
+    ClusterNotFoundResponseCode, ClusterSpecifier, HostRewriteSpecifier, InternalRedirectAction,
+    MaxStreamDuration,
+};
+use xds_types::envoy::config::route::v3::weighted_cluster::cluster_weight::HostRewriteSpecifier as WeightHostRewrite;
+use xds_types::envoy::config::route::v3::weighted_cluster::{
+    ClusterWeight as ProtoWeight, RandomValueSpecifier,
+};
+use xds_types::envoy::r#type::matcher::v3::RegexMatchAndSubstitute;
+
+/// Envoy's default of a route's `timeout`.
+const TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Sending to a cluster.
+pub(super) fn forward(
+    proto: proto::RouteAction,
+    at: &Path<'_>,
+    d: &mut Diagnostics,
+    scope: Scope<'_>,
+) -> Result<Forward, Rejected> {
+    let proto::RouteAction {
+        cluster_not_found_response_code,
+        metadata_match,
+        prefix_rewrite,
+        regex_rewrite,
+        path_rewrite_policy,
+        path_rewrite,
+        append_x_forwarded_host,
+        timeout,
+        idle_timeout,
+        flush_timeout,
+        early_data_policy,
+        retry_policy,
+        retry_policy_typed_config,
+        request_mirror_policies,
+        priority,
+        rate_limits,
+        include_vh_rate_limits,
+        hash_policy,
+        cors,
+        max_grpc_timeout,
+        grpc_timeout_offset,
+        upgrade_configs,
+        internal_redirect_policy,
+        internal_redirect_action,
+        max_internal_redirects,
+        hedge_policy,
+        max_stream_duration,
+        cluster_specifier,
+        host_rewrite_specifier,
+    } = proto;
+    unsupported!(d, at, "subset balancing is not built yet"; metadata_match);
+    unsupported!(d, at, "retries are not built yet"; retry_policy, retry_policy_typed_config, hedge_policy);
+    unsupported!(d, at, "mirroring is not built yet"; request_mirror_policies);
+    unsupported!(d, at, "upgrades are not built yet"; upgrade_configs);
+    unsupported!(d, at, "no balancer that hashes is built yet"; hash_policy);
+    unsupported!(d, at, "internal redirects are not built yet"; internal_redirect_policy, max_internal_redirects);
+    unsupported!(d, at; path_rewrite_policy, path_rewrite, rate_limits, include_vh_rate_limits = false, cors);
+    ignored!(d, at, "idle_timeout bounds flushing too"; flush_timeout);
+    ignored!(d, at, "early data is never accepted"; early_data_policy);
+    let redirects_at = at.field("internal_redirect_action");
+    if let Ok(InternalRedirectAction::HandleInternalRedirect) =
+        field::variant(internal_redirect_action, &redirects_at, d)
+    {
+        d.reject(&redirects_at, "internal redirects are not built yet");
+    }
+    let cluster = cluster_choice(cluster_specifier, at, d, scope);
+    let path_rewrite = path_rewrite_of(prefix_rewrite, regex_rewrite, at, d);
+    let host_rewrite = host_rewrite(host_rewrite_specifier, at, d);
+    let idle_at = at.field("idle_timeout");
+    let timeout = match max_stream_duration {
+        None => duration::limit(timeout, Some(TIMEOUT), &at.field("timeout"), d),
+        // Measured on Envoy 1.40: the message turns the timeout off, whatever it holds.
+        Some(_) => {
+            ignored!(d, at, "max_stream_duration takes its place"; timeout);
+            None
+        }
+    };
+    let stream = StreamDurations { max_stream_duration, max_grpc_timeout, grpc_timeout_offset }.read(at, d);
+    Ok(Forward {
+        cluster_not_found_status: match field::variant(
+            cluster_not_found_response_code,
+            &at.field("cluster_not_found_response_code"),
+            d,
+        )? {
+            ClusterNotFoundResponseCode::ServiceUnavailable => 503,
+            ClusterNotFoundResponseCode::NotFound => 404,
+            ClusterNotFoundResponseCode::InternalServerError => 500,
+        },
+        append_x_forwarded_host,
+        timeout,
+        idle_timeout: duration::read(idle_timeout, &idle_at, d).map(|t| Some(t).filter(|t| !t.is_zero())),
+        max_stream_duration: stream.max,
+        grpc_timeout_header_max: stream.grpc_max,
+        grpc_timeout_header_offset: stream.grpc_offset,
+        high_priority: priority_is_high(priority, &at.field("priority"), d)?,
+        cluster: cluster?,
+        path_rewrite: path_rewrite?,
+        host_rewrite: host_rewrite?,
+    })
+}
+
+/// Whether a priority is the high one of the two.
+pub(super) fn priority_is_high(value: i32, at: &Path<'_>, d: &mut Diagnostics) -> Result<bool, Rejected> {
+    Ok(match field::variant(value, at, d)? {
+        RoutingPriority::Default => false,
+        RoutingPriority::High => true,
+    })
+}
+
+/// `max_stream_duration` and the two deprecated fields it took over.
+struct StreamDurations {
+    max_stream_duration: Option<MaxStreamDuration>,
+    max_grpc_timeout: Option<xds_types::google::protobuf::Duration>,
+    grpc_timeout_offset: Option<xds_types::google::protobuf::Duration>,
+}
+
+#[derive(Default)]
+struct StreamLimits {
+    max: Option<Duration>,
+    grpc_max: Option<Duration>,
+    grpc_offset: Duration,
+}
+
+impl StreamDurations {
+    fn read(self, at: &Path<'_>, d: &mut Diagnostics) -> StreamLimits {
+        let Self { max_stream_duration, max_grpc_timeout, grpc_timeout_offset } = self;
+        let old_max = duration::read(max_grpc_timeout, &at.field("max_grpc_timeout"), d);
+        let old_offset =
+            duration::or(grpc_timeout_offset, Duration::ZERO, &at.field("grpc_timeout_offset"), d);
+        let Some(proto) = max_stream_duration else {
+            return StreamLimits { max: None, grpc_max: old_max, grpc_offset: old_offset };
+        };
+        ignored!(d, at, "max_stream_duration takes its place"; max_grpc_timeout, grpc_timeout_offset);
+        let MaxStreamDuration { max_stream_duration, grpc_timeout_header_max, grpc_timeout_header_offset } =
+            proto;
+        let at = at.field("max_stream_duration");
+        StreamLimits {
+            max: duration::read(max_stream_duration, &at.field("max_stream_duration"), d),
+            grpc_max: duration::read(grpc_timeout_header_max, &at.field("grpc_timeout_header_max"), d),
+            grpc_offset: duration::or(
+                grpc_timeout_header_offset,
+                Duration::ZERO,
+                &at.field("grpc_timeout_header_offset"),
+                d,
+            ),
+        }
+    }
+}
+
+fn cluster_choice(
+    proto: Option<ClusterSpecifier>,
+    at: &Path<'_>,
+    d: &mut Diagnostics,
+    scope: Scope<'_>,
+) -> Result<ClusterChoice, Rejected> {
+    match proto {
+        Some(ClusterSpecifier::Cluster(name)) => {
+            Ok(ClusterChoice::Named(cluster(name, &at.field("cluster"), d, scope)))
+        }
+        Some(ClusterSpecifier::ClusterHeader(name)) => {
+            let at = at.field("cluster_header");
+            edits::name(&name, &at, d)?;
+            Ok(ClusterChoice::Header(name.to_ascii_lowercase().into()))
+        }
+        Some(ClusterSpecifier::WeightedClusters(proto)) => {
+            Ok(ClusterChoice::Weighted(weighted(proto, &at.field("weighted_clusters"), d, scope)?))
+        }
+        Some(ClusterSpecifier::ClusterSpecifierPlugin(_)) => {
+            Err(d.reject(&at.field("cluster_specifier_plugin"), "not supported"))
+        }
+        Some(ClusterSpecifier::InlineClusterSpecifierPlugin(_)) => {
+            Err(d.reject(&at.field("inline_cluster_specifier_plugin"), "not supported"))
+        }
+        None => Err(d.reject(at, "one of cluster, cluster_header, weighted_clusters is required")),
+    }
+}
+
+/// A cluster's name, checked where the route configuration wants that.
+fn cluster(name: String, at: &Path<'_>, d: &mut Diagnostics, scope: Scope<'_>) -> Box<str> {
+    if name.is_empty() {
+        d.reject(at, "is required");
+    } else if scope.validate_clusters && scope.options.clusters.is_some_and(|exists| !exists(&name)) {
+        d.reject(at, format_args!("unknown cluster {name:?}"));
+    }
+    name.into()
+}
+
+fn weighted(
+    proto: proto::WeightedCluster,
+    at: &Path<'_>,
+    d: &mut Diagnostics,
+    scope: Scope<'_>,
+) -> Result<WeightedClusters, Rejected> {
+    let proto::WeightedCluster { clusters, total_weight, runtime_key_prefix, random_value_specifier } = proto;
+    unsupported!(d, at, "runtime does not override weights"; runtime_key_prefix);
+    let random_value_header = match random_value_specifier {
+        Some(RandomValueSpecifier::HeaderName(name)) => {
+            edits::name(&name, &at.field("header_name"), d)?;
+            Some(name.to_ascii_lowercase().into())
+        }
+        Some(RandomValueSpecifier::UseHashPolicy(used)) if used.value => {
+            return Err(d.reject(&at.field("use_hash_policy"), "hash policies are not built yet"));
+        }
+        Some(RandomValueSpecifier::UseHashPolicy(_)) | None => None,
+    };
+    let clusters_at = at.field("clusters");
+    let before = d.rejections();
+    let clusters = field::each(clusters, &clusters_at, d, |proto, at, d| cluster_weight(proto, at, d, scope));
+    let sum: u64 = clusters.iter().map(|c| u64::from(c.weight)).sum();
+    let total = match u32::try_from(sum) {
+        Ok(0) if d.rejections() == before => {
+            return Err(d.reject(&clusters_at, "the sum of weights must be greater than 0"));
+        }
+        Ok(total) => total,
+        Err(_) => {
+            return Err(d.reject(&clusters_at, format_args!("the sum of weights {sum} exceeds {}", u32::MAX)));
+        }
+    };
+    ignored!(d, at, "deprecated: the weights' own sum is used"; total_weight = total);
+    Ok(WeightedClusters { clusters, total, random_value_header })
+}
+
+fn cluster_weight(
+    proto: ProtoWeight,
+    at: &Path<'_>,
+    d: &mut Diagnostics,
+    scope: Scope<'_>,
+) -> Result<ClusterWeight, Rejected> {
+    let ProtoWeight {
+        name,
+        cluster_header,
+        weight,
+        metadata_match,
+        request_headers_to_add,
+        request_headers_to_remove,
+        response_headers_to_add,
+        response_headers_to_remove,
+        typed_per_filter_config,
+        host_rewrite_specifier,
+    } = proto;
+    unsupported!(d, at, "not supported in weighted clusters"; cluster_header);
+    unsupported!(d, at, "subset balancing is not built yet"; metadata_match);
+    filters::per_route(typed_per_filter_config, at, d);
+    let host_rewrite = host_rewrite_specifier.map(|WeightHostRewrite::HostRewriteLiteral(host)| host.into());
+    Ok(ClusterWeight {
+        name: cluster(name, &at.field("name"), d, scope),
+        weight: required(weight, &at.field("weight"), d)?.value,
+        request_edits: edits::edits(
+            Direction::Request,
+            request_headers_to_add,
+            request_headers_to_remove,
+            at,
+            d,
+        ),
+        response_edits: edits::edits(
+            Direction::Response,
+            response_headers_to_add,
+            response_headers_to_remove,
+            at,
+            d,
+        ),
+        host_rewrite,
+    })
+}
+
+fn path_rewrite_of(
+    prefix: String,
+    regex: Option<RegexMatchAndSubstitute>,
+    at: &Path<'_>,
+    d: &mut Diagnostics,
+) -> Result<Option<PathRewrite>, Rejected> {
+    let regex_at = at.field("regex_rewrite");
+    match (prefix.is_empty(), regex) {
+        (true, None) => Ok(None),
+        (false, None) => Ok(Some(PathRewrite::Prefix(prefix.into()))),
+        (true, Some(proto)) => {
+            let (regex, substitution) = matcher::substitution(proto, &regex_at, d)?;
+            Ok(Some(PathRewrite::Regex(regex, substitution)))
+        }
+        (false, Some(_)) => Err(d.reject(&regex_at, "prefix_rewrite and regex_rewrite exclude each other")),
+    }
+}
+
+fn host_rewrite(
+    proto: Option<HostRewriteSpecifier>,
+    at: &Path<'_>,
+    d: &mut Diagnostics,
+) -> Result<Option<HostRewrite>, Rejected> {
+    Ok(match proto {
+        Some(HostRewriteSpecifier::HostRewriteLiteral(host)) => Some(HostRewrite::Literal(host.into())),
+        Some(HostRewriteSpecifier::AutoHostRewrite(auto)) => auto.value.then_some(HostRewrite::Auto),
+        Some(HostRewriteSpecifier::HostRewriteHeader(name)) => {
+            edits::name(&name, &at.field("host_rewrite_header"), d)?;
+            Some(HostRewrite::Header(name.to_ascii_lowercase().into()))
+        }
+        Some(HostRewriteSpecifier::HostRewritePathRegex(proto)) => {
+            let (regex, substitution) =
+                matcher::substitution(proto, &at.field("host_rewrite_path_regex"), d)?;
+            Some(HostRewrite::PathRegex(regex, substitution))
+        }
+        Some(HostRewriteSpecifier::HostRewrite(_)) => {
+            return Err(d.reject(
+                &at.field("host_rewrite"),
+                "formatted hosts are not supported: use host_rewrite_literal",
+            ));
+        }
+        None => None,
+    })
+}
+
+/// Answering with a redirect.
+pub(super) fn redirect(
+    proto: proto::RedirectAction,
+    at: &Path<'_>,
+    d: &mut Diagnostics,
+) -> Result<Redirect, Rejected> {
+    let proto::RedirectAction {
+        host_redirect,
+        port_redirect,
+        response_code,
+        strip_query,
+        scheme_rewrite_specifier,
+        path_rewrite_specifier,
+    } = proto;
+    let path = match path_rewrite_specifier {
+        Some(PathRewriteSpecifier::PathRedirect(path)) => Some(RedirectPath::Full(path.into())),
+        Some(PathRewriteSpecifier::PrefixRewrite(prefix)) => Some(RedirectPath::Prefix(prefix.into())),
+        Some(PathRewriteSpecifier::RegexRewrite(proto)) => {
+            let (regex, substitution) = matcher::substitution(proto, &at.field("regex_rewrite"), d)?;
+            Some(RedirectPath::Regex(regex, substitution))
+        }
+        Some(PathRewriteSpecifier::PathRewrite(_)) => {
+            return Err(d.reject(&at.field("path_rewrite"), "formatted paths are not supported"));
+        }
+        None => None,
+    };
+    Ok(Redirect {
+        scheme: match scheme_rewrite_specifier {
+            Some(SchemeRewriteSpecifier::HttpsRedirect(true)) => Some("https".into()),
+            Some(SchemeRewriteSpecifier::SchemeRedirect(scheme)) => Some(scheme.into()),
+            Some(SchemeRewriteSpecifier::HttpsRedirect(false)) | None => None,
+        },
+        host: Some(host_redirect).filter(|h| !h.is_empty()).map(Into::into),
+        port: match port_redirect {
+            0 => None,
+            port => Some(field::port(port, 0, &at.field("port_redirect"), d)?),
+        },
+        path,
+        status: match field::variant(response_code, &at.field("response_code"), d)? {
+            RedirectResponseCode::MovedPermanently => 301,
+            RedirectResponseCode::Found => 302,
+            RedirectResponseCode::SeeOther => 303,
+            RedirectResponseCode::TemporaryRedirect => 307,
+            RedirectResponseCode::PermanentRedirect => 308,
+        },
+        strip_query,
+    })
+}
+
+/// Answering as written.
+pub(super) fn direct(
+    proto: proto::DirectResponseAction,
+    at: &Path<'_>,
+    d: &mut Diagnostics,
+    scope: Scope<'_>,
+) -> Result<DirectResponse, Rejected> {
+    let proto::DirectResponseAction { status, body, body_format } = proto;
+    let status_at = at.field("status");
+    let status = match u16::try_from(status) {
+        Ok(code @ 200..=599) => code,
+        _ => return Err(d.reject(&status_at, format_args!("{status} is not a status, must be 200 to 599"))),
+    };
+    let body_at = at.field("body");
+    let body = match body {
+        Some(source) => data::bytes(source, &body_at, d, scope.options)?,
+        None => Vec::new(),
+    };
+    if body.len() > scope.max_body_bytes as usize {
+        let message = format!("has {} bytes, more than the {} allowed", body.len(), scope.max_body_bytes);
+        return Err(d.reject(&body_at, message));
+    }
+    let body_format = match body_format {
+        Some(proto) => Some(body_format_of(proto, &at.field("body_format"), d, scope)?),
+        None => None,
+    };
+    Ok(DirectResponse { status, body: body.into(), body_format })
+}
+
+fn body_format_of(
+    proto: SubstitutionFormatString,
+    at: &Path<'_>,
+    d: &mut Diagnostics,
+    scope: Scope<'_>,
+) -> Result<(Format, Box<str>), Rejected> {
+    match format::substitution(proto, at, d, scope.options)? {
+        (AccessLogFormat::Text(format), content_type) if content_type.is_empty() => {
+            Ok((format, "text/plain".into()))
+        }
+        (AccessLogFormat::Text(format), content_type) => Ok((format, content_type)),
+        (AccessLogFormat::Json { .. }, _) => Err(
+            d.reject(&at.field("json_format"), "not supported in direct responses: use text_format_source")
+        ),
+    }
+}

@@ -1,0 +1,367 @@
+//! The bootstrap: static resources, dynamic sources, node, admin, stats, runtime.
+
+use super::field::{self, ignored, unsupported};
+use super::{
+    DataLoader, Options, Sources, accesslog, address, cluster, dns, extension, listener, runtime, source,
+};
+use crate::config::{self, Admin, Cluster, Dynamic, Listener, Locality, Node, StatsOptions};
+use crate::path::{Diagnostics, Path, Rejected};
+use std::collections::{BTreeSet, HashMap};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use xds_types::envoy::config::bootstrap::v3 as proto;
+use xds_types::envoy::config::bootstrap::v3::bootstrap::{
+    DeferredStatOptions, DynamicResources, StaticResources, StatsEviction, StatsFlush,
+};
+use xds_types::envoy::config::bootstrap::v3::cluster_manager::OutlierDetection;
+use xds_types::envoy::config::cluster::v3::Cluster as ClusterProto;
+use xds_types::envoy::config::core::v3 as core_proto;
+use xds_types::envoy::config::core::v3::node::UserAgentVersionType;
+use xds_types::envoy::config::listener::v3::Listener as ListenerProto;
+use xds_types::envoy::config::metrics::v3::{StatsConfig, TagSpecifier, tag_specifier::TagValue};
+use xds_types::envoy::config::overload::v3::OverloadManager;
+use xds_types::envoy::extensions::regex_engines::v3::GoogleRe2;
+
+/// A bootstrap. Its resources are checked against what it offers itself.
+pub(super) fn bootstrap(
+    proto: proto::Bootstrap,
+    at: &Path<'_>,
+    d: &mut Diagnostics,
+    data: &dyn DataLoader,
+) -> Result<config::Bootstrap, Rejected> {
+    let proto::Bootstrap {
+        node,
+        node_context_params,
+        static_resources,
+        dynamic_resources,
+        cluster_manager,
+        hds_config,
+        flags_path,
+        stats_sinks,
+        deferred_stat_options,
+        stats_config,
+        stats_flush_interval,
+        watchdog,
+        watchdogs,
+        tracing,
+        layered_runtime,
+        admin,
+        overload_manager,
+        enable_dispatcher_stats,
+        header_prefix,
+        stats_server_version_override,
+        use_tcp_for_dns_lookups,
+        dns_resolution_config,
+        typed_dns_resolver_config,
+        bootstrap_extensions,
+        fatal_actions,
+        config_sources,
+        default_config_source,
+        default_socket_interface,
+        certificate_provider_instances,
+        inline_headers,
+        perf_tracing_file_path,
+        default_regex_engine,
+        xds_delegate_extension,
+        xds_config_tracker_extension,
+        listener_manager,
+        application_log_config,
+        grpc_async_client_manager_config,
+        memory_allocator_manager,
+        enable_worker_cpu_affinity,
+        stats_flush,
+        stats_eviction,
+    } = proto;
+    unsupported!(d, at, "tracing is not built yet"; tracing);
+    unsupported!(d, at, "xdstp names are not supported"; node_context_params, config_sources, default_config_source);
+    unsupported!(d, at;
+        hds_config,
+        flags_path,
+        header_prefix,
+        bootstrap_extensions,
+        default_socket_interface,
+        certificate_provider_instances,
+        xds_delegate_extension,
+    );
+    ignored!(d, at, "stats are scraped from the admin server"; stats_sinks, stats_flush_interval);
+    ignored!(d, at, "there is no watchdog"; watchdog, watchdogs, fatal_actions);
+    ignored!(d, at, "there are no such stats"; enable_dispatcher_stats, stats_server_version_override);
+    ignored!(d, at, "logs are set up by the command line"; application_log_config);
+    ignored!(d, at, "well-known headers need no registration"; inline_headers);
+    ignored!(d, at, "only observes"; perf_tracing_file_path, xds_config_tracker_extension);
+    ignored!(d, at, "channels live as long as their source"; grpc_async_client_manager_config);
+    ignored!(d, at, "the allocator and the scheduler decide"; memory_allocator_manager, enable_worker_cpu_affinity);
+    stats_extras(deferred_stat_options, stats_flush, stats_eviction, at, d);
+    cluster_manager_options(cluster_manager, &at.field("cluster_manager"), d);
+    overload(overload_manager, &at.field("overload_manager"), d);
+    regex_engine(default_regex_engine, &at.field("default_regex_engine"), d);
+    manager_extension(listener_manager, &at.field("listener_manager"), d);
+    let resolver =
+        dns::OldResolver { dns_resolvers: Vec::new(), use_tcp_for_dns_lookups, dns_resolution_config };
+    let dns = resolver.or_typed(typed_dns_resolver_config, at, d).unwrap_or_default();
+
+    let StaticResources { listeners, clusters, secrets } = static_resources.unwrap_or_default();
+    let static_at = at.field("static_resources");
+    unsupported!(d, static_at, "TLS is not built yet"; secrets);
+    let DynamicResources { lds_config, lds_resources_locator, cds_config, cds_resources_locator, ads_config } =
+        dynamic_resources.unwrap_or_default();
+    let dynamic_at = at.field("dynamic_resources");
+    unsupported!(d, dynamic_at, "xdstp names are not supported"; lds_resources_locator, cds_resources_locator);
+
+    // References are checked against the names as written: a cluster that is refused below is not unknown as well.
+    let names: BTreeSet<String> = clusters.iter().map(|c| c.name.clone()).collect();
+    let exists = |name: &str| names.contains(name);
+    let sources = Sources {
+        ads: ads_config.is_some(),
+        clusters: clusters
+            .iter()
+            .filter(|c| cluster::reaches_servers(c))
+            .map(|c| c.name.as_str().into())
+            .collect(),
+        dns,
+    };
+    let options = Options { data, sources: Some(&sources), clusters: Some(&exists) };
+    let clusters = static_clusters(clusters, &static_at.field("clusters"), d, &options);
+    let mut of = |proto: Option<core_proto::ConfigSource>, name: &'static str| -> Result<_, Rejected> {
+        proto.map(|proto| source::config_source(proto, &dynamic_at.field(name), d, &options)).transpose()
+    };
+    let (lds, cds) = (of(lds_config, "lds_config"), of(cds_config, "cds_config"));
+    let ads = ads_config.map(|proto| {
+        source::api_source(proto, source::Use::Aggregated, &dynamic_at.field("ads_config"), d, &options)
+    });
+    let listeners = static_listeners(listeners, &static_at.field("listeners"), d, &options);
+    let admin = match admin {
+        Some(proto) => self::admin(proto, &at.field("admin"), d, &options),
+        None => Ok(None),
+    };
+    let runtime = runtime::layers(layered_runtime, &at.field("layered_runtime"), d);
+    Ok(config::Bootstrap {
+        node: self::node(node.unwrap_or_default(), &at.field("node"), d),
+        listeners,
+        dynamic: Dynamic { lds: lds?, cds: cds?, ads: ads.transpose()? },
+        admin: admin?,
+        stats: stats(stats_config, &at.field("stats_config"), d),
+        runtime: runtime.values,
+        runtime_admin_layer: runtime.admin_layer,
+        dns: sources.dns,
+        clusters,
+    })
+}
+
+fn static_clusters(
+    list: Vec<ClusterProto>,
+    at: &Path<'_>,
+    d: &mut Diagnostics,
+    o: &Options<'_>,
+) -> Vec<Arc<Cluster>> {
+    let mut names: HashMap<String, usize> = HashMap::new();
+    field::each(list.into_iter().enumerate(), at, d, |(index, proto), at, d| {
+        if let Some(first) = names.insert(proto.name.clone(), index) {
+            d.reject(
+                &at.field("name"),
+                format_args!("{:?} is already the name of clusters[{first}]", proto.name),
+            );
+        }
+        cluster::cluster(proto, at, d, o).map(Arc::new)
+    })
+}
+
+fn static_listeners(
+    list: Vec<ListenerProto>,
+    at: &Path<'_>,
+    d: &mut Diagnostics,
+    o: &Options<'_>,
+) -> Vec<Arc<Listener>> {
+    let mut names: HashMap<Box<str>, usize> = HashMap::new();
+    let mut addresses: HashMap<SocketAddr, usize> = HashMap::new();
+    field::each(list.into_iter().enumerate(), at, d, |(index, proto), at, d| {
+        let listener = listener::listener(proto, at, d, o)?;
+        if let Some(first) = names.insert(listener.name.clone(), index) {
+            d.reject(
+                &at.field("name"),
+                format_args!("{:?} is already the name of listeners[{first}]", listener.name),
+            );
+        }
+        // Port 0 asks the system for a free one, as often as it is written.
+        for &address in listener.addresses.iter().filter(|a| a.port() != 0) {
+            if let Some(first) = addresses.insert(address, index).filter(|&first| first != index) {
+                d.reject(
+                    &at.field("address"),
+                    format_args!("{address} is already the address of listeners[{first}]"),
+                );
+            }
+        }
+        Ok(Arc::new(listener))
+    })
+}
+
+fn node(proto: core_proto::Node, at: &Path<'_>, d: &mut Diagnostics) -> Node {
+    let core_proto::Node {
+        id,
+        cluster,
+        metadata,
+        dynamic_parameters,
+        locality,
+        user_agent_name,
+        extensions,
+        client_features,
+        listening_addresses,
+        user_agent_version_type,
+    } = proto;
+    unsupported!(d, at, "xdstp names are not supported"; dynamic_parameters);
+    ignored!(d, at, "the proxy says itself what it is"; user_agent_name, extensions, client_features);
+    ignored!(d, at, "deprecated, and not sent"; listening_addresses);
+    match user_agent_version_type {
+        Some(UserAgentVersionType::UserAgentVersion(_)) => {
+            d.ignored(&at.field("user_agent_version"), "the proxy says itself what it is");
+        }
+        Some(UserAgentVersionType::UserAgentBuildVersion(_)) => {
+            d.ignored(&at.field("user_agent_build_version"), "the proxy says itself what it is");
+        }
+        None => {}
+    }
+    Node {
+        id,
+        cluster,
+        locality: locality.map(self::locality).unwrap_or_default(),
+        metadata: metadata.map(runtime::json_object).unwrap_or_default(),
+    }
+}
+
+/// Where something runs.
+pub(super) fn locality(proto: core_proto::Locality) -> Locality {
+    let core_proto::Locality { region, zone, sub_zone } = proto;
+    Locality { region, zone, sub_zone }
+}
+
+fn admin(
+    proto: proto::Admin,
+    at: &Path<'_>,
+    d: &mut Diagnostics,
+    o: &Options<'_>,
+) -> Result<Option<Admin>, Rejected> {
+    let proto::Admin {
+        access_log,
+        access_log_path,
+        profile_path,
+        address: address_proto,
+        socket_options,
+        ignore_global_conn_limit,
+        allow_paths,
+    } = proto;
+    unsupported!(d, at; socket_options, allow_paths);
+    ignored!(d, at, "there is no profiler"; profile_path);
+    ignored!(d, at, "there is no such limit here"; ignore_global_conn_limit);
+    let mut access_log = accesslog::logs(access_log, &at.field("access_log"), d, o);
+    if !access_log_path.is_empty() {
+        access_log.push(accesslog::plain_file(access_log_path));
+    }
+    let Some(address) = address_proto else {
+        if !access_log.is_empty() {
+            d.ignored(at, "has no address: no admin server is started");
+        }
+        return Ok(None);
+    };
+    let address = address::socket(address, &at.field("address"), d)?;
+    Ok(Some(Admin { address, access_log, address_path: None }))
+}
+
+fn stats(proto: Option<StatsConfig>, at: &Path<'_>, d: &mut Diagnostics) -> StatsOptions {
+    let StatsConfig {
+        stats_tags,
+        use_all_default_tags,
+        stats_matcher,
+        histogram_bucket_settings,
+        allow_default_tag_overrides,
+    } = proto.unwrap_or_default();
+    ignored!(d, at, "the default tags are always extracted"; use_all_default_tags = true,
+        allow_default_tag_overrides = false);
+    ignored!(d, at, "no stats are filtered"; stats_matcher);
+    ignored!(d, at, "histograms have one set of buckets"; histogram_bucket_settings);
+    let mut fixed_tags = Vec::new();
+    let tags_at = at.field("stats_tags");
+    for (index, TagSpecifier { tag_name, tag_value }) in stats_tags.into_iter().enumerate() {
+        let at = tags_at.index(index);
+        match tag_value {
+            Some(TagValue::FixedValue(value)) => fixed_tags.push((tag_name, value)),
+            Some(TagValue::Regex(_)) => d.ignored(&at.field("regex"), "no tags are extracted by expression"),
+            None => d.ignored(&at, "the default tags are always extracted"),
+        }
+    }
+    StatsOptions { fixed_tags }
+}
+
+fn stats_extras(
+    deferred: Option<DeferredStatOptions>,
+    flush: Option<StatsFlush>,
+    eviction: Option<StatsEviction>,
+    at: &Path<'_>,
+    d: &mut Diagnostics,
+) {
+    if let Some(DeferredStatOptions { enable_deferred_creation_stats }) = deferred {
+        let at = at.field("deferred_stat_options");
+        ignored!(d, at, "stats are always created on first use"; enable_deferred_creation_stats);
+    }
+    if let Some(StatsFlush::StatsFlushOnAdmin(true)) = flush {
+        d.ignored(&at.field("stats_flush_on_admin"), "the admin server always shows the latest");
+    }
+    if let Some(StatsEviction::StatsEvictionInterval(_)) = eviction {
+        d.ignored(&at.field("stats_eviction_interval"), "stats are removed with what they count");
+    }
+}
+
+fn cluster_manager_options(proto: Option<proto::ClusterManager>, at: &Path<'_>, d: &mut Diagnostics) {
+    let Some(proto) = proto else { return };
+    let proto::ClusterManager {
+        local_cluster_name,
+        outlier_detection,
+        upstream_bind_config,
+        load_stats_config,
+        enable_deferred_cluster_creation,
+    } = proto;
+    unsupported!(d, at; upstream_bind_config);
+    ignored!(d, at, "hosts of all zones are used alike"; local_cluster_name);
+    ignored!(d, at, "load is not reported"; load_stats_config);
+    ignored!(d, at, "clusters cost nothing before their first request"; enable_deferred_cluster_creation);
+    if let Some(OutlierDetection { event_log_path, event_service }) = outlier_detection {
+        let at = at.field("outlier_detection");
+        ignored!(d, at, "there are no such events"; event_log_path, event_service);
+    }
+}
+
+fn overload(proto: Option<OverloadManager>, at: &Path<'_>, d: &mut Diagnostics) {
+    let Some(proto) = proto else { return };
+    let OverloadManager {
+        refresh_interval,
+        resource_monitors,
+        actions,
+        loadshed_points,
+        buffer_factory_config,
+    } = proto;
+    unsupported!(d, at, "overload management is not built yet"; resource_monitors, actions, loadshed_points);
+    ignored!(d, at, "nothing is monitored"; refresh_interval, buffer_factory_config);
+}
+
+/// RE2 is the only engine; the one here takes its syntax.
+fn regex_engine(proto: Option<core_proto::TypedExtensionConfig>, at: &Path<'_>, d: &mut Diagnostics) {
+    let Some(core_proto::TypedExtensionConfig { name, typed_config }) = proto else { return };
+    let Ok(packed) = extension::packed(typed_config.as_ref(), at, d) else { return };
+    let at = at.field("typed_config");
+    if !extension::is::<GoogleRe2>(packed) {
+        extension::unknown("regex engine", &name, packed, &at, d);
+    } else if let Ok(GoogleRe2 {}) = extension::open(packed, &at, d) {
+        d.ignored(&at, "RE2's syntax is the default");
+    }
+}
+
+/// Only Envoy's default listener manager, which has no settings.
+fn manager_extension(proto: Option<core_proto::TypedExtensionConfig>, at: &Path<'_>, d: &mut Diagnostics) {
+    let Some(core_proto::TypedExtensionConfig { name, typed_config }) = proto else { return };
+    let Ok(packed) = extension::packed(typed_config.as_ref(), at, d) else { return };
+    let at = at.field("typed_config");
+    if !extension::is::<proto::ListenerManager>(packed) {
+        extension::unknown("listener manager", &name, packed, &at, d);
+    } else if let Ok(proto::ListenerManager {}) = extension::open(packed, &at, d) {
+        d.ignored(&at, "there is one listener manager");
+    }
+}
