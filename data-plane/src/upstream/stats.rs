@@ -3,7 +3,7 @@
 //! A cluster's handles are made on first use, so that a cluster nobody asks for costs little.
 
 use crate::stat_block;
-use crate::stats::{Block, Counter, Histogram, Registry, Scope};
+use crate::stats::{self, Block, Histogram, Registry, Scope};
 use std::ops::Deref;
 use std::sync::{Arc, OnceLock};
 
@@ -155,9 +155,6 @@ stat_block! {
     }
 }
 
-const FIRST_STATUS: u16 = 100;
-const STATUSES: usize = 500;
-
 /// Responses by status: `upstream_rq_<code>`, `upstream_rq_<class>xx`, `upstream_rq_completed` and
 /// `upstream_rq_time`, over all and again below `internal.`, `external.` and `canary.`. Each appears once used,
 /// as with Envoy.
@@ -174,7 +171,7 @@ pub struct Codes {
 struct Group {
     scope: Scope,
     classes: Classes,
-    codes: Box<[OnceLock<Counter>]>,
+    codes: stats::Codes,
     time: OnceLock<Histogram>,
 }
 
@@ -223,7 +220,7 @@ impl Codes {
 impl Group {
     fn new(scope: Scope) -> Self {
         let classes = Classes::new(&scope);
-        let codes = std::iter::repeat_with(OnceLock::new).take(STATUSES).collect();
+        let codes = stats::Codes::new(&scope, "upstream_rq_");
         Self { scope, classes, codes, time: OnceLock::new() }
     }
 
@@ -238,8 +235,7 @@ impl Group {
             _ => return,
         };
         class.inc();
-        let index = usize::from(status - FIRST_STATUS);
-        self.codes[index].get_or_init(|| self.scope.counter(code_name(index))).inc();
+        self.codes.inc(status);
     }
 
     fn time(&self) -> &Histogram {
@@ -247,27 +243,9 @@ impl Group {
     }
 }
 
-/// `upstream_rq_<code>`; a name is made once a process, at most [`STATUSES`] of them.
-fn code_name(index: usize) -> &'static [&'static str; 1] {
-    type Name = OnceLock<&'static [&'static str; 1]>;
-    static NAMES: [Name; STATUSES] = [const { OnceLock::new() }; STATUSES];
-    NAMES[index].get_or_init(|| {
-        let text: &'static str = format!("upstream_rq_{}", index + usize::from(FIRST_STATUS)).leak();
-        Box::leak(Box::new([text]))
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stats::MetricValue;
-
-    fn value(registry: &Registry, name: &str) -> Option<u64> {
-        registry.collect().into_iter().find_map(|m| match m.value {
-            MetricValue::Counter(v) if format!("{}{}", m.scope.prefix, m.name) == name => Some(v),
-            _ => None,
-        })
-    }
 
     #[test]
     fn a_response_is_counted_by_code_class_and_origin() {
@@ -284,7 +262,7 @@ mod tests {
             ("cluster.a_b.canary.upstream_rq_204", Some(1)),
             ("cluster.a_b.external.upstream_rq_503", None),
         ] {
-            assert_eq!(value(&registry, name), expected, "{name}");
+            assert_eq!(registry.value(name), expected, "{name}");
         }
     }
 
@@ -293,6 +271,6 @@ mod tests {
         let registry = Registry::new(1);
         let stats = ClusterStats::new(&registry, "a");
         stats.codes().charge(999, Traffic::External, false);
-        assert_eq!(value(&registry, "cluster.a.upstream_rq_completed"), Some(1));
+        assert_eq!(registry.value("cluster.a.upstream_rq_completed"), Some(1));
     }
 }

@@ -1,6 +1,6 @@
 //! Configuration that tests of this module start from.
 
-use crate::stats::{MetricValue, Registry};
+use crate::stats::Registry;
 use data_plane_core::config::{
     Assignment, CircuitThresholds, Cluster, ConfigSource, Discovery, DnsFamily, DnsOptions, DnsResolver,
     Endpoint, EndpointAddress, EndpointHealth, Http1Options, Http2Options, LbPolicy, LocalityEndpoints,
@@ -87,9 +87,5 @@ pub(super) fn assignment(addresses: &[SocketAddr]) -> Assignment {
 
 /// The value of a counter or gauge by its full name; zero when there is none.
 pub(super) fn value(registry: &Registry, name: &str) -> u64 {
-    let found = registry.collect().into_iter().find(|m| format!("{}{}", m.scope.prefix, m.name) == name);
-    match found.map(|m| m.value) {
-        Some(MetricValue::Counter(value) | MetricValue::Gauge(value)) => value,
-        _ => 0,
-    }
+    registry.value(name).unwrap_or(0)
 }

@@ -1,19 +1,81 @@
 //! Connections to hosts, pooled by each worker for itself.
+//!
+//! [`Local`] finds the pool of a host and sends through it: [`h1`] keeps a stack of idle connections, [`h2`]
+//! shares connections between requests. [`link`] keeps the books of a connection and [`request`] those of a
+//! request: both count by being dropped, so that no way of failing is forgotten. Limits are shared by all
+//! workers, connections are not.
+
+mod h1;
+mod h2;
+mod link;
+mod queue;
+mod request;
+#[cfg(test)]
+mod tests;
 
 use super::cluster::{Cluster, Clusters};
 use super::host::Host;
-use crate::codec::{Body, BodyError};
+use crate::codec::{Body, BodyError, ExchangeError, ExchangeErrorKind};
+use data_plane_core::config::UpstreamProtocol;
 use data_plane_core::headers::{RequestHead, ResponseHead, Version};
+use foldhash::fast::FixedState;
+use hashbrown::HashMap;
+use std::cell::{Cell, RefCell};
+use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::MissedTickBehavior;
+
+/// Time between two looks at idle connections: idle timeouts and the closing of dead connections are this exact.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
 /// One worker's pools. Clones share them.
 #[derive(Clone)]
 pub struct Local(Rc<Pools>);
 
+impl std::fmt::Debug for Local {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("upstream::Local").field("h1", &self.0.h1.borrow().len()).finish_non_exhaustive()
+    }
+}
+
+/// Pools by [`Host::id`].
+type Table<P> = RefCell<HashMap<u64, Rc<P>, FixedState>>;
+
 struct Pools {
-    clusters: Clusters,
+    shared: Rc<Shared>,
+    h1: Table<h1::Pool>,
+    h2: Table<h2::Pool>,
+    departures: watch::Receiver<()>,
+}
+
+/// What the pools of a worker share.
+struct Shared {
+    /// Connections being made, and drivers of HTTP/2 connections.
+    tasks: RefCell<JoinSet<()>>,
+    /// Sweeps so far: a clock that costs nothing to read.
+    tick: Cell<u64>,
+}
+
+impl Shared {
+    fn spawn(&self, task: impl Future<Output = ()> + 'static) {
+        self.tasks.borrow_mut().spawn_local(task);
+    }
+
+    fn tick(&self) -> u64 {
+        self.tick.get()
+    }
+}
+
+impl Drop for Pools {
+    fn drop(&mut self) {
+        // Tasks hold their pools, and pools the tasks: this opens the circle.
+        self.shared.tasks.borrow_mut().abort_all();
+    }
 }
 
 /// A response under way.
@@ -35,13 +97,19 @@ pub struct Exchange {
 pub struct UpstreamError {
     /// What happened.
     pub kind: UpstreamErrorKind,
-    /// The request's body, given back untouched so that it can be sent elsewhere.
+    /// The request's body, given back whole so that it can be sent elsewhere.
     pub body: Option<Body>,
+    /// What the system said when connecting failed: `delayed connect error: Connection refused`.
+    pub transport_failure: Option<Box<str>>,
 }
 
 impl std::fmt::Debug for UpstreamError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("UpstreamError").field("kind", &self.kind).field("body", &self.body.is_some()).finish()
+        f.debug_struct("UpstreamError")
+            .field("kind", &self.kind)
+            .field("body", &self.body.is_some())
+            .field("transport_failure", &self.transport_failure)
+            .finish()
     }
 }
 
@@ -74,17 +142,77 @@ pub enum UpstreamErrorKind {
     RequestBody(#[source] BodyError),
 }
 
+/// A connection that could not be had; the request is untouched.
+#[derive(Clone, Debug)]
+struct Failure {
+    kind: UpstreamErrorKind,
+    transport: Option<Box<str>>,
+}
+
+impl Failure {
+    const OVERFLOW: Self = Self { kind: UpstreamErrorKind::Overflow, transport: None };
+
+    fn connect(error: &io::Error) -> Self {
+        let text = error.to_string();
+        let reason = text.split(" (os error").next().unwrap_or(&text);
+        let transport = Some(format!("delayed connect error: {reason}").into());
+        Self { kind: UpstreamErrorKind::ConnectFailure, transport }
+    }
+
+    fn with(self, body: Option<Body>) -> UpstreamError {
+        UpstreamError { kind: self.kind, body, transport_failure: self.transport }
+    }
+}
+
+impl UpstreamError {
+    fn from_exchange(error: ExchangeError, cluster: &Cluster) -> Self {
+        let kind = match error.kind {
+            ExchangeErrorKind::Closed | ExchangeErrorKind::Io(_) => UpstreamErrorKind::Terminated,
+            ExchangeErrorKind::Reset(code) => UpstreamErrorKind::Reset(code),
+            ExchangeErrorKind::Refused => UpstreamErrorKind::Refused,
+            ExchangeErrorKind::Protocol(what) => UpstreamErrorKind::Protocol(what),
+            ExchangeErrorKind::HeadersTooLarge => UpstreamErrorKind::Protocol("response head too large"),
+            ExchangeErrorKind::RequestBody(error) => UpstreamErrorKind::RequestBody(error),
+        };
+        if matches!(kind, UpstreamErrorKind::Protocol(_)) {
+            cluster.stats.upstream_cx_protocol_error.inc();
+        }
+        Self { kind, body: error.unsent_body, transport_failure: None }
+    }
+}
+
+/// Whether a request that failed so may be sent again without its sender's asking: the host says that it did
+/// nothing, or a second time does no harm (RFC 9110, section 9.2.2).
+fn is_safe_to_repeat(kind: &UpstreamErrorKind, head: &RequestHead) -> bool {
+    match kind {
+        UpstreamErrorKind::Refused => true,
+        UpstreamErrorKind::Terminated => {
+            matches!(&*head.method, "GET" | "HEAD" | "OPTIONS" | "TRACE" | "PUT" | "DELETE")
+        }
+        _ => false,
+    }
+}
+
 impl Local {
     /// Empty pools that follow `clusters`.
     pub fn new(clusters: Clusters) -> Self {
-        Self(Rc::new(Pools { clusters }))
+        let shared = Rc::new(Shared { tasks: RefCell::default(), tick: Cell::new(0) });
+        Self(Rc::new(Pools {
+            shared,
+            h1: Table::default(),
+            h2: Table::default(),
+            departures: clusters.departures(),
+        }))
     }
 
     /// Sends a request to `host` and waits for the head of the response. No deadline but that for connecting: the
     /// caller owns it.
     ///
+    /// A request that fails on a connection used before, without a byte of a response, is sent once more on a
+    /// fresh one if its body is whole and repeating it does no harm: the host had closed what it kept.
+    ///
     /// # Errors
-    /// No response came; the body is given back where it was not touched.
+    /// No response came; the body is given back where it is whole.
     ///
     /// # Cancel safety
     /// Dropping the future cancels the request: its connection closes (HTTP/1) or its stream is reset (HTTP/2); a
@@ -96,13 +224,61 @@ impl Local {
         head: &RequestHead,
         body: Body,
     ) -> Result<Exchange, UpstreamError> {
-        let _ = (cluster, host, head, &self.0.clusters);
-        Err(UpstreamError { kind: UpstreamErrorKind::Overflow, body: Some(body) })
+        let pools = &*self.0;
+        let speaks_h2 = match cluster.config.protocol {
+            UpstreamProtocol::Http1 => false,
+            UpstreamProtocol::Http2 => true,
+            UpstreamProtocol::Downstream => head.version == Version::Http2,
+        };
+        if speaks_h2 {
+            let pool = pool(&pools.h2, host, || h2::Pool::new(&pools.shared, cluster, host));
+            pool.send(cluster, host, head, body).await
+        } else {
+            let pool = pool(&pools.h1, host, || h1::Pool::new(&pools.shared, cluster, host));
+            pool.send(cluster, host, head, body).await
+        }
     }
 
     /// Keeps the pools in order: closes connections that are idle, old, dead or of no more use. Run it on the
     /// worker for as long as the pools live; never ends.
     pub async fn maintain(&self) {
-        std::future::pending().await
+        let mut departures = self.0.departures.clone();
+        let mut ticks = tokio::time::interval(SWEEP_INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        ticks.tick().await;
+        let mut told = true;
+        loop {
+            // Both are cancel safe: a tick or a change that is not taken is there the next time.
+            tokio::select! {
+                _ = ticks.tick() => self.0.shared.tick.set(self.0.shared.tick() + 1),
+                changed = departures.changed(), if told => told = changed.is_ok(),
+            }
+            self.sweep();
+        }
+    }
+
+    fn sweep(&self) {
+        let pools = &*self.0;
+        sweep(&pools.h1, |pool| pool.sweep(pools.shared.tick()));
+        sweep(&pools.h2, |pool| pool.sweep(pools.shared.tick()));
+        while pools.shared.tasks.borrow_mut().try_join_next().is_some() {}
+    }
+}
+
+fn pool<P>(table: &Table<P>, host: &Host, make: impl FnOnce() -> Rc<P>) -> Rc<P> {
+    Rc::clone(table.borrow_mut().entry(host.id()).or_insert_with(make))
+}
+
+/// Sweeps every pool, and drops those that have nothing and that nobody uses.
+fn sweep<P>(table: &Table<P>, is_empty: impl Fn(&P) -> bool) {
+    // Pools close connections, which may run code that asks for pools: the table is not borrowed meanwhile.
+    let all: Vec<(u64, Rc<P>)> = table.borrow().iter().map(|(id, pool)| (*id, Rc::clone(pool))).collect();
+    let empty: Vec<u64> = all.iter().filter(|(_, pool)| is_empty(pool)).map(|(id, _)| *id).collect();
+    drop(all);
+    let mut table = table.borrow_mut();
+    for id in empty {
+        if table.get(&id).is_some_and(|pool| Rc::strong_count(pool) == 1) {
+            table.remove(&id);
+        }
     }
 }

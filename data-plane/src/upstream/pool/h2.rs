@@ -1,0 +1,328 @@
+//! One worker's HTTP/2 connections to one host.
+
+use super::link::{Books, Link, Owner, Protocol, room};
+use super::queue::Queue;
+use super::request::{Active, Pending};
+use super::{Exchange, Failure, Shared, UpstreamError, UpstreamErrorKind, is_safe_to_repeat};
+use crate::codec::{Body, ClientOptions, h2};
+use crate::upstream::cluster::Cluster;
+use crate::upstream::host::Host;
+use data_plane_core::headers::RequestHead;
+use std::cell::{Cell, RefCell};
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+
+/// Connections to one host: the first with room takes a request, so that as few as possible are in use.
+pub(super) struct Pool {
+    me: Weak<Self>,
+    shared: Rc<Shared>,
+    host: Arc<Host>,
+    cluster: RefCell<Arc<Cluster>>,
+    options: RefCell<Arc<ClientOptions>>,
+    /// Connections that take requests.
+    conns: RefCell<Vec<Rc<Conn>>>,
+    waiters: Queue<Result<Stream, Failure>>,
+    connecting: Cell<usize>,
+    /// All connections, those being made and those that only finish included.
+    open: Cell<usize>,
+}
+
+struct Conn {
+    client: h2::Client,
+    books: Rc<Books>,
+    pool: Weak<Pool>,
+    streams: Cell<usize>,
+    idle_since: Cell<u64>,
+}
+
+/// Room for one request on a connection, given back when dropped.
+struct Stream(Rc<Conn>);
+
+impl Stream {
+    fn new(conn: &Rc<Conn>) -> Self {
+        conn.streams.set(conn.streams.get() + 1);
+        Self(Rc::clone(conn))
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        let conn = &self.0;
+        conn.streams.set(conn.streams.get() - 1);
+        if let Some(pool) = conn.pool.upgrade() {
+            if conn.streams.get() == 0 {
+                conn.idle_since.set(pool.shared.tick());
+            }
+            pool.offer(conn);
+        }
+    }
+}
+
+impl Conn {
+    fn has_room(&self) -> bool {
+        self.streams.get() < self.client.max_concurrent()
+    }
+}
+
+impl Pool {
+    pub(super) fn new(shared: &Rc<Shared>, cluster: &Arc<Cluster>, host: &Arc<Host>) -> Rc<Self> {
+        Rc::new_cyclic(|me| Self {
+            me: Weak::clone(me),
+            shared: Rc::clone(shared),
+            host: Arc::clone(host),
+            options: RefCell::new(Arc::new(ClientOptions::new(&cluster.config))),
+            cluster: RefCell::new(Arc::clone(cluster)),
+            conns: RefCell::default(),
+            waiters: Queue::default(),
+            connecting: Cell::new(0),
+            open: Cell::new(0),
+        })
+    }
+
+    /// Sends a request and waits for the response's head.
+    pub(super) async fn send(
+        self: Rc<Self>,
+        cluster: &Arc<Cluster>,
+        host: &Arc<Host>,
+        head: &RequestHead,
+        body: Body,
+    ) -> Result<Exchange, UpstreamError> {
+        self.follow(cluster);
+        let mut body = body;
+        let mut repeated = false;
+        loop {
+            let stream = match self.take() {
+                Some(stream) => stream,
+                None => match self.wait(cluster).await {
+                    Ok(stream) => stream,
+                    Err(failure) => return Err(failure.with(Some(body))),
+                },
+            };
+            let reused = stream.0.books.requests() > 0;
+            let (error, may_repeat) = match self.exchange(stream, cluster, host, head, body).await {
+                Ok(exchange) => return Ok(exchange),
+                Err(failed) => failed,
+            };
+            let refused = error.kind == UpstreamErrorKind::Refused;
+            if repeated || !may_repeat || !(refused || reused) || !is_safe_to_repeat(&error.kind, head) {
+                return Err(error);
+            }
+            repeated = true;
+            match error.body {
+                Some(untouched) => body = untouched,
+                None => return Err(error),
+            }
+        }
+    }
+
+    async fn exchange(
+        &self,
+        stream: Stream,
+        cluster: &Arc<Cluster>,
+        host: &Arc<Host>,
+        head: &RequestHead,
+        body: Body,
+    ) -> Result<Exchange, (UpstreamError, bool)> {
+        let conn = Rc::clone(&stream.0);
+        let request = match Active::new(cluster, host, Under(stream)) {
+            Ok(request) => request,
+            Err((failure, _)) => return Err((failure.with(Some(body)), false)),
+        };
+        conn.books.begin();
+        if cluster.config.max_requests_per_connection.is_some_and(|max| conn.books.requests() >= max.into()) {
+            cluster.stats.upstream_cx_max_requests.inc();
+            self.retire(&conn);
+        }
+        match conn.client.exchange(head, body).await {
+            Ok((head, body)) => Ok(Exchange {
+                protocol: head.version,
+                head,
+                body: request.follow(body),
+                upstream_local_address: conn.books.local_address(),
+            }),
+            Err(error) => {
+                if !conn.client.is_usable() {
+                    self.gone(&conn);
+                }
+                let may_repeat = !error.response_started && error.unsent_body.is_some();
+                let error = UpstreamError::from_exchange(error, cluster);
+                request.end(error.kind.end());
+                Err((error, may_repeat))
+            }
+        }
+    }
+
+    /// Follows an update of the cluster.
+    fn follow(&self, cluster: &Arc<Cluster>) {
+        if !Arc::ptr_eq(&self.cluster.borrow(), cluster) {
+            *self.options.borrow_mut() = Arc::new(ClientOptions::new(&cluster.config));
+            *self.cluster.borrow_mut() = Arc::clone(cluster);
+        }
+    }
+
+    /// Room on a connection that is there.
+    fn take(&self) -> Option<Stream> {
+        let found = {
+            let conns = self.conns.borrow();
+            let usable = |conn: &&Rc<Conn>| conn.has_room() && conn.client.is_usable();
+            conns.iter().find(usable).map(Stream::new)
+        };
+        if found.is_none() {
+            self.drop_unusable();
+        }
+        found
+    }
+
+    async fn wait(&self, cluster: &Arc<Cluster>) -> Result<Stream, Failure> {
+        let pending = Pending::new(cluster)?;
+        let turn = self.waiters.join();
+        self.connect_for_waiters();
+        let given = turn.await;
+        pending.done();
+        given.unwrap_or(Err(Failure { kind: UpstreamErrorKind::Terminated, transport: None }))
+    }
+
+    /// Makes as many connections as the waiters fill, within the limits.
+    fn connect_for_waiters(&self) {
+        let Some(me) = self.me.upgrade() else { return };
+        let cluster = Arc::clone(&self.cluster.borrow());
+        let each = cluster.config.http2.max_concurrent_streams.max(1) as usize;
+        let wanted = self.waiters.len().div_ceil(each);
+        while self.connecting.get() < wanted {
+            let Some(permit) = room(&cluster, self.open.get()) else { return };
+            let owner: Weak<dyn Owner> = {
+                let me: Weak<Self> = Weak::clone(&self.me);
+                me
+            };
+            let books = Books::open(&cluster, &self.host, owner, permit, Protocol::Http2);
+            self.open.set(self.open.get() + 1);
+            self.connecting.set(self.connecting.get() + 1);
+            let (me, cluster) = (Rc::clone(&me), Arc::clone(&cluster));
+            self.shared.spawn(async move {
+                let connected = me.connect(&cluster, books).await;
+                me.connecting.set(me.connecting.get() - 1);
+                match connected {
+                    Ok(conn) => {
+                        me.conns.borrow_mut().push(Rc::clone(&conn));
+                        conn.idle_since.set(me.shared.tick());
+                        me.offer(&conn);
+                    }
+                    Err(failure) => {
+                        let ejected = me.waiters.give_all(|| Err(failure.clone()));
+                        cluster.stats.upstream_rq_pending_failure_eject.add(ejected as u64);
+                    }
+                }
+            });
+        }
+    }
+
+    async fn connect(
+        self: &Rc<Self>,
+        cluster: &Cluster,
+        books: super::link::OpenBooks,
+    ) -> Result<Rc<Conn>, Failure> {
+        let link = Link::connect(books).await.map_err(|(failure, _)| failure)?;
+        let books = Rc::clone(link.books());
+        let options = Arc::clone(&self.options.borrow());
+        let starting = tokio::time::timeout(cluster.config.connect_timeout, h2::connect(link, options));
+        let (client, driver) = match starting.await {
+            Ok(Ok(started)) => started,
+            Ok(Err(_)) => return Err(Failure { kind: UpstreamErrorKind::ConnectFailure, transport: None }),
+            Err(_) => {
+                cluster.stats.upstream_cx_connect_timeout.inc();
+                return Err(Failure { kind: UpstreamErrorKind::ConnectTimeout, transport: None });
+            }
+        };
+        let conn = Rc::new(Conn {
+            client,
+            books,
+            pool: Rc::downgrade(self),
+            streams: Cell::new(0),
+            idle_since: Cell::new(0),
+        });
+        let (pool, ended) = (Rc::downgrade(self), Rc::downgrade(&conn));
+        self.shared.spawn(async move {
+            driver.await;
+            if let (Some(pool), Some(conn)) = (pool.upgrade(), ended.upgrade()) {
+                pool.forget(&conn);
+            }
+        });
+        Ok(conn)
+    }
+
+    /// Gives a connection's room to waiters.
+    fn offer(&self, conn: &Rc<Conn>) {
+        let is_ours = || self.conns.borrow().iter().any(|c| Rc::ptr_eq(c, conn));
+        while self.waiters.len() > 0 && conn.has_room() && conn.client.is_usable() && is_ours() {
+            // A stream that comes back drops here and offers itself again, so look at the queue first.
+            drop(self.waiters.give(Ok(Stream::new(conn))));
+        }
+    }
+
+    /// Takes a connection out of use; it ends after its requests.
+    fn retire(&self, conn: &Rc<Conn>) {
+        self.forget(conn);
+        conn.client.close();
+    }
+
+    /// The host takes no more requests on the connection.
+    fn gone(&self, conn: &Rc<Conn>) {
+        if self.forget(conn) {
+            self.cluster.borrow().stats.upstream_cx_close_notify.inc();
+        }
+    }
+
+    fn forget(&self, conn: &Rc<Conn>) -> bool {
+        let mut conns = self.conns.borrow_mut();
+        let before = conns.len();
+        conns.retain(|c| !Rc::ptr_eq(c, conn));
+        conns.len() != before
+    }
+
+    fn drop_unusable(&self) {
+        let all: Vec<_> = self.conns.borrow().iter().map(Rc::clone).collect();
+        for conn in all.iter().filter(|conn| !conn.client.is_usable()) {
+            self.gone(conn);
+        }
+    }
+
+    /// Closes connections that are old, idle for too long or of a host that left. `now` is the tick. Returns
+    /// whether the pool is of no more use.
+    pub(super) fn sweep(&self, now: u64) -> bool {
+        self.drop_unusable();
+        let cluster = Arc::clone(&self.cluster.borrow());
+        let (config, stats) = (&cluster.config, &cluster.stats);
+        let all: Vec<_> = self.conns.borrow().iter().map(Rc::clone).collect();
+        for conn in &all {
+            let idle = now.saturating_sub(conn.idle_since.get());
+            if self.host.is_retired() {
+                self.retire(conn);
+            } else if conn.streams.get() == 0
+                && config.idle_timeout.is_some_and(|limit| idle >= limit.as_secs().max(1))
+            {
+                stats.upstream_cx_idle_timeout.inc();
+                self.retire(conn);
+            } else if config.max_connection_duration.is_some_and(|limit| conn.books.age() >= limit) {
+                stats.upstream_cx_max_duration_reached.inc();
+                self.retire(conn);
+            }
+        }
+        self.open.get() == 0
+    }
+}
+
+impl Owner for Pool {
+    fn closed(&self) {
+        self.open.set(self.open.get().saturating_sub(1));
+        self.connect_for_waiters();
+    }
+}
+
+/// A request's hold on its connection: room for a stream, and a line in the books.
+struct Under(Stream);
+
+impl Drop for Under {
+    fn drop(&mut self) {
+        self.0.0.books.end();
+    }
+}

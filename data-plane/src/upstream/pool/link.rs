@@ -1,0 +1,258 @@
+//! One upstream connection: how it is made, and the books that are kept on it.
+
+use super::{Failure, UpstreamErrorKind};
+use crate::transport::{ByteCounters, Counted, Stream, socket};
+use crate::upstream::cluster::Cluster;
+use crate::upstream::host::Host;
+use crate::upstream::limits::{Limit, Permit};
+use std::cell::Cell;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::task::{Context, Poll};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Instant;
+
+/// What a pool wants to know of its connections.
+pub(super) trait Owner {
+    /// One is gone. Called from drops: never while the pool's own lists are borrowed.
+    fn closed(&self);
+}
+
+/// Protocol of a pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Protocol {
+    Http1,
+    Http2,
+}
+
+/// A connection's books: counted from the moment connecting starts until [`Link`] is dropped, wherever that is.
+pub(super) struct Books {
+    cluster: Arc<Cluster>,
+    host: Arc<Host>,
+    owner: Weak<dyn Owner>,
+    permit: Cell<Option<Permit>>,
+    started: Instant,
+    established: Cell<bool>,
+    remote: Cell<bool>,
+    requests: Cell<u64>,
+    active: Cell<u32>,
+    local_address: Cell<Option<SocketAddr>>,
+}
+
+impl Books {
+    /// Opens the books of a connection about to be made. Dropping them before a [`Link`] has them, as when
+    /// connecting fails, closes them.
+    pub(super) fn open(
+        cluster: &Arc<Cluster>,
+        host: &Arc<Host>,
+        owner: Weak<dyn Owner>,
+        permit: Permit,
+        protocol: Protocol,
+    ) -> OpenBooks {
+        let stats = &cluster.stats;
+        stats.upstream_cx_total.inc();
+        stats.upstream_cx_active.inc();
+        match protocol {
+            Protocol::Http1 => stats.upstream_cx_http1_total.inc(),
+            Protocol::Http2 => stats.upstream_cx_http2_total.inc(),
+        }
+        host.stats().cx_total.fetch_add(1, Relaxed);
+        host.stats().cx_active.fetch_add(1, Relaxed);
+        OpenBooks(Rc::new(Self {
+            cluster: Arc::clone(cluster),
+            host: Arc::clone(host),
+            owner,
+            permit: Cell::new(Some(permit)),
+            started: Instant::now(),
+            established: Cell::new(false),
+            remote: Cell::new(false),
+            requests: Cell::new(0),
+            active: Cell::new(0),
+            local_address: Cell::new(None),
+        }))
+    }
+
+    /// A request begins on the connection.
+    pub(super) fn begin(&self) {
+        self.requests.set(self.requests.get() + 1);
+        self.active.set(self.active.get() + 1);
+    }
+
+    /// A request is over.
+    pub(super) fn end(&self) {
+        self.active.set(self.active.get().saturating_sub(1));
+    }
+
+    /// Requests begun so far.
+    pub(super) fn requests(&self) -> u64 {
+        self.requests.get()
+    }
+
+    /// Since connecting started.
+    pub(super) fn age(&self) -> std::time::Duration {
+        self.started.elapsed()
+    }
+
+    /// Our side's address.
+    pub(super) fn local_address(&self) -> Option<SocketAddr> {
+        self.local_address.get()
+    }
+
+    fn close(&self) {
+        let stats = &self.cluster.stats;
+        stats.upstream_cx_active.dec();
+        self.host.stats().cx_active.fetch_sub(1, Relaxed);
+        drop(self.permit.take());
+        if self.established.get() {
+            stats.upstream_cx_destroy.inc();
+            let with_active = self.active.get() > 0;
+            if with_active {
+                stats.upstream_cx_destroy_with_active_rq.inc();
+            }
+            match (self.remote.get(), with_active) {
+                (true, false) => stats.upstream_cx_destroy_remote.inc(),
+                (false, false) => stats.upstream_cx_destroy_local.inc(),
+                (true, true) => {
+                    stats.upstream_cx_destroy_remote.inc();
+                    stats.upstream_cx_destroy_remote_with_active_rq.inc();
+                }
+                (false, true) => {
+                    stats.upstream_cx_destroy_local.inc();
+                    stats.upstream_cx_destroy_local_with_active_rq.inc();
+                }
+            }
+            stats.upstream_cx_length_ms.record(millis(self.started));
+            stats.upstream_rq_per_cx.record(self.requests.get());
+        }
+        if let Some(owner) = self.owner.upgrade() {
+            owner.closed();
+        }
+    }
+}
+
+/// Books that close when dropped.
+pub(super) struct OpenBooks(Rc<Books>);
+
+impl Drop for OpenBooks {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
+/// A connection and its books: what codecs read and write.
+pub(super) struct Link {
+    stream: Stream,
+    books: OpenBooks,
+}
+
+impl Link {
+    /// Connects within the cluster's `connect_timeout`. On failure the books come back, so that waiters hear of it
+    /// before the pool does.
+    ///
+    /// # Cancel safety
+    /// Dropping the future gives up the connection.
+    pub(super) async fn connect(books: OpenBooks) -> Result<Self, (Failure, OpenBooks)> {
+        let (cluster, host) = (Arc::clone(&books.0.cluster), Arc::clone(&books.0.host));
+        let stats = &cluster.stats;
+        let failed = || {
+            stats.upstream_cx_connect_fail.inc();
+            host.stats().cx_connect_fail.fetch_add(1, Relaxed);
+        };
+        let connecting = socket::connect(host.address, cluster.config.tcp_keepalive);
+        match tokio::time::timeout(cluster.config.connect_timeout, connecting).await {
+            Ok(Ok(stream)) => {
+                stats.upstream_cx_connect_ms.record(millis(books.0.started));
+                books.0.established.set(true);
+                books.0.local_address.set(stream.local_addr().ok());
+                let counters = ByteCounters {
+                    rx: stats.upstream_cx_rx_bytes_total.clone(),
+                    tx: stats.upstream_cx_tx_bytes_total.clone(),
+                };
+                Ok(Self { stream: Counted::new(stream, Some(counters)), books })
+            }
+            Ok(Err(error)) => {
+                failed();
+                Err((Failure::connect(&error), books))
+            }
+            Err(_) => {
+                failed();
+                stats.upstream_cx_connect_timeout.inc();
+                Err((Failure { kind: UpstreamErrorKind::ConnectTimeout, transport: None }, books))
+            }
+        }
+    }
+
+    /// Its books.
+    pub(super) fn books(&self) -> &Rc<Books> {
+        &self.books.0
+    }
+}
+
+fn millis(since: Instant) -> u64 {
+    u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)
+}
+
+impl AsyncRead for Link {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let (before, room) = (buf.filled().len(), buf.remaining());
+        let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
+        match &polled {
+            Poll::Ready(Ok(())) if room > 0 && buf.filled().len() == before => self.books.0.remote.set(true),
+            Poll::Ready(Err(_)) => self.books.0.remote.set(true),
+            _ => {}
+        }
+        polled
+    }
+}
+
+impl AsyncWrite for Link {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.stream).poll_write(cx, buf);
+        if matches!(polled, Poll::Ready(Err(_))) {
+            self.books.0.remote.set(true);
+        }
+        polled
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        if matches!(polled, Poll::Ready(Err(_))) {
+            self.books.0.remote.set(true);
+        }
+        polled
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+/// Room for one more connection of a pool; `None` when the cluster's limit is reached. A pool without any may
+/// always make one (Envoy), or what waits in it could wait for ever.
+pub(super) fn room(cluster: &Cluster, open: usize) -> Option<Permit> {
+    if let Some(permit) = cluster.usage.acquire(Limit::Connections) {
+        return Some(permit);
+    }
+    cluster.stats.upstream_cx_overflow.inc();
+    (open == 0).then(|| cluster.usage.acquire_beyond(Limit::Connections))
+}
