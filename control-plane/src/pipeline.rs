@@ -1,20 +1,27 @@
 //! Events of all sources -> debounce -> reduce -> translate -> check -> publish.
 //!
 //! One task owns the world. It publishes to [`Cache`], which the xDS streams read, and shows the API a
-//! [`View`]. The first publication waits until every source has synced (or, when kept state stands in for one,
-//! for [`Options::restore_grace`]). Nothing is published whose content did not change.
+//! [`View`]. The first publication waits until every source has synced or, when kept state stands in for those
+//! that have not, for [`Options::restore_grace`]. Nothing is published whose content did not change.
 
+mod debounce;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use metrics::{Counter, Gauge, Histogram, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
+use tracing::{debug, error, info, warn};
 use xds_types::portolan::config::v1::Resource;
 
-use crate::model::{Change, ObjectKey, SourceId, World, apply};
-use crate::snapshot::{Cache, Published};
+use self::debounce::Debounce;
+use crate::model::{Change, Event, ObjectKey, SourceId, World, apply};
+use crate::snapshot::Cache;
 use crate::source::Receiver;
-use crate::translate::{self, Admission, Objects};
+use crate::translate::{self, Admission, Compiler, Objects};
 
 /// How the pipeline behaves.
 #[derive(Clone, Debug)]
@@ -23,8 +30,8 @@ pub struct Options {
     pub sources: Vec<SourceId>,
     /// A build starts when no event came for this long. Default 10 ms.
     pub quiet: Duration,
-    /// A build starts this long after the first event that waits, however many follow. Default 100 ms. Grows
-    /// to the time that the last build took, so that a busy control plane spends at most half its time on builds.
+    /// A build starts at the latest this long after the first event that waits. Default 100 ms. Grows with the
+    /// time that builds take, so that a busy control plane spends at most half of its time on them.
     pub longest: Duration,
     /// How long kept state of a source waits for the source itself before it is published. Default 5 s.
     pub restore_grace: Duration,
@@ -79,7 +86,7 @@ impl Handle {
 
     /// What admission says of writing and deleting these objects. Takes as long as compiling them.
     pub fn admit(&self, writes: &[Resource], deletes: &[ObjectKey]) -> Admission {
-        translate::admit(&self.view.borrow().objects, writes, deletes)
+        translate::admit(&self.view().objects, writes, deletes)
     }
 
     /// Whether something was published: `readyz`.
@@ -95,6 +102,8 @@ pub struct Pipeline {
     events: Receiver,
     view: watch::Sender<Arc<View>>,
     cache: Arc<Cache>,
+    compiler: Compiler,
+    metrics: Metrics,
 }
 
 impl Pipeline {
@@ -104,29 +113,154 @@ impl Pipeline {
         let view = watch::Sender::new(Arc::new(View { world, ..View::default() }));
         let cache = Arc::new(Cache::new());
         let handle = Handle { view: view.subscribe(), cache: cache.clone() };
-        (Self { options, events, view, cache }, handle)
+        let (compiler, metrics) = (Compiler::new(), Metrics::new());
+        (Self { options, events, view, cache, compiler, metrics }, handle)
     }
 
-    /// Runs until cancelled, or until every source is gone.
+    /// Runs until cancelled, or until every source has let go of its sender and all events are published.
     pub async fn run(mut self, stop: CancellationToken) {
-        let _ = &self.options;
+        let mut world = World::clone(&self.view.borrow().world);
+        let mut waiting = Change::default();
+        let mut debounce = Debounce::new(self.options.quiet, self.options.longest);
+        let mut restored_at: Option<Instant> = None;
         loop {
-            let event = tokio::select! {
-                // Cancel-safe: `recv` loses nothing when dropped.
-                event = self.events.recv() => event,
+            let now = Instant::now();
+            let grace = restored_at.map(|at| at + self.options.restore_grace).filter(|at| *at > now);
+            let next = [debounce.due(), grace].into_iter().flatten().min();
+            tokio::select! {
+                // Cancel-safe: `recv` loses nothing when dropped, and sleeping has no effect.
+                event = self.events.recv() => {
+                    let Some(event) = event else {
+                        self.build(&world, &mut waiting, &mut debounce, restored_at);
+                        return;
+                    };
+                    world = self.reduce(world, event, &mut waiting);
+                    // What has come by now belongs to the same build; bounded, so that a flood cannot hold it up.
+                    for _ in 0..crate::source::EVENT_QUEUE {
+                        let Ok(event) = self.events.try_recv() else { break };
+                        world = self.reduce(world, event, &mut waiting);
+                    }
+                    if !waiting.is_empty() {
+                        debounce.event(Instant::now());
+                    }
+                    if restored_at.is_none() && world.is_restored() {
+                        restored_at = Some(Instant::now());
+                    }
+                }
+                () = sleep_until(next.unwrap_or(now)), if next.is_some() => {}
                 () = stop.cancelled() => return,
-            };
-            let Some(event) = event else { return };
-            let mut view = View::clone(&self.view.borrow());
-            let (world, change) = apply(std::mem::take(&mut view.world), event);
-            view.world = world;
-            self.build(view, change);
+            }
+            let now = Instant::now();
+            let first_due = !self.has_published() && restored_at.is_some_and(|at| at + self.options.restore_grace <= now);
+            if debounce.due().is_some_and(|due| due <= now) || first_due {
+                self.build(&world, &mut waiting, &mut debounce, restored_at);
+            }
         }
     }
 
-    fn build(&mut self, mut view: View, change: Change) {
-        view.objects = translate::settle(&view.objects, &view.world, &change.objects);
-        let _: Option<Arc<Published>> = self.cache.latest();
+    fn has_published(&self) -> bool {
+        self.view.borrow().publications > 0
+    }
+
+    fn reduce(&self, world: World, event: Event, waiting: &mut Change) -> World {
+        let resync = matches!(event, Event::Resync { .. });
+        let source = event.source().clone();
+        let (world, change) = apply(world, event);
+        self.metrics.events.increment(1);
+        if resync {
+            let (services, objects) = (change.services.len(), change.objects.len());
+            info!(%source, services, objects, "source listed everything");
+        }
+        waiting.merge(change);
+        world
+    }
+
+    /// One build. Before the first publication may be made, only the view is renewed.
+    fn build(&mut self, world: &World, waiting: &mut Change, debounce: &mut Debounce, restored: Option<Instant>) {
+        let started = Instant::now();
+        let change = std::mem::take(waiting);
+        debounce.build_started();
+        let mut view = View::clone(&self.view.borrow());
+        view.world = world.clone();
+        let ready = world.is_synced() || restored.is_some_and(|at| at + self.options.restore_grace <= started);
+        // A bug in a translator must not end the control plane: what was published stays in force.
+        let built = catch_unwind(AssertUnwindSafe(|| {
+            view.objects = translate::settle(&view.objects, &view.world, &change.objects);
+            if !ready && view.publications == 0 {
+                return None;
+            }
+            self.compiler.compile(&view.world, &view.objects, &change.services, SystemTime::now())
+        }));
+        match built {
+            Err(_) => {
+                error!("a build failed by a bug; what was published before stays in force");
+                self.metrics.failures.increment(1);
+                self.compiler = Compiler::new();
+            }
+            Ok(None) => {}
+            Ok(Some(compiled)) => {
+                for d in &compiled.dangling {
+                    warn!(%d, "dangling reference");
+                }
+                view.publications += 1;
+                view.last_published = Some(compiled.published.at);
+                debug!(sequence = compiled.published.sequence, services = change.services.len(), "published");
+                self.cache.publish(compiled.published);
+                self.metrics.publications.increment(1);
+            }
+        }
+        for key in &change.objects {
+            if let Some(state) = view.objects.states().get(key).filter(|s| s.is_quarantined()) {
+                for problem in &state.problems {
+                    warn!(object = %key, revision = state.newest.revision, %problem, "set aside");
+                }
+            }
+        }
+        let aside = view.objects.states().values().filter(|s| s.is_quarantined()).count();
+        self.metrics.quarantined.set(aside as f64);
+        self.metrics.services.set(view.world.services().len() as f64);
         self.view.send_replace(Arc::new(view));
+        let took = started.elapsed();
+        debounce.build_took(took);
+        self.metrics.build_seconds.record(took.as_secs_f64());
     }
 }
+
+/// What the pipeline counts.
+#[derive(Clone)]
+struct Metrics {
+    events: Counter,
+    publications: Counter,
+    failures: Counter,
+    quarantined: Gauge,
+    services: Gauge,
+    build_seconds: Histogram,
+}
+
+impl std::fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Metrics").finish_non_exhaustive()
+    }
+}
+
+impl Metrics {
+    fn new() -> Self {
+        describe_counter!("pipeline_events_total", "Events received from sources.");
+        describe_counter!("pipeline_publications_total", "Publications made: builds whose content differed.");
+        describe_counter!("pipeline_build_failures_total", "Builds that a bug ended.");
+        describe_gauge!("pipeline_quarantined_objects", "Objects whose newest revision is set aside.");
+        describe_gauge!("pipeline_services", "Services with at least one registered instance.");
+        describe_histogram!("pipeline_build_seconds", "Time of a build, from reducing to publishing.");
+        Self {
+            events: counter!("pipeline_events_total"),
+            publications: counter!("pipeline_publications_total"),
+            failures: counter!("pipeline_build_failures_total"),
+            quarantined: gauge!("pipeline_quarantined_objects"),
+            services: gauge!("pipeline_services"),
+            build_seconds: histogram!("pipeline_build_seconds"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

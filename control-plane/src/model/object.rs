@@ -1,8 +1,9 @@
 //! Objects: what people write to configure a fleet, with the revision a store gave them.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
-use xds_types::portolan::config::v1::{Gateway, Resource, Route, Service, resource::Spec};
+use xds_types::portolan::config::v1::{Gateway, Listener, Resource, Route, Service, resource::Spec};
 
 use super::{InvalidName, Kind, ObjectKey, ObjectName, Problem, Severity};
 
@@ -32,7 +33,7 @@ impl Object {
     /// # Errors
     /// When the resource has no valid name, or no kind.
     pub fn new(resource: Resource, revision: u64) -> Result<Self, Problem> {
-        let key = key_of(&resource)?;
+        let key = Self::key_of(&resource)?;
         Ok(Self { key, revision, content: Content::Read(Arc::new(resource)) })
     }
 
@@ -44,6 +45,28 @@ impl Object {
             Err(problems) => Content::Unreadable(problems.into()),
         };
         Self { key, revision, content }
+    }
+
+    /// Kind and name that a resource says of itself.
+    ///
+    /// # Errors
+    /// When it has no valid name, or no kind.
+    pub fn key_of(resource: &Resource) -> Result<ObjectKey, Problem> {
+        let problem = |path: &str, message: String| Problem {
+            object: None,
+            path: path.to_owned(),
+            message,
+            severity: Severity::Error,
+        };
+        let kind = match &resource.spec {
+            Some(Spec::Service(_)) => Kind::Service,
+            Some(Spec::Gateway(_)) => Kind::Gateway,
+            Some(Spec::Route(_)) => Kind::Route,
+            None => return Err(problem("kind", "must be Service, Gateway or Route".to_owned())),
+        };
+        let name = ObjectName::new(&resource.name)
+            .map_err(|e: InvalidName| problem("name", format!("`{}` {e}", resource.name)))?;
+        Ok(ObjectKey { kind, name })
     }
 
     /// The resource, when it was read.
@@ -79,28 +102,6 @@ impl Object {
     }
 }
 
-/// Kind and name that a resource says of itself.
-///
-/// # Errors
-/// When it has no valid name, or no kind.
-pub(super) fn key_of(resource: &Resource) -> Result<ObjectKey, Problem> {
-    let problem = |path: &str, message: String| Problem {
-        object: None,
-        path: path.to_owned(),
-        message,
-        severity: Severity::Error,
-    };
-    let kind = match &resource.spec {
-        Some(Spec::Service(_)) => Kind::Service,
-        Some(Spec::Gateway(_)) => Kind::Gateway,
-        Some(Spec::Route(_)) => Kind::Route,
-        None => return Err(problem("kind", "must be Service, Gateway or Route".to_owned())),
-    };
-    let name = ObjectName::new(&resource.name)
-        .map_err(|e: InvalidName| problem("name", format!("`{}` {e}", resource.name)))?;
-    Ok(ObjectKey { kind, name })
-}
-
 fn read(key: &ObjectKey, text: &str) -> Result<Resource, Vec<Problem>> {
     let problem = |path: String, message: String| Problem {
         object: Some(key.clone()),
@@ -120,9 +121,19 @@ fn read(key: &ObjectKey, text: &str) -> Result<Resource, Vec<Problem>> {
         (None, _) => return Err(vec![problem(String::new(), "is empty".to_owned())]),
         (Some(_), false) => return Err(vec![problem(String::new(), "must be one object".to_owned())]),
     };
-    match key_of(&resource) {
+    match Object::key_of(&resource) {
         Ok(said) if said == *key => Ok(resource),
         Ok(said) => Err(vec![problem(String::new(), format!("is stored under {key} but says it is {said}"))]),
         Err(p) => Err(vec![Problem { object: Some(key.clone()), ..p }]),
     }
+}
+
+/// The name of a listener, or its default.
+pub fn listener_name(l: &Listener) -> String {
+    if l.name.is_empty() { format!("http-{}", l.port) } else { l.name.clone() }
+}
+
+/// The address of a listener, or its default; `None` when it is not an IP address.
+pub fn listener_address(l: &Listener) -> Option<IpAddr> {
+    if l.address.is_empty() { Some(Ipv4Addr::UNSPECIFIED.into()) } else { l.address.parse().ok() }
 }

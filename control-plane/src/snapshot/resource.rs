@@ -13,7 +13,7 @@ use super::canonical;
 use crate::model::ObjectKey;
 
 /// Hash of content. Two replicas, and one that restarted, give the same content the same version.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Version(u64);
 
 impl Version {

@@ -15,6 +15,12 @@ pub struct Set {
     resources: BTreeMap<Arc<str>, Arc<Resource>>,
 }
 
+impl Default for Set {
+    fn default() -> Self {
+        Self::new(BTreeMap::new())
+    }
+}
+
 impl Set {
     /// A set of resources of one type.
     pub fn new(resources: BTreeMap<Arc<str>, Arc<Resource>>) -> Self {
@@ -50,44 +56,52 @@ pub trait Resolve: Send + Sync + fmt::Debug {
     fn resolve(&self, kind: ResourceType, name: &str) -> Option<Arc<Resource>>;
 }
 
-static EMPTY: LazyLock<Arc<Set>> = LazyLock::new(|| Arc::new(Set::new(BTreeMap::new())));
+static EMPTY: LazyLock<Arc<Set>> = LazyLock::new(|| Arc::new(Set::default()));
 
 /// What one group of nodes sees: a set for each type, and resources made on demand.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
-    /// Number of the publication; grows.
-    sequence: u64,
+    id: u64,
+    /// The snapshot that `changed` is against.
+    before: Option<u64>,
     sets: BTreeMap<ResourceType, Arc<Set>>,
-    /// Against the snapshot of the previous publication; absent type: equal sets.
+    /// Names that differ; absent type: equal sets.
     changed: BTreeMap<ResourceType, Arc<[Arc<str>]>>,
     lazy: Option<Arc<dyn Resolve>>,
 }
 
 impl Snapshot {
-    /// The snapshot of publication `sequence`, whose predecessor in the same group is `before`.
+    /// A snapshot whose id no other one has, and the one that its readers saw before, if they are known to.
     pub fn new(
-        sequence: u64,
+        id: u64,
         sets: BTreeMap<ResourceType, Arc<Set>>,
         lazy: Option<Arc<dyn Resolve>>,
         before: Option<&Snapshot>,
     ) -> Self {
-        let mut this = Self { sequence, sets, changed: BTreeMap::new(), lazy };
-        let Some(before) = before else { return this };
+        Self { id, before: None, sets, changed: BTreeMap::new(), lazy }.after(before)
+    }
+
+    /// This snapshot, as the one that follows another for the same readers.
+    #[must_use]
+    pub fn after(mut self, before: Option<&Snapshot>) -> Self {
+        let Some(before) = before else { return self };
+        self.before = Some(before.id);
+        self.changed.clear();
         for &kind in ResourceType::ALL {
-            let (old, new) = (before.set(kind), this.set(kind));
+            let (old, new) = (before.set(kind), self.set(kind));
             if !Arc::ptr_eq(old, new) {
                 let names = changed(old, new);
                 if !names.is_empty() {
-                    this.changed.insert(kind, names.into());
+                    self.changed.insert(kind, names.into());
                 }
             }
         }
-        this
+        self
     }
 
-    /// Number of the publication.
-    pub fn sequence(&self) -> u64 {
-        self.sequence
+    /// Its id.
+    pub fn id(&self) -> u64 {
+        self.id
     }
 
     /// The resources that a wildcard means.
@@ -100,14 +114,13 @@ impl Snapshot {
         self.set(kind).get(name).cloned().or_else(|| self.lazy.as_ref()?.resolve(kind, name))
     }
 
-    /// Names that were added, changed or removed since the previous publication, when all of them are known:
-    /// `None` for a reader that last saw another snapshot than the previous one, and where resources are made
-    /// on demand.
+    /// Names that were added, changed or removed since the snapshot that a reader last saw, when they are
+    /// known: `None` when it saw another than the one before, and where resources are made on demand.
     pub fn changed_since(&self, seen: u64, kind: ResourceType) -> Option<&[Arc<str>]> {
-        if seen == self.sequence {
+        if seen == self.id {
             return Some(&[]);
         }
-        let known = self.lazy.is_none() && seen.checked_add(1) == Some(self.sequence);
+        let known = self.lazy.is_none() && self.before == Some(seen);
         known.then(|| self.changed.get(&kind).map_or(&[] as &[_], |names| names))
     }
 
@@ -138,9 +151,9 @@ mod tests {
         Arc::new(Resource::encode(ResourceType::Cluster, name, &c, vec![], vec![]))
     }
 
-    fn snapshot(sequence: u64, clusters: Vec<Arc<Resource>>, before: Option<&Snapshot>) -> Snapshot {
+    fn snapshot(id: u64, clusters: Vec<Arc<Resource>>, before: Option<&Snapshot>) -> Snapshot {
         let sets = [(ResourceType::Cluster, Arc::new(clusters.into_iter().collect()))].into();
-        Snapshot::new(sequence, sets, None, before)
+        Snapshot::new(id, sets, None, before)
     }
 
     #[test]

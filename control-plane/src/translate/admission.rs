@@ -1,23 +1,39 @@
 //! Which objects are in force: checks at admission, and quarantine for what was written past it.
+//!
+//! | what is wrong | at admission | written past it |
+//! |---|---|---|
+//! | the object itself, or what it compiles to | refused | set aside; the last good revision stays in force |
+//! | a listener's port is taken by another gateway of the group | refused | the gateway that was in force, else the older one, keeps it; the other is set aside |
+//! | a route names a gateway or a subset that does not exist | refused | in force, with a warning |
+//! | an object that others name is deleted | refused | a warning on those |
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
-use xds_types::portolan::config::v1::Resource;
+use xds_types::portolan::config::v1::{Gateway, Resource, Route, Service, resource::Spec};
 
-use crate::model::{Object, ObjectKey, Problem, Problems, SourceId, World};
+use super::{Dialect, cluster, listener, names, route};
+use crate::model::{
+    Content, Kind, Object, ObjectKey, ObjectName, Problem, Problems, Severity, SourceId, World, addresses_clash,
+    check, listener_address, listener_name,
+};
 
 /// One object: its newest revision, and the one in force.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ObjectState {
     /// Source that holds it.
     pub source: SourceId,
-    /// Newest revision; `None` once it was deleted.
+    /// Newest revision.
     pub newest: Arc<Object>,
     /// Revision that proxies are given: the newest, or the last good one, or none.
     pub in_force: Option<Arc<Object>>,
     /// What is wrong with the newest revision: errors when it is not in force, warnings otherwise.
     pub problems: Vec<Problem>,
+    /// Those of `problems` that do not depend on other objects.
+    own: Problems,
+    /// Revision to go back to when the newest is set aside.
+    last_good: Option<Arc<Object>>,
 }
 
 impl ObjectState {
@@ -43,6 +59,10 @@ impl Objects {
     pub fn in_force(&self) -> impl Iterator<Item = &Arc<Object>> {
         self.states.values().filter_map(|s| s.in_force.as_ref())
     }
+
+    fn newest(&self) -> BTreeMap<&ObjectKey, &Resource> {
+        self.states.iter().filter_map(|(key, s)| Some((key, &**s.newest.resource()?))).collect()
+    }
 }
 
 /// What admission says of a write.
@@ -61,28 +81,254 @@ impl Admission {
 
 /// Checks a write before it goes to the store: all of these objects, and the deletion of others, at once.
 pub fn admit(current: &Objects, writes: &[Resource], deletes: &[ObjectKey]) -> Admission {
-    let _ = (current, writes, deletes);
-    Admission::default()
+    let mut found = Problems::default();
+    let mut after = current.newest();
+    for key in deletes {
+        after.remove(key);
+    }
+    let mut keys: Vec<ObjectKey> = Vec::new();
+    let mut written: BTreeMap<ObjectKey, &Resource> = BTreeMap::new();
+    for (i, resource) in writes.iter().enumerate() {
+        match Object::key_of(resource) {
+            Err(p) => found.extend([Problem { path: format!("[{i}].{}", p.path), ..p }]),
+            Ok(key) if written.insert(key.clone(), resource).is_some() => {
+                found.error(&key, "", "is there twice");
+            }
+            Ok(key) => keys.push(key),
+        }
+    }
+    after.extend(keys.iter().map(|key| (key, written[key])));
+
+    for key in &keys {
+        found.extend(alone(key, written[key]).list);
+    }
+    let view = References::new(after.iter().map(|(key, r)| (*key, *r)));
+    for key in &keys {
+        if let Some(Spec::Route(spec)) = &written[key].spec {
+            view.check_route(key, spec, Severity::Error, &mut found);
+        }
+        if let Some(Spec::Gateway(spec)) = &written[key].spec {
+            for (other, taken) in view.gateways.iter().filter(|(other, _)| **other != key) {
+                if let Some((path, message)) = clash(spec, taken, other) {
+                    found.error(key, path, message);
+                }
+            }
+        }
+    }
+    // What was there and named something that this write takes away.
+    for (key, resource) in after.iter().filter(|(key, _)| !written.contains_key(**key)) {
+        let Some(Spec::Route(spec)) = &resource.spec else { continue };
+        for gateway in &spec.gateways {
+            if let Some(gone) = deletes.iter().find(|d| d.kind == Kind::Gateway && d.name.as_str() == gateway) {
+                found.error(gone, "", format!("is named by {key}"));
+            }
+        }
+        for backend in spec.rules.iter().flat_map(|r| &r.backends).filter(|b| !b.subset.is_empty()) {
+            let is_it = |k: &&ObjectKey| k.kind == Kind::Service && k.name.as_str() == backend.service;
+            let touched = deletes.iter().chain(&keys).find(is_it);
+            if let Some(touched) = touched
+                && !view.has_subset(&backend.service, &backend.subset)
+            {
+                found.error(touched, "spec.subsets", format!("{key} names the subset `{}`", backend.subset));
+            }
+        }
+    }
+    found.list.dedup();
+    Admission { problems: found }
 }
 
 /// Decides what is in force after objects changed in the world.
 pub fn settle(before: &Objects, world: &World, changed: &BTreeSet<ObjectKey>) -> Objects {
-    let mut after = before.clone();
+    if changed.is_empty() {
+        return before.clone();
+    }
+    let mut states = before.states.clone();
     for key in changed {
-        match world.objects().get(key) {
-            None => {
-                after.states.remove(key);
+        let Some((source, object)) = world.objects().get(key) else {
+            states.remove(key);
+            continue;
+        };
+        let last_good = states.remove(key).and_then(|s| s.last_good);
+        let own = match &object.content {
+            Content::Read(resource) => alone(key, resource),
+            Content::Unreadable(problems) => Problems { list: problems.to_vec() },
+        };
+        let good = !own.has_errors();
+        let state = ObjectState {
+            source: source.clone(),
+            newest: object.clone(),
+            in_force: if good { Some(object.clone()) } else { last_good.clone() },
+            problems: Vec::new(),
+            own,
+            last_good: if good { Some(object.clone()) } else { last_good },
+        };
+        states.insert(key.clone(), state);
+    }
+    let was_in_force = |key: &ObjectKey| before.states.get(key).and_then(|s| s.in_force.clone());
+    let clashes = share_ports(&mut states, was_in_force);
+    warn_of_dangling(&mut states, &clashes);
+    Objects { states }
+}
+
+/// Everything wrong with an object that shows without others: by itself, and in what it compiles to.
+fn alone(key: &ObjectKey, resource: &Resource) -> Problems {
+    let mut found = check::object(key, resource);
+    if found.has_errors() {
+        return found; // what is compiled of it would only repeat them
+    }
+    match &resource.spec {
+        Some(Spec::Service(spec)) => {
+            let object = Object {
+                key: key.clone(),
+                revision: 0,
+                content: Content::Read(Arc::new(resource.clone())),
+            };
+            let mut subsets: Vec<&str> = spec.subsets.keys().map(String::as_str).collect();
+            subsets.sort_unstable();
+            let all = std::iter::once("").chain(subsets);
+            for subset in all {
+                let name = names::cluster(key.name.as_str(), subset);
+                for dialect in [Dialect::Envoy, Dialect::Grpc] {
+                    cluster::cluster(&name, Some(&object), dialect, &mut found);
+                }
             }
-            Some((source, object)) => {
-                let state = ObjectState {
-                    source: source.clone(),
-                    newest: object.clone(),
-                    in_force: Some(object.clone()),
-                    problems: Vec::new(),
-                };
-                after.states.insert(key.clone(), state);
+        }
+        Some(Spec::Gateway(spec)) => {
+            listener::listeners(key, spec, &mut found);
+            for l in &spec.listeners {
+                listener::route_configuration(key, spec, l, &[], &mut found);
+            }
+        }
+        Some(Spec::Route(spec)) => {
+            route::routes(key, spec, Dialect::Envoy, &mut found);
+            if spec.mesh {
+                route::routes(key, spec, Dialect::Grpc, &mut found);
+            }
+        }
+        None => {}
+    }
+    let mut seen = BTreeSet::new();
+    found.list.retain(|p| seen.insert(p.clone()));
+    found
+}
+
+/// What others may be named by.
+struct References<'a> {
+    gateways: BTreeMap<&'a ObjectKey, &'a Gateway>,
+    services: BTreeMap<&'a str, &'a Service>,
+}
+
+impl<'a> References<'a> {
+    fn new(objects: impl Iterator<Item = (&'a ObjectKey, &'a Resource)>) -> Self {
+        let (mut gateways, mut services) = (BTreeMap::new(), BTreeMap::new());
+        for (key, resource) in objects {
+            match &resource.spec {
+                Some(Spec::Gateway(g)) => drop(gateways.insert(key, g)),
+                Some(Spec::Service(s)) => drop(services.insert(key.name.as_str(), s)),
+                Some(Spec::Route(_)) | None => {}
+            }
+        }
+        Self { gateways, services }
+    }
+
+    fn has_subset(&self, service: &str, subset: &str) -> bool {
+        self.services.get(service).is_some_and(|s| s.subsets.contains_key(subset))
+    }
+
+    fn check_route(&self, key: &ObjectKey, spec: &Route, severity: Severity, found: &mut Problems) {
+        let mut say = |path: String, message: String| {
+            found.extend([Problem { object: Some(key.clone()), path, message, severity }]);
+        };
+        for (i, name) in spec.gateways.iter().enumerate() {
+            let exists = ObjectName::new(name)
+                .is_ok_and(|name| self.gateways.contains_key(&ObjectKey::new(Kind::Gateway, name)));
+            if !exists {
+                say(format!("spec.gateways[{i}]"), format!("there is no Gateway `{name}`"));
+            }
+        }
+        for (i, rule) in spec.rules.iter().enumerate() {
+            for (j, b) in rule.backends.iter().enumerate() {
+                if !b.subset.is_empty() && !self.has_subset(&b.service, &b.subset) {
+                    let path = format!("spec.rules[{i}].backends[{j}].subset");
+                    say(path, format!("Service `{}` has no subset `{}`", b.service, b.subset));
+                }
             }
         }
     }
-    after
 }
+
+/// Where a gateway's listener cannot be bound because of another's, if both may be on one proxy.
+fn clash(spec: &Gateway, other: &Gateway, other_key: &ObjectKey) -> Option<(String, String)> {
+    let apart = !spec.group.is_empty() && !other.group.is_empty() && spec.group != other.group;
+    if apart {
+        return None;
+    }
+    let sockets = |g: &Gateway| -> Vec<(usize, String, IpAddr, u32)> {
+        let one = |(i, l)| Some((i, listener_name(l), listener_address(l)?, l.port));
+        g.listeners.iter().enumerate().filter_map(one).collect()
+    };
+    let taken = sockets(other);
+    sockets(spec).into_iter().find_map(|(i, _, ip, port)| {
+        let (_, name, ..) = taken.iter().find(|(_, _, a, p)| *p == port && addresses_clash(*a, ip))?;
+        Some((format!("spec.listeners[{i}].port"), format!("{port} is taken by listener `{name}` of {other_key}")))
+    })
+}
+
+/// Sets aside gateways whose ports are taken. Those that were in force keep theirs, then the older one wins.
+fn share_ports(
+    states: &mut BTreeMap<ObjectKey, ObjectState>,
+    was_in_force: impl Fn(&ObjectKey) -> Option<Arc<Object>>,
+) -> BTreeMap<ObjectKey, Problem> {
+    let mut order: Vec<(bool, u64, ObjectKey)> = states
+        .iter()
+        .filter(|(key, _)| key.kind == Kind::Gateway)
+        .map(|(key, s)| (was_in_force(key).is_none(), s.newest.revision, key.clone()))
+        .collect();
+    order.sort();
+    let mut bound: Vec<Arc<Object>> = Vec::new();
+    let mut refused = BTreeMap::new();
+    for (_, _, key) in order {
+        let Some(state) = states.get_mut(&key) else { continue };
+        let newest = (!state.own.has_errors()).then(|| state.newest.clone());
+        let before = was_in_force(&key).or_else(|| state.last_good.clone());
+        state.in_force = None;
+        for candidate in newest.into_iter().chain(before) {
+            let Some(spec) = candidate.gateway() else { continue };
+            let taken = bound.iter().find_map(|other| clash(spec, other.gateway()?, &other.key));
+            match taken {
+                None => {
+                    bound.push(candidate.clone());
+                    state.in_force = Some(candidate);
+                    break;
+                }
+                Some((path, message)) => {
+                    let problem =
+                        Problem { object: Some(key.clone()), path, message, severity: Severity::Error };
+                    refused.entry(key.clone()).or_insert(problem);
+                }
+            }
+        }
+        if let Some(good) = &state.in_force {
+            state.last_good = Some(good.clone());
+        }
+    }
+    refused
+}
+
+/// Writes down what is wrong with each object, references that lead nowhere included.
+fn warn_of_dangling(states: &mut BTreeMap<ObjectKey, ObjectState>, clashes: &BTreeMap<ObjectKey, Problem>) {
+    let in_force: Vec<(ObjectKey, Arc<Object>)> =
+        states.iter().filter_map(|(key, s)| Some((key.clone(), s.in_force.clone()?))).collect();
+    let view = References::new(in_force.iter().filter_map(|(key, o)| Some((key, &**o.resource()?))));
+    for (key, state) in states.iter_mut() {
+        let mut all = state.own.clone();
+        all.extend(clashes.get(key).cloned());
+        if let Some(spec) = state.newest.route() {
+            view.check_route(key, spec, Severity::Warning, &mut all);
+        }
+        state.problems = all.list;
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,104 @@
+//! Checks of a Gateway.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use super::{Checker, format, host};
+use crate::model::{ObjectName, listener_address, listener_name};
+use xds_types::google::protobuf::{Struct, Value, value::Kind};
+use xds_types::portolan::config::v1::{AccessLog, Gateway, Listener, listener};
+
+pub(super) fn check(g: &Gateway, at: &mut Checker<'_>) {
+    let Gateway { listeners, group: _, access_log, use_remote_address: _, patch: _ } = g;
+    if listeners.is_empty() {
+        at.error("spec.listeners", "must hold at least one listener");
+    }
+    let (mut names, mut ports) = (BTreeSet::new(), Vec::<(IpAddr, u32, usize)>::new());
+    for (i, l) in listeners.iter().enumerate() {
+        let path = format!("spec.listeners[{i}]");
+        let Listener { name, address, port, protocol, hostnames } = l;
+        let full = listener_name(l);
+        if let Err(e) = ObjectName::new(&full) {
+            at.error(format!("{path}.name"), format!("`{name}` {e}"));
+        }
+        if !names.insert(full.clone()) {
+            at.error(format!("{path}.name"), format!("`{full}` is there twice"));
+        }
+        at.port(&format!("{path}.port"), *port);
+        if listener::Protocol::try_from(*protocol).is_err() {
+            at.error(format!("{path}.protocol"), "is not a protocol");
+        }
+        match listener_address(l) {
+            None => at.error(format!("{path}.address"), format!("`{address}` is not an IP address")),
+            Some(ip) => {
+                if let Some((_, _, other)) = ports.iter().find(|(a, p, _)| p == port && addresses_clash(*a, ip)) {
+                    at.error(format!("{path}.port"), format!("{port} is taken by listeners[{other}]"));
+                }
+                ports.push((ip, *port, i));
+            }
+        }
+        check_hosts(&format!("{path}.hostnames"), hostnames, false, at);
+    }
+    if let Some(log) = access_log {
+        check_access_log(log, at);
+    }
+}
+
+/// Whether sockets on these two addresses and one port cannot both be bound.
+pub fn addresses_clash(a: IpAddr, b: IpAddr) -> bool {
+    a == b || (a.is_ipv4() == b.is_ipv4() && (a.is_unspecified() || b.is_unspecified()))
+}
+
+/// Host names, each once whatever their case.
+pub(super) fn check_hosts(path: &str, hosts: &[String], any: bool, at: &mut Checker<'_>) {
+    let mut seen = BTreeSet::new();
+    for (i, name) in hosts.iter().enumerate() {
+        let path = format!("{path}[{i}]");
+        if let Err(message) = host(name, any) {
+            at.error(path, format!("`{name}` {message}"));
+        } else if !seen.insert(name.to_ascii_lowercase()) {
+            at.error(path, format!("`{name}` is there twice"));
+        }
+    }
+}
+
+fn check_access_log(log: &AccessLog, at: &mut Checker<'_>) {
+    let AccessLog { path, format: line, json } = log;
+    if path.is_empty() {
+        at.error("spec.access_log.path", "must not be empty; `/dev/stdout` is the standard output");
+    }
+    if !line.is_empty() && json.is_some() {
+        at.error("spec.access_log", "must not have both format and json");
+    }
+    if let Err(message) = format(&line.replace('\n', " ")) {
+        at.error("spec.access_log.format", message);
+    }
+    if let Some(json) = json {
+        check_json("spec.access_log.json", json, at);
+    }
+}
+
+fn check_json(path: &str, json: &Struct, at: &mut Checker<'_>) {
+    let mut members: Vec<_> = json.fields.iter().collect();
+    members.sort_by_key(|(name, _)| *name);
+    for (name, value) in members {
+        check_value(&format!("{path}[\"{name}\"]"), value, at);
+    }
+}
+
+fn check_value(path: &str, value: &Value, at: &mut Checker<'_>) {
+    match &value.kind {
+        Some(Kind::StringValue(text)) => {
+            if let Err(message) = format(text) {
+                at.error(path, message);
+            }
+        }
+        Some(Kind::StructValue(inner)) => check_json(path, inner, at),
+        Some(Kind::ListValue(list)) => {
+            for (i, v) in list.values.iter().enumerate() {
+                check_value(&format!("{path}[{i}]"), v, at);
+            }
+        }
+        Some(Kind::NumberValue(_) | Kind::BoolValue(_) | Kind::NullValue(_)) | None => {}
+    }
+}

@@ -1,0 +1,154 @@
+//! The bootstrap that points a proxy, Envoy or ours, at this control plane.
+
+use std::fmt::Write as _;
+use std::net::{IpAddr, SocketAddr};
+
+/// How the proxy asks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Api {
+    /// Incremental.
+    #[default]
+    Delta,
+    /// State of the world.
+    Sotw,
+}
+
+/// What a bootstrap says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bootstrap {
+    /// `node.id`: unique in the fleet.
+    pub node_id: String,
+    /// Node group (`node.cluster`).
+    pub group: String,
+    /// Zone of the proxy; empty: none.
+    pub zone: String,
+    /// Host or IP address of the control plane's xDS port.
+    pub host: String,
+    /// The port.
+    pub port: u16,
+    /// How it asks.
+    pub api: Api,
+    /// Where its admin interface listens; `None`: it has none.
+    pub admin: Option<SocketAddr>,
+}
+
+impl Bootstrap {
+    /// A bootstrap with admin on the loopback, port 9901.
+    pub fn new(node_id: &str, group: &str, host: &str, port: u16) -> Self {
+        Self {
+            node_id: node_id.to_owned(),
+            group: group.to_owned(),
+            zone: String::new(),
+            host: host.to_owned(),
+            port,
+            api: Api::Delta,
+            admin: Some(SocketAddr::from(([127, 0, 0, 1], 9901))),
+        }
+    }
+
+    /// The YAML text. The proxy asks for listeners and clusters over one stream, keeps trying while the control
+    /// plane is away, and notices a dead connection by HTTP/2 keepalive.
+    pub fn to_yaml(&self) -> String {
+        let Self { node_id, group, zone, host, port, api, admin } = self;
+        let kind = match api {
+            Api::Delta => "DELTA_GRPC",
+            Api::Sotw => "GRPC",
+        };
+        let discovery = if host.parse::<IpAddr>().is_ok() { "STATIC" } else { "STRICT_DNS" };
+        let (node_id, group, host) = (quoted(node_id), quoted(group), quoted(host));
+        let mut out = format!("node:\n  id: {node_id}\n  cluster: {group}\n");
+        if !zone.is_empty() {
+            let _ = writeln!(out, "  locality:\n    zone: {}", quoted(zone));
+        }
+        if let Some(admin) = admin {
+            let (ip, port) = (quoted(&admin.ip().to_string()), admin.port());
+            let _ = write!(
+                out,
+                "\nadmin:\n  address:\n    socket_address: {{ address: {ip}, port_value: {port} }}\n"
+            );
+        }
+        let _ = write!(
+            out,
+            "
+dynamic_resources:
+  ads_config:
+    api_type: {kind}
+    transport_api_version: V3
+    set_node_on_first_message_only: true
+    grpc_services:
+      - envoy_grpc: {{ cluster_name: portolan_control }}
+  lds_config: {{ ads: {{}}, resource_api_version: V3 }}
+  cds_config: {{ ads: {{}}, resource_api_version: V3 }}
+
+static_resources:
+  clusters:
+    - name: portolan_control
+      type: {discovery}
+      connect_timeout: 5s
+      typed_extension_protocol_options:
+        envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
+          \"@type\": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
+          explicit_http_config:
+            http2_protocol_options:
+              connection_keepalive: {{ interval: 30s, timeout: 5s }}
+      load_assignment:
+        cluster_name: portolan_control
+        endpoints:
+          - lb_endpoints:
+              - endpoint:
+                  address:
+                    socket_address: {{ address: {host}, port_value: {port} }}
+"
+        );
+        out
+    }
+}
+
+/// A YAML string: JSON's form is one.
+fn quoted(text: &str) -> String {
+    serde_json::Value::String(text.to_owned()).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use xds_types::envoy::config::bootstrap::v3::Bootstrap as Proto;
+    use xds_types::text::{self, Source};
+
+    fn parsed(b: &Bootstrap) -> Proto {
+        let text = b.to_yaml();
+        let proto = text::parse::<Proto>(Source { name: "bootstrap.yaml", text: &text })
+            .unwrap_or_else(|e| panic!("{e}\n{text}"))
+            .message;
+        assert_eq!(xds_types::rules::check(&proto), []);
+        proto
+    }
+
+    #[test]
+    fn it_is_a_valid_bootstrap_for_addresses_and_for_names() {
+        for (host, kind) in [("10.0.0.1", 0), ("::1", 0), ("control.example.com", 1)] {
+            let proto = parsed(&Bootstrap::new("proxy-1", "edge", host, 18000));
+            let cluster = &proto.static_resources.as_ref().unwrap().clusters[0];
+            use xds_types::envoy::config::cluster::v3::cluster::ClusterDiscoveryType;
+            assert_eq!(cluster.cluster_discovery_type, Some(ClusterDiscoveryType::Type(kind)), "{host}");
+            assert_eq!(proto.node.as_ref().unwrap().cluster, "edge");
+        }
+    }
+
+    #[test]
+    fn it_says_how_to_ask() {
+        use xds_types::envoy::config::core::v3::api_config_source::ApiType;
+        for (api, kind) in [(Api::Delta, ApiType::DeltaGrpc), (Api::Sotw, ApiType::Grpc)] {
+            let proto = parsed(&Bootstrap { api, ..Bootstrap::new("a", "b", "127.0.0.1", 1) });
+            let ads = proto.dynamic_resources.unwrap().ads_config.unwrap();
+            assert_eq!(ads.api_type, i32::from(kind));
+        }
+    }
+
+    #[test]
+    fn names_cannot_break_out_of_their_field() {
+        let proto = parsed(&Bootstrap::new("a\"\n: {", "b # c", "127.0.0.1", 1));
+        let node = proto.node.unwrap();
+        assert_eq!((node.id.as_str(), node.cluster.as_str()), ("a\"\n: {", "b # c"));
+    }
+}

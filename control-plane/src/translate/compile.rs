@@ -1,0 +1,293 @@
+//! The compiler: from what is in force to a publication, making again only what changed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use xds_types::ResourceType;
+use xds_types::envoy::config::route::v3::Route as EnvoyRoute;
+
+use super::catalog::{Catalog, Ingredients};
+use super::grpc::Resolver;
+use super::listener::{Attached, listeners, route_configuration};
+use super::{Dialect, Objects, cluster, route};
+use crate::model::{Kind, Object, ObjectKey, Problems, ServiceName, World};
+use crate::snapshot::{Dangling, Published, Resource, Set, Snapshot, withhold_dangling};
+
+/// What a build came to.
+#[derive(Debug)]
+pub struct Compiled {
+    /// The publication.
+    pub published: Arc<Published>,
+    /// References of it that lead nowhere: bugs of ours, or of a patch.
+    pub dangling: Vec<Dangling>,
+}
+
+/// Resources by name, with what they were made of.
+type Made<I> = BTreeMap<Arc<str>, (I, Arc<Resource>)>;
+
+/// Makes publications, each from the one before and what changed.
+#[derive(Debug, Default)]
+pub struct Compiler {
+    catalog: Arc<Catalog>,
+    resolver: Option<Arc<Resolver>>,
+    listeners: BTreeMap<ObjectKey, (Arc<Object>, Vec<Arc<Resource>>)>,
+    routes: BTreeMap<ObjectKey, RouteObject>,
+    clusters: Made<Option<Arc<Object>>>,
+    endpoints: Made<Ingredients>,
+    sets: Sets,
+    published: Option<Arc<Published>>,
+    snapshots: u64,
+}
+
+/// A Route, compiled.
+#[derive(Debug)]
+struct RouteObject {
+    object: Arc<Object>,
+    routes: Vec<EnvoyRoute>,
+    clusters: Vec<Arc<str>>,
+}
+
+/// Sets by group (`None`: gateways that name no group), and the endpoints that all groups share.
+#[derive(Debug, Default)]
+struct Sets {
+    groups: BTreeMap<Option<Arc<str>>, BTreeMap<ResourceType, Arc<Set>>>,
+    endpoints: Arc<Set>,
+}
+
+impl Compiler {
+    /// A compiler that has made nothing yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The publication after the instances of these services, or objects, changed. `None` when it would be the
+    /// one that there is already.
+    pub fn compile(
+        &mut self,
+        world: &World,
+        objects: &Objects,
+        services: &BTreeSet<ServiceName>,
+        now: SystemTime,
+    ) -> Option<Compiled> {
+        let in_force: BTreeMap<ObjectKey, Arc<Object>> =
+            objects.in_force().map(|o| (o.key.clone(), o.clone())).collect();
+        let first = self.published.is_none();
+        let same_objects = !first && same(&in_force, self.catalog.objects());
+        if same_objects && services.is_empty() {
+            return None;
+        }
+        self.catalog = Arc::new(Catalog::new(in_force, world.services().clone()));
+        if !same_objects {
+            self.compile_objects();
+        }
+        self.compile_endpoints((same_objects).then_some(services));
+        self.resolver = Some(Arc::new(match &self.resolver {
+            Some(before) if same_objects => {
+                before.follow(self.catalog.clone(), |name| services.contains(name))
+            }
+            _ => Resolver::new(self.catalog.clone()),
+        }));
+        Some(self.publish(now))
+    }
+
+    /// Listeners, routes and clusters of every group.
+    fn compile_objects(&mut self) {
+        let catalog = self.catalog.clone();
+        let mut ignored = Problems::default(); // what is in force was found free of errors
+        self.listeners.retain(|key, (object, _)| is(catalog.objects(), key, object));
+        self.routes.retain(|key, r| is(catalog.objects(), key, &r.object));
+
+        for (key, object) in catalog.of_kind(Kind::Route) {
+            let Some(spec) = object.route() else { continue };
+            self.routes.entry(key.clone()).or_insert_with(|| RouteObject {
+                object: object.clone(),
+                routes: route::routes(key, spec, Dialect::Envoy, &mut Problems::default()),
+                clusters: route::clusters(spec).collect(),
+            });
+        }
+        // Routes by the gateway that they are attached to, in order of their names.
+        let mut attached: BTreeMap<&str, Vec<Attached<'_>>> = BTreeMap::new();
+        for (key, r) in &self.routes {
+            let Some(spec) = r.object.route() else { continue };
+            for gateway in &spec.gateways {
+                let one = Attached { key, hosts: &spec.hosts, routes: &r.routes, clusters: &r.clusters };
+                attached.entry(gateway).or_default().push(one);
+            }
+        }
+
+        let mut groups: BTreeMap<Option<Arc<str>>, Parts> = [(None, Parts::default())].into();
+        for (_, gateway) in catalog.of_kind(Kind::Gateway) {
+            let group = gateway.gateway().map_or("", |g| &g.group);
+            if !group.is_empty() {
+                groups.entry(Some(group.into())).or_default();
+            }
+        }
+        for (key, gateway) in catalog.of_kind(Kind::Gateway) {
+            let Some(spec) = gateway.gateway() else { continue };
+            let (_, own) = self.listeners.entry(key.clone()).or_insert_with(|| {
+                (gateway.clone(), listeners(key, spec, &mut ignored).into_iter().map(Arc::new).collect())
+            });
+            let none = Vec::new();
+            let on_it = attached.get(key.name.as_str()).unwrap_or(&none);
+            let mut configurations: Vec<Arc<Resource>> = Vec::new();
+            for l in &spec.listeners {
+                configurations.push(Arc::new(route_configuration(key, spec, l, on_it, &mut ignored)));
+            }
+            let serves = |group: &Option<Arc<str>>| {
+                spec.group.is_empty() || group.as_deref() == Some(spec.group.as_str())
+            };
+            for (_, parts) in groups.iter_mut().filter(|(group, _)| serves(group)) {
+                parts.listeners.extend(own.iter().cloned());
+                parts.routes.extend(configurations.iter().cloned());
+            }
+        }
+        drop(attached);
+        self.compile_clusters(&groups);
+        self.sets.groups = groups.into_iter().map(|(group, parts)| (group, parts.sets(&self.clusters))).collect();
+    }
+
+    /// Every cluster that some group's routes name.
+    fn compile_clusters(&mut self, groups: &BTreeMap<Option<Arc<str>>, Parts>) {
+        let named: BTreeSet<Arc<str>> = groups.values().flat_map(Parts::clusters).collect();
+        self.clusters.retain(|name, _| named.contains(name));
+        for name in named {
+            let (service, _) = super::names::service_and_subset(&name);
+            let object = self.catalog.service(service).cloned();
+            let made = match self.clusters.get(&name) {
+                Some((of, _)) if same_object(of.as_ref(), object.as_ref()) => continue,
+                _ => cluster::cluster(&name, object.as_deref(), Dialect::Envoy, &mut Problems::default()),
+            };
+            self.clusters.insert(name, (object, Arc::new(made)));
+        }
+    }
+
+    /// The endpoints of every cluster that takes them from us; of all of them, or where these services changed.
+    fn compile_endpoints(&mut self, services: Option<&BTreeSet<ServiceName>>) {
+        let mut changed = false;
+        if services.is_none() {
+            let wanted: BTreeSet<&Arc<str>> = self
+                .clusters
+                .values()
+                .flat_map(|(_, c)| c.references.iter())
+                .filter(|r| r.kind == ResourceType::ClusterLoadAssignment)
+                .map(|r| &r.name)
+                .collect();
+            let before = self.endpoints.len();
+            self.endpoints.retain(|name, _| wanted.contains(name));
+            changed |= self.endpoints.len() != before;
+            for name in wanted {
+                changed |= endpoints_of(&mut self.endpoints, &self.catalog, name);
+            }
+        } else if let Some(services) = services {
+            let touched = |name: &&Arc<str>| {
+                let (service, _) = super::names::service_and_subset(name);
+                services.contains(self.catalog.registered_as(service))
+            };
+            let names: Vec<Arc<str>> = self.endpoints.keys().filter(touched).cloned().collect();
+            for name in names {
+                changed |= endpoints_of(&mut self.endpoints, &self.catalog, &name);
+            }
+        }
+        if changed {
+            self.sets.endpoints = Arc::new(self.endpoints.values().map(|(_, r)| r.clone()).collect());
+        }
+    }
+
+    fn publish(&mut self, now: SystemTime) -> Compiled {
+        let before = self.published.take();
+        let mut dangling = Vec::new();
+        let mut groups = BTreeMap::new();
+        let mut others = None;
+        for (group, sets) in &self.sets.groups {
+            let mut sets = sets.clone();
+            sets.insert(ResourceType::ClusterLoadAssignment, self.sets.endpoints.clone());
+            let old = before.as_ref().and_then(|p| match group {
+                Some(group) => p.groups.get(group),
+                None => Some(&p.others),
+            });
+            self.snapshots += 1;
+            let id = self.snapshots;
+            let (checked, found) = withhold_dangling(Snapshot::new(id, sets, None, None));
+            dangling.extend(found);
+            // An equal snapshot stays the same one, so that its streams have nothing to look at.
+            let snapshot = match old {
+                Some(old) if old.same_sets(&checked) => old.clone(),
+                old => Arc::new(checked.after(old.map(|o| &**o))),
+            };
+            match group {
+                Some(group) => drop(groups.insert(group.clone(), snapshot)),
+                None => others = Some(snapshot),
+            }
+        }
+        self.snapshots += 1;
+        let lazy = self.resolver.clone().map(|r| r as Arc<dyn crate::snapshot::Resolve>);
+        let grpc = Arc::new(Snapshot::new(self.snapshots, BTreeMap::new(), lazy, None));
+        let published = Arc::new(Published {
+            sequence: before.map_or(1, |p| p.sequence + 1),
+            at: now,
+            groups,
+            others: others.unwrap_or_else(|| Arc::new(Snapshot::new(0, BTreeMap::new(), None, None))),
+            grpc,
+        });
+        self.published = Some(published.clone());
+        Compiled { published, dangling }
+    }
+}
+
+/// What one group gets, before it is made into sets.
+#[derive(Debug, Default)]
+struct Parts {
+    listeners: Vec<Arc<Resource>>,
+    routes: Vec<Arc<Resource>>,
+}
+
+impl Parts {
+    fn clusters(&self) -> impl Iterator<Item = Arc<str>> + '_ {
+        let named = self.routes.iter().chain(&self.listeners).flat_map(|r| r.references.iter());
+        named.filter(|r| r.kind == ResourceType::Cluster).map(|r| r.name.clone())
+    }
+
+    fn sets(&self, clusters: &Made<Option<Arc<Object>>>) -> BTreeMap<ResourceType, Arc<Set>> {
+        let named: BTreeSet<Arc<str>> = self.clusters().collect();
+        let clusters = named.iter().filter_map(|name| clusters.get(name)).map(|(_, r)| r.clone());
+        [
+            (ResourceType::Cluster, Arc::new(clusters.collect())),
+            (ResourceType::Listener, Arc::new(self.listeners.iter().cloned().collect())),
+            (ResourceType::RouteConfiguration, Arc::new(self.routes.iter().cloned().collect())),
+        ]
+        .into()
+    }
+}
+
+/// Makes one assignment again, if what it is made of changed; whether it is another one now.
+fn endpoints_of(made: &mut Made<Ingredients>, catalog: &Catalog, name: &Arc<str>) -> bool {
+    let ingredients = catalog.ingredients(name);
+    let old = made.get(name);
+    if old.is_some_and(|(of, _)| of.same(&ingredients)) {
+        return false;
+    }
+    let Some(new) = catalog.assignment(name) else { return made.remove(name).is_some() };
+    let differs = old.is_none_or(|(_, r)| r.version != new.version);
+    made.insert(name.clone(), (ingredients, Arc::new(new)));
+    differs
+}
+
+fn same(a: &BTreeMap<ObjectKey, Arc<Object>>, b: &BTreeMap<ObjectKey, Arc<Object>>) -> bool {
+    a.len() == b.len() && a.iter().all(|(key, object)| is(b, key, object))
+}
+
+fn is(objects: &BTreeMap<ObjectKey, Arc<Object>>, key: &ObjectKey, object: &Arc<Object>) -> bool {
+    objects.get(key).is_some_and(|o| Arc::ptr_eq(o, object))
+}
+
+fn same_object(a: Option<&Arc<Object>>, b: Option<&Arc<Object>>) -> bool {
+    match (a, b) {
+        (Some(a), Some(b)) => Arc::ptr_eq(a, b),
+        (None, None) => true,
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests;
