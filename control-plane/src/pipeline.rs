@@ -10,7 +10,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use metrics::{Counter, Gauge, Histogram, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use metrics::{
+    Counter, Gauge, Histogram, counter, describe_counter, describe_gauge, describe_histogram, gauge,
+    histogram,
+};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -151,7 +154,8 @@ impl Pipeline {
                 () = stop.cancelled() => return,
             }
             let now = Instant::now();
-            let first_due = !self.has_published() && restored_at.is_some_and(|at| at + self.options.restore_grace <= now);
+            let first_due =
+                !self.has_published() && restored_at.is_some_and(|at| at + self.options.restore_grace <= now);
             if debounce.due().is_some_and(|due| due <= now) || first_due {
                 self.build(&world, &mut waiting, &mut debounce, restored_at);
             }
@@ -176,13 +180,20 @@ impl Pipeline {
     }
 
     /// One build. Before the first publication may be made, only the view is renewed.
-    fn build(&mut self, world: &World, waiting: &mut Change, debounce: &mut Debounce, restored: Option<Instant>) {
+    fn build(
+        &mut self,
+        world: &World,
+        waiting: &mut Change,
+        debounce: &mut Debounce,
+        restored: Option<Instant>,
+    ) {
         let started = Instant::now();
         let change = std::mem::take(waiting);
         debounce.build_started();
         let mut view = View::clone(&self.view.borrow());
         view.world = world.clone();
-        let ready = world.is_synced() || restored.is_some_and(|at| at + self.options.restore_grace <= started);
+        let ready =
+            world.is_synced() || restored.is_some_and(|at| at + self.options.restore_grace <= started);
         // A bug in a translator must not end the control plane: what was published stays in force.
         let built = catch_unwind(AssertUnwindSafe(|| {
             view.objects = translate::settle(&view.objects, &view.world, &change.objects);

@@ -54,7 +54,9 @@ impl Checker<'_> {
         let Some(d) = value else { return };
         match to_duration(d) {
             None => self.error(path, "must not be negative"),
-            Some(d) if d.is_zero() && matches!(zero, Zero::Refused) => self.error(path, "must be more than 0s"),
+            Some(d) if d.is_zero() && matches!(zero, Zero::Refused) => {
+                self.error(path, "must be more than 0s")
+            }
             Some(d) if d > LONGEST => self.error(path, "must be at most a year"),
             Some(_) => {}
         }
@@ -124,12 +126,16 @@ fn host(text: &str, any: bool) -> Result<(), &'static str> {
     }
     if name.starts_with('[') && name.ends_with(']') {
         let inner = &name[1..name.len() - 1];
-        return inner.parse::<std::net::Ipv6Addr>().map(drop).map_err(|_| "is not an IPv6 address in brackets");
+        return inner
+            .parse::<std::net::Ipv6Addr>()
+            .map(drop)
+            .map_err(|_| "is not an IPv6 address in brackets");
     }
     if name.contains(':') {
         return Err("must not have a port: hosts are matched without it");
     }
-    let label = |l: &str| !l.is_empty() && l.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_');
+    let label =
+        |l: &str| !l.is_empty() && l.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_');
     if name.split('.').all(label) { Ok(()) } else { Err("is not a host name") }
 }
 
@@ -155,7 +161,8 @@ fn format(text: &str) -> Result<(), &'static str> {
             rest = escaped;
             continue;
         }
-        let name = rest.bytes().take_while(|b| b.is_ascii_uppercase() || *b == b'_' || b.is_ascii_digit()).count();
+        let name =
+            rest.bytes().take_while(|b| b.is_ascii_uppercase() || *b == b'_' || b.is_ascii_digit()).count();
         let after = &rest[name..];
         let Some(end) = operator_end(after) else {
             return Err("has a lone `%`: write `%%`, or close the operator");

@@ -134,7 +134,12 @@ async fn a_bad_object_is_set_aside_alone_and_its_last_good_revision_stays() {
     let p = start(&[first()]);
     p.resync(first(), vec![gateway(1), route(2, "cart")], vec![]).await;
     let one = p.settled().await.unwrap();
-    let bad = object(3, "Route", "shop", json!({"gateways": ["edge"], "rules": [{"matches": [{"regex": "("}], "backends": [{"service": "x"}]}]}));
+    let bad = object(
+        3,
+        "Route",
+        "shop",
+        json!({"gateways": ["edge"], "rules": [{"matches": [{"regex": "("}], "backends": [{"service": "x"}]}]}),
+    );
     p.send(Event::UpsertObject { source: first(), object: bad }).await;
     let two = p.settled().await.unwrap();
     assert!(Arc::ptr_eq(&one, &two));

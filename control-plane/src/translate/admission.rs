@@ -15,8 +15,8 @@ use xds_types::portolan::config::v1::{Gateway, Resource, Route, Service, resourc
 
 use super::{Dialect, cluster, listener, names, route};
 use crate::model::{
-    Content, Kind, Object, ObjectKey, ObjectName, Problem, Problems, Severity, SourceId, World, addresses_clash,
-    check, listener_address, listener_name,
+    Content, Kind, Object, ObjectKey, ObjectName, Problem, Problems, Severity, SourceId, World,
+    addresses_clash, check, listener_address, listener_name,
 };
 
 /// One object: its newest revision, and the one in force.
@@ -119,7 +119,8 @@ pub fn admit(current: &Objects, writes: &[Resource], deletes: &[ObjectKey]) -> A
     for (key, resource) in after.iter().filter(|(key, _)| !written.contains_key(**key)) {
         let Some(Spec::Route(spec)) = &resource.spec else { continue };
         for gateway in &spec.gateways {
-            if let Some(gone) = deletes.iter().find(|d| d.kind == Kind::Gateway && d.name.as_str() == gateway) {
+            if let Some(gone) = deletes.iter().find(|d| d.kind == Kind::Gateway && d.name.as_str() == gateway)
+            {
                 found.error(gone, "", format!("is named by {key}"));
             }
         }
@@ -178,11 +179,8 @@ fn alone(key: &ObjectKey, resource: &Resource) -> Problems {
     }
     match &resource.spec {
         Some(Spec::Service(spec)) => {
-            let object = Object {
-                key: key.clone(),
-                revision: 0,
-                content: Content::Read(Arc::new(resource.clone())),
-            };
+            let object =
+                Object { key: key.clone(), revision: 0, content: Content::Read(Arc::new(resource.clone())) };
             let mut subsets: Vec<&str> = spec.subsets.keys().map(String::as_str).collect();
             subsets.sort_unstable();
             let all = std::iter::once("").chain(subsets);
@@ -270,7 +268,10 @@ fn clash(spec: &Gateway, other: &Gateway, other_key: &ObjectKey) -> Option<(Stri
     let taken = sockets(other);
     sockets(spec).into_iter().find_map(|(i, _, ip, port)| {
         let (_, name, ..) = taken.iter().find(|(_, _, a, p)| *p == port && addresses_clash(*a, ip))?;
-        Some((format!("spec.listeners[{i}].port"), format!("{port} is taken by listener `{name}` of {other_key}")))
+        Some((
+            format!("spec.listeners[{i}].port"),
+            format!("{port} is taken by listener `{name}` of {other_key}"),
+        ))
     })
 }
 

@@ -106,8 +106,8 @@ impl Catalog {
             }
             Some(From::Service(_)) | None => {
                 let all = self.services.get(self.registered_as(service)).map_or(&[] as &[_], |all| all);
-                let labels = (!subset.is_empty())
-                    .then(|| spec.and_then(|s| s.subsets.get(subset)).map(|s| &s.labels));
+                let labels =
+                    (!subset.is_empty()).then(|| spec.and_then(|s| s.subsets.get(subset)).map(|s| &s.labels));
                 let taken = all.iter().map(|i| &**i).filter(|i| match labels {
                     None => true,
                     Some(None) => false, // a subset that the service does not have holds nothing

@@ -3,11 +3,17 @@
 use std::sync::Arc;
 
 use xds_types::ResourceType;
-use xds_types::envoy::config::cluster::v3::cluster::{ClusterDiscoveryType, DiscoveryType, EdsClusterConfig, LbPolicy};
 use xds_types::envoy::config::cluster::v3::Cluster;
-use xds_types::envoy::config::core::v3::{Http1ProtocolOptions, Http2ProtocolOptions, HttpProtocolOptions as Common};
+use xds_types::envoy::config::cluster::v3::cluster::{
+    ClusterDiscoveryType, DiscoveryType, EdsClusterConfig, LbPolicy,
+};
+use xds_types::envoy::config::core::v3::{
+    Http1ProtocolOptions, Http2ProtocolOptions, HttpProtocolOptions as Common,
+};
 use xds_types::envoy::config::endpoint::v3::lb_endpoint::HostIdentifier;
-use xds_types::envoy::config::endpoint::v3::{ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints};
+use xds_types::envoy::config::endpoint::v3::{
+    ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints,
+};
 use xds_types::envoy::extensions::upstreams::http::v3::HttpProtocolOptions;
 use xds_types::envoy::extensions::upstreams::http::v3::http_protocol_options::explicit_http_config::ProtocolConfig;
 use xds_types::envoy::extensions::upstreams::http::v3::http_protocol_options::{

@@ -144,7 +144,8 @@ impl Compiler {
         }
         drop(attached);
         self.compile_clusters(&groups);
-        self.sets.groups = groups.into_iter().map(|(group, parts)| (group, parts.sets(&self.clusters))).collect();
+        self.sets.groups =
+            groups.into_iter().map(|(group, parts)| (group, parts.sets(&self.clusters))).collect();
     }
 
     /// Every cluster that some group's routes name.

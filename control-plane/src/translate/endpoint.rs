@@ -52,7 +52,8 @@ pub(super) fn assignment<'a>(
         zones.entry(one.zone).or_default().push(one);
     }
     let endpoints = zones.into_iter().map(|(zone, all)| locality(zone, &all)).collect();
-    let message = ClusterLoadAssignment { cluster_name: cluster.to_string(), endpoints, ..Default::default() };
+    let message =
+        ClusterLoadAssignment { cluster_name: cluster.to_string(), endpoints, ..Default::default() };
     let origin = origin.into_iter().collect();
     Resource::encode(ResourceType::ClusterLoadAssignment, cluster, &message, Vec::new(), origin)
 }

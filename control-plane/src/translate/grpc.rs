@@ -17,7 +17,9 @@ use xds_types::envoy::config::route::v3::{
     Route as EnvoyRoute, RouteAction, RouteConfiguration, RouteMatch, VirtualHost,
 };
 use xds_types::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::RouteSpecifier;
-use xds_types::envoy::extensions::filters::network::http_connection_manager::v3::{HttpConnectionManager, Rds};
+use xds_types::envoy::extensions::filters::network::http_connection_manager::v3::{
+    HttpConnectionManager, Rds,
+};
 
 use super::Dialect;
 use super::catalog::Catalog;
@@ -101,7 +103,8 @@ impl Resolver {
             }
         }
         let chosen = by_exactness.into_iter().next_back().map(|(_, objects)| objects).unwrap_or_default();
-        let (mut routes, mut origin, mut clusters) = (Vec::new(), Vec::new(), vec![names::cluster(service, "")]);
+        let (mut routes, mut origin, mut clusters) =
+            (Vec::new(), Vec::new(), vec![names::cluster(service, "")]);
         for object in chosen {
             let Some(spec) = object.route() else { continue };
             routes.extend(route::routes(&object.key, spec, Dialect::Grpc, &mut Problems::default()));

@@ -16,7 +16,11 @@ fn covers(wide: &str, narrow: &str) -> bool {
 /// The hosts that a route gets on a listener. Empty lists stand for all hosts.
 pub(super) fn effective(route: &[String], listener: &[String]) -> Vec<String> {
     let all = |hosts: &[String]| -> Vec<String> {
-        if hosts.is_empty() { vec!["*".to_owned()] } else { hosts.iter().map(|h| h.to_ascii_lowercase()).collect() }
+        if hosts.is_empty() {
+            vec!["*".to_owned()]
+        } else {
+            hosts.iter().map(|h| h.to_ascii_lowercase()).collect()
+        }
     };
     let (route, listener) = (all(route), all(listener));
     let mut hosts: Vec<String> = Vec::new();

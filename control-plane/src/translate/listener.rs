@@ -8,11 +8,15 @@ use xds_types::envoy::config::core::v3::substitution_format_string::Format;
 use xds_types::envoy::config::core::v3::{DataSource, SubstitutionFormatString, data_source::Specifier};
 use xds_types::envoy::config::listener::v3::{Filter, FilterChain, Listener as EnvoyListener, filter};
 use xds_types::envoy::config::route::v3::{Route as EnvoyRoute, RouteConfiguration, VirtualHost};
-use xds_types::envoy::extensions::access_loggers::file::v3::{FileAccessLog, file_access_log::AccessLogFormat};
+use xds_types::envoy::extensions::access_loggers::file::v3::{
+    FileAccessLog, file_access_log::AccessLogFormat,
+};
 use xds_types::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::{
     CodecType, RouteSpecifier,
 };
-use xds_types::envoy::extensions::filters::network::http_connection_manager::v3::{HttpConnectionManager, Rds};
+use xds_types::envoy::extensions::filters::network::http_connection_manager::v3::{
+    HttpConnectionManager, Rds,
+};
 use xds_types::google::protobuf::BoolValue;
 use xds_types::portolan::config::v1::{AccessLog as Log, Gateway, Listener};
 
@@ -130,7 +134,8 @@ pub(super) fn route_configuration(
     found: &mut Problems,
 ) -> Resource {
     let name = names::listener(key.name.as_str(), &listener_name(listener));
-    let by_host = attached.iter().enumerate().map(|(i, a)| (i, hosts::effective(a.hosts, &listener.hostnames)));
+    let by_host =
+        attached.iter().enumerate().map(|(i, a)| (i, hosts::effective(a.hosts, &listener.hostnames)));
     let groups = hosts::group(by_host);
     let mut origin = vec![key.clone()];
     let mut references = Vec::new();
@@ -150,8 +155,7 @@ pub(super) fn route_configuration(
         ignore_port_in_host_matching: true,
         ..RouteConfiguration::default()
     };
-    let mut message =
-        Patches::new(key, &gateway.patch).apply("route_configuration", message, found);
+    let mut message = Patches::new(key, &gateway.patch).apply("route_configuration", message, found);
     if message.name != *name {
         found.error(key, "spec.patch[\"route_configuration\"].name", "must not change the name");
         message.name = name.to_string();

@@ -58,7 +58,8 @@ mod tests {
 
     #[test]
     fn grpc_clients_may_add_a_port() {
-        for (asked, service) in [("cart", "cart"), ("cart:50051", "cart"), ("cart:", "cart:"), ("a:b", "a:b")] {
+        for (asked, service) in [("cart", "cart"), ("cart:50051", "cart"), ("cart:", "cart:"), ("a:b", "a:b")]
+        {
             assert_eq!(grpc_service(asked), service);
         }
     }

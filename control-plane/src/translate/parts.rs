@@ -4,7 +4,9 @@ use prost::{Message, Name};
 use xds_types::envoy::config::core::v3::address::Address as AddressKind;
 use xds_types::envoy::config::core::v3::config_source::ConfigSourceSpecifier;
 use xds_types::envoy::config::core::v3::socket_address::{PortSpecifier, Protocol};
-use xds_types::envoy::config::core::v3::{Address, AggregatedConfigSource, ApiVersion, ConfigSource, SocketAddress};
+use xds_types::envoy::config::core::v3::{
+    Address, AggregatedConfigSource, ApiVersion, ConfigSource, SocketAddress,
+};
 use xds_types::envoy::extensions::filters::http::router::v3::Router;
 use xds_types::envoy::extensions::filters::network::http_connection_manager::v3::{HttpFilter, http_filter};
 use xds_types::google::protobuf::{BoolValue, Duration, UInt32Value};
@@ -56,6 +58,10 @@ pub(super) fn seconds(seconds: i64) -> Option<Duration> {
 /// what is found here came in by a patch, or shows that a check of ours is missing.
 pub(super) fn check_rules<M: Message + Name>(message: &M, of: &ObjectKey, what: &str, found: &mut Problems) {
     for violation in xds_types::rules::check(message) {
-        found.error(of, "spec", format!("makes an invalid {what}: {}: {}", violation.path, violation.message));
+        found.error(
+            of,
+            "spec",
+            format!("makes an invalid {what}: {}: {}", violation.path, violation.message),
+        );
     }
 }

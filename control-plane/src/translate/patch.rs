@@ -28,14 +28,23 @@ impl<'a> Patches<'a> {
         let mut keys: Vec<&String> = self.by_type.keys().filter(|k| !known.contains(&k.as_str())).collect();
         keys.sort();
         for key in keys {
-            let message = format!("nothing of this type is emitted for {}; known: {}", self.object.kind, known.join(", "));
+            let message = format!(
+                "nothing of this type is emitted for {}; known: {}",
+                self.object.kind,
+                known.join(", ")
+            );
             found.error(self.object, format!("spec.patch[\"{key}\"]"), message);
         }
     }
 
     /// The message with the patch of this type merged in. When it does not fit, the message as it was, and
     /// the reasons.
-    pub(super) fn apply<M: Message + Name + Default>(&self, kind: &str, message: M, found: &mut Problems) -> M {
+    pub(super) fn apply<M: Message + Name + Default>(
+        &self,
+        kind: &str,
+        message: M,
+        found: &mut Problems,
+    ) -> M {
         let Some(patch) = self.by_type.get(kind) else { return message };
         let mut json = text::to_json(&message);
         merge(&mut json, &object(patch));

@@ -1,25 +1,30 @@
 //! Route -> the routes of a virtual host.
 
 use xds_types::envoy::config::core::v3::header_value_option::HeaderAppendAction;
-use xds_types::envoy::config::core::v3::{DataSource, HeaderValue, HeaderValueOption, data_source::Specifier};
+use xds_types::envoy::config::core::v3::{
+    DataSource, HeaderValue, HeaderValueOption, data_source::Specifier,
+};
 use xds_types::envoy::config::route::v3::header_matcher::HeaderMatchSpecifier;
 use xds_types::envoy::config::route::v3::query_parameter_matcher::QueryParameterMatchSpecifier;
 use xds_types::envoy::config::route::v3::redirect_action::{
     PathRewriteSpecifier, RedirectResponseCode, SchemeRewriteSpecifier,
 };
 use xds_types::envoy::config::route::v3::route::Action;
-use xds_types::envoy::config::route::v3::route_action::{ClusterSpecifier, HostRewriteSpecifier, MaxStreamDuration};
+use xds_types::envoy::config::route::v3::route_action::{
+    ClusterSpecifier, HostRewriteSpecifier, MaxStreamDuration,
+};
 use xds_types::envoy::config::route::v3::route_match::{GrpcRouteMatchOptions, PathSpecifier};
 use xds_types::envoy::config::route::v3::weighted_cluster::ClusterWeight;
 use xds_types::envoy::config::route::v3::{
-    DirectResponseAction, HeaderMatcher, QueryParameterMatcher, RedirectAction, Route as EnvoyRoute, RouteAction,
-    RouteMatch, WeightedCluster,
+    DirectResponseAction, HeaderMatcher, QueryParameterMatcher, RedirectAction, Route as EnvoyRoute,
+    RouteAction, RouteMatch, WeightedCluster,
 };
 use xds_types::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
 use xds_types::envoy::r#type::matcher::v3::{RegexMatchAndSubstitute, RegexMatcher, StringMatcher};
 use xds_types::google::protobuf::Duration;
 use xds_types::portolan::config::v1::{
-    Backend, HeaderEdits, Match, Redirect, Rewrite, Route, Rule, ValueMatch, r#match::Path, value_match::Value,
+    Backend, HeaderEdits, Match, Redirect, Rewrite, Route, Rule, ValueMatch, r#match::Path,
+    value_match::Value,
 };
 
 use super::Dialect;
@@ -29,7 +34,12 @@ use super::patch::Patches;
 use crate::model::{ObjectKey, Problems};
 
 /// The routes of one Route object, in order. One for each match of each rule.
-pub(super) fn routes(key: &ObjectKey, spec: &Route, dialect: Dialect, found: &mut Problems) -> Vec<EnvoyRoute> {
+pub(super) fn routes(
+    key: &ObjectKey,
+    spec: &Route,
+    dialect: Dialect,
+    found: &mut Problems,
+) -> Vec<EnvoyRoute> {
     let patches = Patches::new(key, &spec.patch);
     patches.check_keys(&["route"], found);
     let mut all = Vec::new();
@@ -192,9 +202,15 @@ fn action(rule: &Rule, m: &Match, separated: Separated, dialect: Dialect) -> Opt
         return Some(Action::Redirect(redirection(r)));
     }
     if let Some(r) = respond {
-        let body = (!r.body.is_empty())
-            .then(|| DataSource { specifier: Some(Specifier::InlineString(r.body.clone())), ..DataSource::default() });
-        return Some(Action::DirectResponse(DirectResponseAction { status: r.status, body, body_format: None }));
+        let body = (!r.body.is_empty()).then(|| DataSource {
+            specifier: Some(Specifier::InlineString(r.body.clone())),
+            ..DataSource::default()
+        });
+        return Some(Action::DirectResponse(DirectResponseAction {
+            status: r.status,
+            body,
+            body_format: None,
+        }));
     }
     let mut action = RouteAction { cluster_specifier: cluster(backends), ..RouteAction::default() };
     match dialect {
@@ -215,7 +231,10 @@ fn action(rule: &Rule, m: &Match, separated: Separated, dialect: Dialect) -> Opt
 
 fn stream_duration(timeout: &Duration) -> Option<MaxStreamDuration> {
     let none = timeout.seconds == 0 && timeout.nanos == 0;
-    (!none).then(|| MaxStreamDuration { max_stream_duration: Some(timeout.clone()), ..MaxStreamDuration::default() })
+    (!none).then(|| MaxStreamDuration {
+        max_stream_duration: Some(timeout.clone()),
+        ..MaxStreamDuration::default()
+    })
 }
 
 fn cluster(backends: &[Backend]) -> Option<ClusterSpecifier> {

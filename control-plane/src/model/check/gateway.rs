@@ -31,7 +31,9 @@ pub(super) fn check(g: &Gateway, at: &mut Checker<'_>) {
         match listener_address(l) {
             None => at.error(format!("{path}.address"), format!("`{address}` is not an IP address")),
             Some(ip) => {
-                if let Some((_, _, other)) = ports.iter().find(|(a, p, _)| p == port && addresses_clash(*a, ip)) {
+                if let Some((_, _, other)) =
+                    ports.iter().find(|(a, p, _)| p == port && addresses_clash(*a, ip))
+                {
                     at.error(format!("{path}.port"), format!("{port} is taken by listeners[{other}]"));
                 }
                 ports.push((ip, *port, i));

@@ -20,7 +20,10 @@ const MAX_BODY: usize = 4096;
 pub(super) fn check(r: &Route, at: &mut Checker<'_>) {
     let Route { gateways, mesh, hosts, rules, patch: _ } = r;
     if gateways.is_empty() && !mesh {
-        at.error("spec.gateways", "must name a gateway, or `mesh` must be true: else the route serves nobody");
+        at.error(
+            "spec.gateways",
+            "must name a gateway, or `mesh` must be true: else the route serves nobody",
+        );
     }
     let mut seen = BTreeSet::new();
     for (i, gateway) in gateways.iter().enumerate() {
@@ -151,7 +154,8 @@ fn check_match(path: &str, m: &Match, at: &mut Checker<'_>) {
         if on.is_some() {
             at.error(format!("{path}.grpc"), "stands in place of a path; remove one of them");
         }
-        let part = |p: &str| !p.is_empty() && p.bytes().all(|b| b.is_ascii_alphanumeric() || b"._".contains(&b));
+        let part =
+            |p: &str| !p.is_empty() && p.bytes().all(|b| b.is_ascii_alphanumeric() || b"._".contains(&b));
         let (service, call) = grpc.split_once('/').map_or((grpc.as_str(), None), |(s, c)| (s, Some(c)));
         if !part(service) || call.is_some_and(|c| !part(c)) {
             at.error(format!("{path}.grpc"), "must be `package.Service` or `package.Service/Method`");
@@ -189,9 +193,13 @@ fn check_new_path(path: &str, value: &str, at: &mut Checker<'_>) {
 }
 
 fn check_prefix_known(path: &str, matches: &[Match], at: &mut Checker<'_>) {
-    let by_prefix = |m: &Match| matches!(m.path, Some(Path::Prefix(_) | Path::PathPrefix(_) | Path::Exact(_)));
+    let by_prefix =
+        |m: &Match| matches!(m.path, Some(Path::Prefix(_) | Path::PathPrefix(_) | Path::Exact(_)));
     if !matches.iter().all(by_prefix) || matches.is_empty() {
-        at.error(path, "needs every match to be by prefix, path_prefix or exact: there is nothing to replace");
+        at.error(
+            path,
+            "needs every match to be by prefix, path_prefix or exact: there is nothing to replace",
+        );
     }
 }
 
@@ -330,6 +338,9 @@ fn check_shadowed(rules: &[Rule], at: &mut Checker<'_>) {
     if let Some(i) = rules.iter().position(all)
         && i + 1 < rules.len()
     {
-        at.warn(format!("spec.rules[{}]", i + 1), format!("is never reached: rules[{i}] takes every request"));
+        at.warn(
+            format!("spec.rules[{}]", i + 1),
+            format!("is never reached: rules[{i}] takes every request"),
+        );
     }
 }

@@ -62,7 +62,9 @@ fn check_discovery(d: &Discovery, at: &mut Checker<'_>) {
                 let any = ServiceName::new("any").expect("INVARIANT: `any` is a name");
                 match text.parse::<SocketAddr>() {
                     Err(_) => at.error(path, format!("`{text}` is not ADDRESS:PORT with an IP address")),
-                    Ok(address) if !seen.insert(address) => at.error(path, format!("`{text}` is there twice")),
+                    Ok(address) if !seen.insert(address) => {
+                        at.error(path, format!("`{text}` is there twice"))
+                    }
                     Ok(address) => {
                         if let Err(e) = Instance::at(any, address) {
                             at.error(path, e);

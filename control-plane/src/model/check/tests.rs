@@ -165,7 +165,9 @@ fn good_objects_have_no_problems() {
             {"matches": [{"exact": "/old"}], "redirect": {"prefix": "/new", "status": 308}},
             {"respond": {"status": 404, "body": "no"}, "response_headers": {"set": {"x": "100%% %START_TIME(%s)%"}}},
         ]})),
-        mesh(json!({"matches": [{"path_prefix": "/a.B"}], "backends": [{"service": "cart", "subset": "v2"}]})),
+        mesh(
+            json!({"matches": [{"path_prefix": "/a.B"}], "backends": [{"service": "cart", "subset": "v2"}]}),
+        ),
     ];
     for text in good {
         assert_eq!(problems(&text), [""; 0], "{text}");
