@@ -13,6 +13,7 @@
 //! | [`pipeline`] | events in, publications out |
 
 pub mod ads;
+pub mod api;
 pub mod model;
 pub mod pipeline;
 pub mod snapshot;

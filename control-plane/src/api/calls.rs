@@ -1,0 +1,326 @@
+//! Every call of the API.
+
+use super::convert::{self, instance_id, service_name};
+use super::error::ApiError;
+use crate::ads;
+use crate::model::{Kind, Object, ObjectKey, ObjectName, Problem, Problems, Severity, Sync};
+use crate::pipeline::{Handle, View};
+use crate::source::store::{Store, Write};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+use xds_types::portolan::api::v1;
+use xds_types::portolan::config::v1::Resource;
+
+/// How long a write waits to be seen by the pipeline, so that a read that follows sees it. Past that it is
+/// answered all the same: it is stored.
+const SETTLE: Duration = Duration::from_secs(2);
+/// Objects in one call.
+const MAX_OBJECTS: usize = 1000;
+
+/// Which stores are written.
+#[derive(Clone)]
+pub struct Stores {
+    /// Takes objects.
+    pub config: Arc<dyn Store>,
+    /// Takes instances.
+    pub services: Arc<dyn Store>,
+}
+
+/// Every call, over the running pipeline.
+#[derive(Clone)]
+pub struct Api {
+    pipeline: Handle,
+    nodes: Arc<ads::Registry>,
+    stores: Stores,
+    identifier: Arc<str>,
+}
+
+impl Api {
+    /// An API; `identifier` is this replica's name.
+    pub fn new(pipeline: Handle, nodes: Arc<ads::Registry>, stores: Stores, identifier: &str) -> Self {
+        Self { pipeline, nodes, stores, identifier: identifier.into() }
+    }
+
+    /// Whether a configuration was published: `readyz`.
+    pub fn is_ready(&self) -> bool {
+        self.pipeline.is_ready()
+    }
+
+    /// Creates or replaces objects, all or none.
+    ///
+    /// # Errors
+    /// Refused with every problem; a revision that does not hold; the store is away.
+    pub async fn apply(&self, request: v1::ApplyRequest) -> Result<v1::ApplyResponse, ApiError> {
+        let mut resources = Vec::new();
+        let mut expected = Vec::new();
+        for object in request.objects {
+            resources
+                .push(object.resource.ok_or_else(|| ApiError::Invalid("resource is required".to_owned()))?);
+            expected.push(object.if_revision.map(|r| r.value));
+        }
+        let keys = keys(&resources)?;
+        let warnings = self.admit(resources.clone(), Vec::new()).await?;
+
+        let view = self.pipeline.view();
+        let mut applied = Vec::new();
+        let mut writes = Vec::new();
+        for ((key, resource), expected) in keys.iter().zip(&resources).zip(expected) {
+            let newest = view.objects.states().get(key).map(|state| &state.newest);
+            let same = newest.and_then(|o| o.resource()).is_some_and(|stored| **stored == *resource);
+            let current = newest.map_or(0, |o| o.revision);
+            let outcome = match newest {
+                Some(_) if same && expected.is_none_or(|e| e == current) => v1::applied::Outcome::Unchanged,
+                Some(_) => v1::applied::Outcome::Updated,
+                None => v1::applied::Outcome::Created,
+            };
+            if outcome != v1::applied::Outcome::Unchanged {
+                let text = xds_types::resource::to_json(resource).to_string();
+                writes.push(Write { key: key.clone(), text: Some(text), expected });
+            }
+            let object = key.to_string();
+            applied.push(v1::Applied { object, revision: current, outcome: outcome.into() });
+        }
+        if !writes.is_empty() {
+            let written: Vec<ObjectKey> = writes.iter().map(|w| w.key.clone()).collect();
+            let revisions = self.stores.config.write(writes).await?;
+            let mut revisions: BTreeMap<_, _> = written.into_iter().zip(revisions).collect();
+            for (key, one) in keys.iter().zip(&mut applied) {
+                if let Some(revision) = revisions.get(key) {
+                    one.revision = *revision;
+                }
+            }
+            self.settled(|view| {
+                revisions.retain(|key, revision| {
+                    view.objects.states().get(key).is_none_or(|s| s.newest.revision < *revision)
+                });
+                revisions.is_empty()
+            })
+            .await;
+        }
+        Ok(v1::ApplyResponse { applied, warnings })
+    }
+
+    /// What [`Api::apply`] would say.
+    ///
+    /// # Errors
+    /// The request itself cannot be understood; problems of the objects are in the answer.
+    pub async fn validate(&self, request: v1::ValidateRequest) -> Result<v1::ValidateResponse, ApiError> {
+        let refused = match keys(&request.resources) {
+            Ok(_) => self.admit(request.resources, Vec::new()).await,
+            Err(refused) => Err(refused),
+        };
+        match refused {
+            Ok(warnings) => Ok(v1::ValidateResponse { accepted: true, problems: warnings }),
+            Err(ApiError::Refused(problems)) => {
+                let problems = convert::problems(&problems).problems;
+                Ok(v1::ValidateResponse { accepted: false, problems })
+            }
+            Err(other) => Err(other),
+        }
+    }
+
+    /// One object.
+    ///
+    /// # Errors
+    /// There is none of that kind and name.
+    pub fn get(&self, request: &v1::GetRequest) -> Result<v1::StoredObject, ApiError> {
+        let key = key(&request.kind, &request.name)?;
+        let view = self.pipeline.view();
+        view.objects
+            .states()
+            .get(&key)
+            .map(convert::stored)
+            .ok_or_else(|| ApiError::NotFound(key.to_string()))
+    }
+
+    /// All objects of a kind, or of all kinds.
+    ///
+    /// # Errors
+    /// The kind is unknown.
+    pub fn list(&self, request: &v1::ListRequest) -> Result<v1::ListResponse, ApiError> {
+        let kind = match &*request.kind {
+            "" => None,
+            text => Some(kind(text)?),
+        };
+        let view = self.pipeline.view();
+        let wanted = |object: &Object| {
+            let labels = object.resource().map(|r| &r.labels);
+            request.labels.iter().all(|(k, v)| labels.is_some_and(|l| l.get(k) == Some(v)))
+        };
+        let states = view.objects.states().iter().filter(|(key, _)| kind.is_none_or(|k| k == key.kind));
+        let objects = states.filter(|(_, s)| wanted(&s.newest)).map(|(_, s)| convert::stored(s)).collect();
+        Ok(v1::ListResponse { objects })
+    }
+
+    /// Deletes an object.
+    ///
+    /// # Errors
+    /// There is none; others refer to it; its revision does not hold; the store is away.
+    pub async fn delete(&self, request: v1::DeleteRequest) -> Result<v1::DeleteResponse, ApiError> {
+        let key = key(&request.kind, &request.name)?;
+        if !self.pipeline.view().objects.states().contains_key(&key) {
+            return Err(ApiError::NotFound(key.to_string()));
+        }
+        self.admit(Vec::new(), vec![key.clone()]).await.map_err(|error| match error {
+            ApiError::Refused(problems) => ApiError::InUse(problems),
+            other => other,
+        })?;
+        let expected = request.if_revision.map(|r| r.value);
+        self.stores.config.write(vec![Write { key: key.clone(), text: None, expected }]).await?;
+        self.settled(|view| !view.objects.states().contains_key(&key)).await;
+        Ok(v1::DeleteResponse {})
+    }
+
+    /// Registers or replaces an instance.
+    ///
+    /// # Errors
+    /// It is malformed; the store is away.
+    pub async fn register(
+        &self,
+        request: v1::RegisterInstanceRequest,
+    ) -> Result<v1::RegisterInstanceResponse, ApiError> {
+        let told = request.instance.ok_or_else(|| ApiError::Invalid("instance is required".to_owned()))?;
+        let instance = convert::read_instance(told)?;
+        let ttl = request.ttl.map(convert::read_ttl).transpose()?;
+        let id = instance.id.to_string();
+        let granted = self.stores.services.register(instance, ttl).await?;
+        Ok(v1::RegisterInstanceResponse { id, ttl: granted.map(convert::duration) })
+    }
+
+    /// Renews an instance's time to live.
+    ///
+    /// # Errors
+    /// It is gone; the store is away.
+    pub async fn heartbeat(&self, request: v1::HeartbeatRequest) -> Result<v1::HeartbeatResponse, ApiError> {
+        let (service, id) = (service_name(&request.service)?, instance_id(&request.id)?);
+        let ttl = self.stores.services.renew(service, id).await?;
+        Ok(v1::HeartbeatResponse { ttl: ttl.map(convert::duration) })
+    }
+
+    /// Removes an instance.
+    ///
+    /// # Errors
+    /// It is gone; the store is away.
+    pub async fn deregister(
+        &self,
+        request: v1::DeregisterInstanceRequest,
+    ) -> Result<v1::DeregisterInstanceResponse, ApiError> {
+        let (service, id) = (service_name(&request.service)?, instance_id(&request.id)?);
+        self.stores.services.deregister(service, id).await?;
+        Ok(v1::DeregisterInstanceResponse {})
+    }
+
+    /// The instances of one service, or of all, by source.
+    ///
+    /// # Errors
+    /// The name is malformed.
+    pub fn instances(
+        &self,
+        request: &v1::ListInstancesRequest,
+    ) -> Result<v1::ListInstancesResponse, ApiError> {
+        let service = match &*request.service {
+            "" => None,
+            text => Some(service_name(text)?),
+        };
+        let view = self.pipeline.view();
+        let mut instances = Vec::new();
+        for (source, held) in view.world.sources() {
+            let services =
+                held.instances.iter().filter(|(name, _)| service.as_ref().is_none_or(|s| s == *name));
+            for instance in services.flat_map(|(_, all)| all.values()) {
+                let instance = Some(convert::instance(instance));
+                instances.push(v1::RegisteredInstance { instance, source: source.to_string() });
+            }
+        }
+        Ok(v1::ListInstancesResponse { instances })
+    }
+
+    /// The fleet.
+    pub fn status(&self, request: &v1::StatusRequest) -> v1::StatusResponse {
+        let view = self.pipeline.view();
+        let sources = view.world.sources().iter().map(|(source, held)| v1::SourceStatus {
+            name: source.to_string(),
+            synced: held.sync == Sync::Synced,
+            restored: held.sync == Sync::Restored,
+            instances: held.instances.values().map(|all| all.len() as u64).sum(),
+            objects: held.objects.len() as u64,
+        });
+        let nodes = self.nodes.nodes();
+        let in_group = |n: &&ads::NodeStatus| request.group.is_empty() || n.group == request.group;
+        let shown = nodes.iter().map(|(_, n)| n).filter(in_group).filter(|_| !request.summary_only);
+        let states = view.objects.states().values();
+        v1::StatusResponse {
+            control_plane: self.identifier.to_string(),
+            sources: sources.collect(),
+            publications: view.publications,
+            last_published: view.last_published.map(convert::timestamp),
+            quarantined: states.filter(|s| s.is_quarantined()).map(convert::stored).collect(),
+            nodes: shown.map(convert::node).collect(),
+            connected_nodes: nodes.len() as u32,
+        }
+    }
+
+    /// Compiles what would be written, off the runtime's threads. Answers the warnings.
+    async fn admit(
+        &self,
+        writes: Vec<Resource>,
+        deletes: Vec<ObjectKey>,
+    ) -> Result<Vec<v1::Problem>, ApiError> {
+        let pipeline = self.pipeline.clone();
+        let admission = tokio::task::spawn_blocking(move || pipeline.admit(&writes, &deletes))
+            .await
+            .map_err(|e| ApiError::Unavailable(format!("admission failed: {e}")))?;
+        if admission.is_accepted() {
+            return Ok(admission.problems.warnings().map(convert::problem).collect());
+        }
+        Err(ApiError::Refused(admission.problems))
+    }
+
+    /// Waits until the pipeline's view holds what was just written, for [`SETTLE`] at most.
+    async fn settled(&self, mut holds: impl FnMut(&View) -> bool) {
+        let mut views = self.pipeline.watch();
+        let seen = views.wait_for(|view| holds(view));
+        let _ = tokio::time::timeout(SETTLE, seen).await;
+    }
+}
+
+fn kind(text: &str) -> Result<Kind, ApiError> {
+    text.parse().map_err(|e: crate::model::UnknownKind| ApiError::Invalid(e.to_string()))
+}
+
+fn key(kind_text: &str, name: &str) -> Result<ObjectKey, ApiError> {
+    let name = ObjectName::new(name).map_err(|e| ApiError::Invalid(format!("name `{name}` {e}")))?;
+    Ok(ObjectKey::new(kind(kind_text)?, name))
+}
+
+/// The keys of what is to be written; each may be there once.
+fn keys(resources: &[Resource]) -> Result<Vec<ObjectKey>, ApiError> {
+    if resources.is_empty() {
+        return Err(ApiError::Invalid("no object was given".to_owned()));
+    }
+    if resources.len() > MAX_OBJECTS {
+        let told = format!("{} objects in one call; at most {MAX_OBJECTS}", resources.len());
+        return Err(ApiError::Invalid(told));
+    }
+    let mut problems = Problems::default();
+    let mut seen = BTreeSet::new();
+    let mut keys = Vec::new();
+    for resource in resources {
+        match Object::new(resource.clone(), 0) {
+            Ok(object) => {
+                if !seen.insert(object.key.clone()) {
+                    problems.list.push(Problem {
+                        object: Some(object.key.clone()),
+                        path: String::new(),
+                        message: "is given twice".to_owned(),
+                        severity: Severity::Error,
+                    });
+                }
+                keys.push(object.key);
+            }
+            Err(problem) => problems.list.push(problem),
+        }
+    }
+    if problems.has_errors() { Err(ApiError::Refused(problems)) } else { Ok(keys) }
+}

@@ -1,0 +1,278 @@
+//! The API over REST: the messages of `portolan.api.v1` as JSON, objects as the YAML or JSON that people write.
+//!
+//! | call | does |
+//! |---|---|
+//! | `POST /api/v1/apply` | creates or replaces the objects in the body, all or none; `?if_revision=N` with one |
+//! | `POST /api/v1/validate` | says what apply would say |
+//! | `GET /api/v1/objects[/KIND]` | lists objects; `?label=k=v`, repeatable |
+//! | `GET`, `DELETE /api/v1/objects/KIND/NAME` | one object; `?if_revision=N` |
+//! | `GET /api/v1/instances` | all registered instances |
+//! | `GET /api/v1/services/SERVICE/instances` | those of one service |
+//! | `PUT`, `DELETE /api/v1/services/SERVICE/instances/ID` | registers `{address, port, ..., ttl}`, deregisters |
+//! | `POST /api/v1/services/SERVICE/instances/ID/heartbeat` | renews |
+//! | `GET /api/v1/status` | sources, nodes, refusals; `?group=G` |
+//! | `GET /api/v1/bootstrap` | an Envoy bootstrap for `?group=G&node=N&delta=true&xds=HOST:PORT` |
+//! | `GET /healthz`, `/readyz`, `/metrics` | for machines |
+//!
+//! A refusal is `{"error": ..., "problems": [...]}` with the status of [`ApiError::http_status`].
+
+use super::{Api, ApiError, convert};
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::{DefaultBodyLimit, Path, RawQuery, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post, put};
+use prost::{Message, Name};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use xds_types::google::protobuf::UInt64Value;
+use xds_types::portolan::api::v1;
+use xds_types::text::Source;
+
+/// Largest body: a thousand objects with room to spare.
+const MAX_BODY: usize = 16 << 20;
+
+/// Renders `/metrics`.
+pub type Metrics = Arc<dyn Fn() -> String + Send + Sync>;
+/// Makes a bootstrap for `(group, node, delta, xds address)`.
+pub type MakeBootstrap = Arc<dyn Fn(&BTreeMap<String, String>) -> Result<String, String> + Send + Sync>;
+
+#[derive(Clone)]
+struct Rest {
+    api: Api,
+    metrics: Metrics,
+    bootstrap: MakeBootstrap,
+}
+
+/// All routes.
+pub fn router(api: Api, metrics: Metrics, bootstrap: MakeBootstrap) -> Router {
+    Router::new()
+        .route("/healthz", get(async || "ok\n"))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(async |State(s): State<Rest>| (s.metrics)()))
+        .route("/api/v1/apply", post(apply))
+        .route("/api/v1/validate", post(validate))
+        .route("/api/v1/objects", get(list_all))
+        .route("/api/v1/objects/{kind}", get(list_kind))
+        .route("/api/v1/objects/{kind}/{name}", get(get_object).delete(delete_object))
+        .route("/api/v1/instances", get(all_instances))
+        .route("/api/v1/services/{service}/instances", get(instances))
+        .route("/api/v1/services/{service}/instances/{id}", put(register).delete(deregister))
+        .route("/api/v1/services/{service}/instances/{id}/heartbeat", post(heartbeat))
+        .route("/api/v1/status", get(status))
+        .route("/api/v1/bootstrap", get(bootstrap_text))
+        .fallback(async || {
+            ApiError::NotFound("no such path; see /api/v1/objects, /api/v1/status:".to_owned())
+        })
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .with_state(Rest { api, metrics, bootstrap })
+}
+
+/// An answer as JSON.
+struct Json(Value);
+
+impl IntoResponse for Json {
+    fn into_response(self) -> Response {
+        ([(header::CONTENT_TYPE, "application/json")], format!("{:#}\n", self.0)).into_response()
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let problems = self.problems().map(convert::problems).unwrap_or_default();
+        let problems: Vec<Value> = problems.problems.iter().map(xds_types::text::to_json).collect();
+        let body = Json(json!({"error": self.to_string(), "problems": problems}));
+        (self.http_status(), body).into_response()
+    }
+}
+
+fn message<M: Message + Name>(message: &M) -> Json {
+    Json(xds_types::text::to_json(message))
+}
+
+async fn ready(State(s): State<Rest>) -> Response {
+    if s.api.is_ready() {
+        return "ready\n".into_response();
+    }
+    (StatusCode::SERVICE_UNAVAILABLE, "nothing is published yet: a source has not been listed\n")
+        .into_response()
+}
+
+async fn apply(State(s): State<Rest>, query: RawQuery, body: Bytes) -> Result<Json, ApiError> {
+    let query = Query::read(query, &["if_revision"])?;
+    let resources = resources(&body)?;
+    let if_revision = query.revision()?;
+    if if_revision.is_some() && resources.len() != 1 {
+        return Err(ApiError::Invalid("if_revision goes with one object".to_owned()));
+    }
+    let objects = resources.into_iter().map(|r| v1::ApplyObject { resource: Some(r), if_revision }).collect();
+    Ok(message(&s.api.apply(v1::ApplyRequest { objects }).await?))
+}
+
+async fn validate(State(s): State<Rest>, body: Bytes) -> Result<Json, ApiError> {
+    let resources = resources(&body)?;
+    Ok(message(&s.api.validate(v1::ValidateRequest { resources }).await?))
+}
+
+async fn list_all(State(s): State<Rest>, query: RawQuery) -> Result<Json, ApiError> {
+    list(&s, String::new(), query)
+}
+
+async fn list_kind(
+    State(s): State<Rest>,
+    Path(kind): Path<String>,
+    query: RawQuery,
+) -> Result<Json, ApiError> {
+    list(&s, kind, query)
+}
+
+fn list(s: &Rest, kind: String, query: RawQuery) -> Result<Json, ApiError> {
+    let query = Query::read(query, &["label"])?;
+    let mut labels = std::collections::HashMap::new();
+    for label in query.all("label") {
+        let (k, v) = label
+            .split_once('=')
+            .ok_or_else(|| ApiError::Invalid(format!("label `{label}` is not of the form name=value")))?;
+        labels.insert(k.to_owned(), v.to_owned());
+    }
+    let found = s.api.list(&v1::ListRequest { kind, labels })?;
+    Ok(Json(json!({"objects": found.objects.iter().map(stored).collect::<Vec<_>>()})))
+}
+
+async fn get_object(
+    State(s): State<Rest>,
+    Path((kind, name)): Path<(String, String)>,
+) -> Result<Json, ApiError> {
+    Ok(Json(stored(&s.api.get(&v1::GetRequest { kind, name })?)))
+}
+
+async fn delete_object(
+    State(s): State<Rest>,
+    Path((kind, name)): Path<(String, String)>,
+    query: RawQuery,
+) -> Result<Json, ApiError> {
+    let if_revision = Query::read(query, &["if_revision"])?.revision()?;
+    Ok(message(&s.api.delete(v1::DeleteRequest { kind, name, if_revision }).await?))
+}
+
+async fn all_instances(State(s): State<Rest>) -> Result<Json, ApiError> {
+    Ok(message(&s.api.instances(&v1::ListInstancesRequest::default())?))
+}
+
+async fn instances(State(s): State<Rest>, Path(service): Path<String>) -> Result<Json, ApiError> {
+    Ok(message(&s.api.instances(&v1::ListInstancesRequest { service })?))
+}
+
+async fn register(
+    State(s): State<Rest>,
+    Path((service, id)): Path<(String, String)>,
+    body: Bytes,
+) -> Result<Json, ApiError> {
+    // One flat object: the instance's fields, and `ttl`.
+    let mut fields: serde_json::Map<String, Value> = serde_json::from_slice(&body)
+        .map_err(|e| ApiError::Invalid(format!("body is not a JSON object: {e}")))?;
+    for (name, own) in [("service", &service), ("id", &id)] {
+        if fields.insert(name.to_owned(), json!(own)).is_some_and(|told| told != json!(own)) {
+            return Err(ApiError::Invalid(format!("{name} is not the one in the path")));
+        }
+    }
+    let ttl = fields.remove("ttl");
+    let text = json!({"instance": fields, "ttl": ttl}).to_string();
+    let source = Source { name: "body", text: &text };
+    let parsed = xds_types::text::parse::<v1::RegisterInstanceRequest>(source);
+    // The places in the text are those of our own wrapping.
+    let parsed = parsed.map_err(|errors| {
+        let told: Vec<_> = errors.list.iter().map(|e| format!("{}: {}", e.path, e.message)).collect();
+        ApiError::Invalid(told.join("; "))
+    })?;
+    Ok(message(&s.api.register(parsed.message).await?))
+}
+
+async fn heartbeat(
+    State(s): State<Rest>,
+    Path((service, id)): Path<(String, String)>,
+) -> Result<Json, ApiError> {
+    Ok(message(&s.api.heartbeat(v1::HeartbeatRequest { service, id }).await?))
+}
+
+async fn deregister(
+    State(s): State<Rest>,
+    Path((service, id)): Path<(String, String)>,
+) -> Result<Json, ApiError> {
+    Ok(message(&s.api.deregister(v1::DeregisterInstanceRequest { service, id }).await?))
+}
+
+async fn status(State(s): State<Rest>, query: RawQuery) -> Result<Json, ApiError> {
+    let query = Query::read(query, &["group", "summary_only"])?;
+    let summary_only = query.one("summary_only") == "true";
+    let group = query.one("group").to_owned();
+    let status = s.api.status(&v1::StatusRequest { group, summary_only });
+    let quarantined: Vec<Value> = status.quarantined.iter().map(stored).collect();
+    let mut shown = xds_types::text::to_json(&status);
+    if let Some(fields) = shown.as_object_mut().filter(|_| !quarantined.is_empty()) {
+        fields.insert("quarantined".to_owned(), quarantined.into());
+    }
+    Ok(Json(shown))
+}
+
+async fn bootstrap_text(State(s): State<Rest>, query: RawQuery) -> Result<Response, ApiError> {
+    let query = Query::read(query, &["group", "node", "delta", "xds", "admin"])?;
+    let options = query.0.into_iter().collect();
+    let text = (s.bootstrap)(&options).map_err(ApiError::Invalid)?;
+    Ok(([(header::CONTENT_TYPE, "application/yaml")], text).into_response())
+}
+
+/// A stored object with its resource in the form that people write.
+fn stored(object: &v1::StoredObject) -> Value {
+    let mut shown = xds_types::text::to_json(object);
+    if let (Some(fields), Some(resource)) = (shown.as_object_mut(), &object.resource) {
+        fields.insert("resource".to_owned(), xds_types::resource::to_json(resource));
+    }
+    shown
+}
+
+fn resources(body: &[u8]) -> Result<Vec<xds_types::portolan::config::v1::Resource>, ApiError> {
+    let text = std::str::from_utf8(body).map_err(|e| ApiError::Invalid(format!("body is not UTF-8: {e}")))?;
+    let parsed = xds_types::resource::parse(Source { name: "body", text })
+        .map_err(|errors| ApiError::Invalid(errors.to_string()))?;
+    Ok(parsed.into_iter().map(|p| p.resource).collect())
+}
+
+/// Query parameters, of known names only.
+struct Query(Vec<(String, String)>);
+
+impl Query {
+    fn read(RawQuery(query): RawQuery, known: &[&str]) -> Result<Self, ApiError> {
+        let mut pairs = Vec::new();
+        for part in query.unwrap_or_default().split('&').filter(|p| !p.is_empty()) {
+            let (name, value) = part.split_once('=').unwrap_or((part, ""));
+            if !known.contains(&name) {
+                let told = format!("unknown parameter `{name}`; known: {}", known.join(", "));
+                return Err(ApiError::Invalid(told));
+            }
+            let value = percent_encoding::percent_decode_str(value).decode_utf8_lossy().into_owned();
+            pairs.push((name.to_owned(), value));
+        }
+        Ok(Self(pairs))
+    }
+
+    fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
+        self.0.iter().filter(move |(n, _)| n == name).map(|(_, v)| v.as_str())
+    }
+
+    fn one(&self, name: &str) -> &str {
+        self.0.iter().rev().find(|(n, _)| n == name).map_or("", |(_, v)| v)
+    }
+
+    fn revision(&self) -> Result<Option<UInt64Value>, ApiError> {
+        match self.one("if_revision") {
+            "" => Ok(None),
+            text => match text.parse() {
+                Ok(value) => Ok(Some(UInt64Value { value })),
+                Err(_) => Err(ApiError::Invalid(format!("if_revision `{text}` is not a number"))),
+            },
+        }
+    }
+}
