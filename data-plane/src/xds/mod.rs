@@ -5,7 +5,270 @@
 //! acknowledge. `warm` keeps the order: clusters before listeners, listeners with their routes. All of it runs on
 //! the control thread; requests read only what was published.
 
+mod apply;
+mod backoff;
+mod file;
+mod inventory;
 mod kind;
+mod node;
+mod sources;
+mod statics;
+mod stats;
+mod stream;
 pub mod subscription;
+mod update;
+mod wanted;
+mod warm;
 
+pub use apply::Phase;
+pub use inventory::{Entry, Good, Refused};
 pub use kind::Kind;
+pub use node::USER_AGENT;
+
+use crate::http::RouteSlots;
+use crate::stats::{Registry, TextReadout};
+use crate::upstream::{self, Clusters};
+use crate::listener;
+use apply::State;
+use data_plane_core::config;
+use data_plane_core::translate::{self, DataLoader};
+use sources::Sources;
+use stats::ControlPlane;
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tracing::info;
+use update::{Update, Verdict};
+use xds_types::envoy::config::core::v3::Node;
+
+/// What dynamic configuration is applied to.
+pub struct Deps {
+    /// All stats.
+    pub registry: Registry,
+    /// Clusters.
+    pub upstream: upstream::Manager,
+    /// Listeners.
+    pub listeners: listener::Manager,
+    /// Routes by RDS name.
+    pub routes: RouteSlots,
+    /// Reads files and environment variables that resources refer to.
+    pub data: Arc<dyn DataLoader + Send + Sync>,
+}
+
+/// A static listener that cannot be had.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListenerFailure {
+    /// Its name.
+    pub name: Box<str>,
+    /// Why, in words.
+    pub reason: String,
+}
+
+/// What a reload of the bootstrap changed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reloaded {
+    /// Clusters added or changed.
+    pub clusters: Vec<Box<str>>,
+    /// Clusters removed.
+    pub clusters_removed: Vec<Box<str>>,
+    /// Listeners added or changed.
+    pub listeners: Vec<Box<str>>,
+    /// Listeners removed.
+    pub listeners_removed: Vec<Box<str>>,
+}
+
+/// All configuration, static and dynamic. Clones share it; control thread only.
+#[derive(Clone)]
+pub struct Xds(Rc<Inner>);
+
+struct Inner {
+    state: RefCell<State>,
+    sources: RefCell<Sources>,
+    /// What the sources were last told of [`State::interest`].
+    followed: RefCell<u64>,
+    node: Node,
+    upstream: upstream::Manager,
+    control_plane: ControlPlane,
+    identifier: TextReadout,
+    /// Counts changes of any kind.
+    changes: watch::Sender<u64>,
+    phase: watch::Sender<Phase>,
+}
+
+impl Xds {
+    /// Takes the static clusters and binds the static listeners of `bootstrap`. Nothing is asked for and nothing
+    /// accepts before [`Self::run`].
+    ///
+    /// # Errors
+    /// Every listener that cannot be had.
+    pub fn new(bootstrap: &config::Bootstrap, deps: Deps) -> Result<Self, Vec<ListenerFailure>> {
+        let Deps { registry, upstream, listeners, routes, data } = deps;
+        let scope = ControlPlane::scope(&registry);
+        let identifier = scope.text("identifier");
+        let control_plane = ControlPlane::new(&scope);
+        let state = State {
+            upstream: upstream.clone(),
+            listeners,
+            routes,
+            data,
+            sources: translate::Sources::of(bootstrap),
+            dynamic: bootstrap.dynamic.clone(),
+            static_clusters: BTreeMap::new(),
+            static_listeners: BTreeMap::new(),
+            inventory: inventory::Inventory::default(),
+            wanted: wanted::WantedSet::default(),
+            interest: 0,
+            waiting: BTreeMap::new(),
+            phase: Phase::Begin,
+            cds: None,
+            lds: None,
+            rds: BTreeMap::new(),
+            registry,
+        };
+        let xds = Self(Rc::new(Inner {
+            state: RefCell::new(state),
+            sources: RefCell::default(),
+            followed: RefCell::new(0),
+            node: node::node(&bootstrap.node),
+            upstream,
+            control_plane,
+            identifier,
+            changes: watch::Sender::new(0),
+            phase: watch::Sender::new(Phase::Begin),
+        }));
+        xds.0.state.borrow_mut().set_static(bootstrap)?;
+        Ok(xds)
+    }
+
+    /// Brings the proxy up and keeps it so; never ends.
+    pub async fn run(&self) {
+        self.follow();
+        warm::run(self).await;
+    }
+
+    /// Takes the static clusters and listeners of another bootstrap in the place of the present ones. What is the
+    /// same is left alone.
+    ///
+    /// # Errors
+    /// Every listener that cannot be had; nothing has changed then.
+    pub fn reload(&self, bootstrap: &config::Bootstrap) -> Result<Reloaded, Vec<ListenerFailure>> {
+        let reloaded = self.0.state.borrow_mut().set_static(bootstrap)?;
+        self.refresh();
+        Ok(reloaded)
+    }
+
+    /// Ends all subscriptions.
+    pub fn stop(&self) {
+        self.0.sources.borrow_mut().clear();
+    }
+
+    /// How far the start has come.
+    pub fn phase(&self) -> watch::Receiver<Phase> {
+        self.0.phase.subscribe()
+    }
+
+    /// All dynamic resources of a kind, by name.
+    pub fn resources(&self, kind: Kind) -> BTreeMap<Box<str>, Entry> {
+        self.with(|state| state.inventory.of(kind).clone())
+    }
+
+    /// The version of the last response of a kind applied in full; empty until then.
+    pub fn version(&self, kind: Kind) -> String {
+        self.with(|state| match kind {
+            Kind::Cluster => state.cds.as_ref().map(stats::SubscriptionStats::version),
+            Kind::Listener => state.lds.as_ref().map(stats::SubscriptionStats::version),
+            Kind::Endpoints | Kind::Route => None,
+        })
+        .unwrap_or_default()
+    }
+
+    /// Whether a listener waits for its routes.
+    pub fn is_listener_waiting(&self, name: &str) -> bool {
+        self.with(|state| state.waiting.contains_key(name))
+    }
+
+    /// What is still waited for: kind and name, `*` for all of a kind.
+    pub fn unready(&self) -> Vec<(Kind, Box<str>)> {
+        self.with(State::unready)
+    }
+
+    /// What control planes are told of this proxy.
+    pub fn node(&self) -> &Node {
+        &self.0.node
+    }
+
+    fn with<T>(&self, look: impl FnOnce(&State) -> T) -> T {
+        look(&self.0.state.borrow())
+    }
+
+    fn apply(&self, kind: Kind, update: Update) -> Verdict {
+        let verdict = self.0.state.borrow_mut().apply(kind, update);
+        self.changed();
+        verdict
+    }
+
+    /// A file holds all there is: names that it lacks need not be waited for.
+    fn settle_absent(&self, kind: Kind, names: &[Box<str>]) {
+        self.0.state.borrow_mut().settle_absent(kind, names);
+        self.changed();
+    }
+
+    fn failed(&self, kind: Kind, names: &[Box<str>], settle: bool) {
+        self.0.state.borrow_mut().failed(kind, names, settle);
+        self.changed();
+    }
+
+    fn expire(&self) {
+        self.0.state.borrow_mut().expire(Instant::now());
+        self.changed();
+    }
+
+    fn refresh(&self) {
+        self.0.state.borrow_mut().refresh();
+        self.changed();
+    }
+
+    fn enter(&self, phase: Phase) {
+        info!(?phase, "start");
+        self.0.state.borrow_mut().phase = phase;
+        self.0.phase.send_replace(phase);
+        self.refresh();
+    }
+
+    fn changed(&self) {
+        self.follow();
+        self.0.changes.send_modify(|n| *n += 1);
+    }
+
+    /// Brings the sources in line with what is wanted.
+    fn follow(&self) {
+        let state = self.0.state.borrow();
+        if self.0.followed.replace(state.interest) != state.interest {
+            let plan = state.wanted.by_source();
+            self.0.sources.borrow_mut().follow(self, state.dynamic.ads.as_ref(), plan);
+        }
+    }
+
+    fn changes(&self) -> watch::Receiver<u64> {
+        self.0.changes.subscribe()
+    }
+
+    fn upstream(&self) -> &upstream::Manager {
+        &self.0.upstream
+    }
+
+    fn clusters(&self) -> Clusters {
+        self.0.upstream.clusters()
+    }
+
+    fn control_plane(&self) -> &ControlPlane {
+        &self.0.control_plane
+    }
+
+    fn set_control_plane_identifier(&self, identifier: &str) {
+        self.0.identifier.set(identifier);
+    }
+}

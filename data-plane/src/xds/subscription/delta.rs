@@ -99,10 +99,9 @@ impl Delta {
         if self.interest.wildcard && !wanted.is_empty() {
             wanted.insert("*".into());
         }
-        let text = |name: &Box<str>| name.to_string();
         let request = DeltaRequest {
-            subscribe: wanted.difference(&stream.asked).map(text).collect(),
-            unsubscribe: stream.asked.difference(&wanted).map(text).collect(),
+            subscribe: wanted.difference(&stream.asked).map(|n| n.to_string()).collect(),
+            unsubscribe: stream.asked.difference(&wanted).map(|n| n.to_string()).collect(),
             held: match stream.opened {
                 false => self.held.iter().map(|(n, v)| (n.to_string(), v.to_string())).collect(),
                 true => BTreeMap::new(),

@@ -1,0 +1,500 @@
+//! Applying what came: translate, build, publish, resource by resource.
+//!
+//! Good resources of a partly bad update apply; bad ones keep their last good version and are told. Everything here
+//! is synchronous: once [`State::apply`] returns, what the verdict calls applied is in force (or warming, which
+//! counts: Envoy's ACK does not mean "in use" either) and may be acknowledged.
+
+use super::inventory::{Good, Inventory, Refused};
+use super::kind::Kind;
+use super::stats::{SubscriptionStats, version_hash};
+use super::update::{Item, Refusal, Update, Verdict, identify};
+use super::wanted::{ALL, Key, Needs, WantedSet, routes_of};
+use crate::http::RouteSlots;
+use crate::stats::Registry;
+use crate::{listener, upstream};
+use data_plane_core::config::{self, Discovery};
+use data_plane_core::path::{Diagnostics, Path};
+use data_plane_core::route::RouteTable;
+use data_plane_core::translate::{self, DataLoader, Resource};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+use tokio::time::Instant;
+use tracing::{debug, warn};
+use xds_types::google::protobuf::Any;
+
+/// How far the start has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Phase {
+    /// Static clusters warm up.
+    Begin,
+    /// Clusters are asked for and warm up.
+    Clusters,
+    /// Listeners are asked for and warm up.
+    Listeners,
+    /// Serving.
+    Live,
+}
+
+/// What is configured, all of it, on the control thread.
+pub(super) struct State {
+    pub(super) registry: Registry,
+    pub(super) upstream: upstream::Manager,
+    pub(super) listeners: listener::Manager,
+    pub(super) routes: RouteSlots,
+    pub(super) data: Arc<dyn DataLoader + Send + Sync>,
+    pub(super) sources: translate::Sources,
+    pub(super) dynamic: config::Dynamic,
+    pub(super) static_clusters: BTreeMap<Box<str>, Arc<config::Cluster>>,
+    pub(super) static_listeners: BTreeMap<Box<str>, Arc<config::Listener>>,
+    pub(super) inventory: Inventory,
+    pub(super) wanted: WantedSet,
+    /// Counts changes of what is wanted.
+    pub(super) interest: u64,
+    /// Listeners that wait for their routes, or for the start to come to listeners.
+    pub(super) waiting: BTreeMap<Box<str>, listener::Prepared>,
+    pub(super) phase: Phase,
+    pub(super) cds: Option<SubscriptionStats>,
+    pub(super) lds: Option<SubscriptionStats>,
+    /// By route configuration and stat prefix.
+    pub(super) rds: BTreeMap<(Box<str>, Box<str>), SubscriptionStats>,
+}
+
+impl State {
+    /// Applies an update. See the module.
+    pub(super) fn apply(&mut self, kind: Kind, update: Update) -> Verdict {
+        let Update { version, resources, removed, whole } = update;
+        let mut verdict = Verdict::default();
+        let began = Instant::now();
+        let items = identify(kind, resources, &removed, &mut verdict);
+        if kind.is_whole_world() {
+            for name in self.departed(kind, &items, &removed, whole, &verdict) {
+                self.remove(kind, &name);
+                verdict.removed.push(name);
+            }
+        } else {
+            for name in removed {
+                self.absent(kind, &name);
+                verdict.removed.push(name);
+            }
+        }
+        let mut touched = Vec::with_capacity(items.len());
+        for item in items {
+            if !self.wanted.covers(kind, &item.name) {
+                debug!(kind = %kind.resource_type(), name = &*item.name, "not asked for, ignored");
+                verdict.applied.push((item.name, item.version));
+                continue;
+            }
+            match self.take(kind, &item) {
+                Ok(()) => {
+                    touched.push(item.name.clone());
+                    verdict.applied.push((item.name, item.version));
+                }
+                Err(refusal) => {
+                    warn!(kind = %kind.resource_type(), name = &*item.name, reason = refusal.reason(), "refused");
+                    let raw = item.body.unwrap_or_default();
+                    let (version, at, details) = (item.version, SystemTime::now(), refusal.reason());
+                    self.inventory.refuse(kind, &item.name, Refused { raw, version, at, details });
+                    verdict.refused.push(refusal);
+                }
+            }
+        }
+        if kind.is_whole_world() {
+            self.wanted.settle(kind, ALL);
+        }
+        self.charge(kind, &version, &touched, &verdict, began);
+        if kind.is_whole_world() {
+            self.refresh();
+        } else {
+            // Endpoints and routes change no interest: a push of many of them stays linear.
+            self.activate();
+        }
+        verdict
+    }
+
+    /// Clusters or listeners that an update takes away.
+    fn departed(
+        &self,
+        kind: Kind,
+        items: &[Item],
+        removed: &[Box<str>],
+        whole: bool,
+        verdict: &Verdict,
+    ) -> Vec<Box<str>> {
+        if !whole {
+            return removed.iter().filter(|name| self.inventory.of(kind).contains_key(*name)).cloned().collect();
+        }
+        // A resource without a name may be any of those that seem to be missing.
+        let nameless = |refusal: &Refusal| refusal.name.starts_with('#');
+        if verdict.refused.iter().any(nameless) || items.iter().any(|item| item.name.starts_with('#')) {
+            return Vec::new();
+        }
+        let named: hashbrown::HashSet<&str> = items
+            .iter()
+            .map(|item| &*item.name)
+            .chain(verdict.refused.iter().map(|refusal| &*refusal.name))
+            .collect();
+        self.inventory.of(kind).keys().filter(|name| !named.contains(&***name)).cloned().collect()
+    }
+
+    fn remove(&mut self, kind: Kind, name: &str) {
+        let was_good = self.inventory.remove(kind, name);
+        match kind {
+            Kind::Cluster if was_good => {
+                self.upstream.remove_cluster(name);
+            }
+            Kind::Listener => {
+                self.waiting.remove(name);
+                if was_good {
+                    self.listeners.remove(name);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// A control plane says that endpoints or routes do not exist. What is in force stays; a wait for them ends.
+    fn absent(&mut self, kind: Kind, name: &str) {
+        if self.inventory.good(kind, name).is_none() && self.wanted.settle(kind, name) {
+            if kind == Kind::Endpoints {
+                self.upstream.set_assignment(name, None);
+                self.each_cluster(name, |stats| stats.update_empty.inc());
+            }
+            for stats in self.route_stats(kind, name) {
+                stats.metrics.update_empty.inc();
+            }
+        }
+    }
+
+    /// A file holds all there is: what it lacks is not waited for.
+    pub(super) fn settle_absent(&mut self, kind: Kind, names: &[Box<str>]) {
+        for name in names {
+            self.absent(kind, name);
+        }
+        self.activate();
+    }
+
+    /// Applies one resource.
+    fn take(&mut self, kind: Kind, item: &Item) -> Result<(), Refusal> {
+        let Some(raw) = &item.body else {
+            // A sign of life; without the resource itself there is nothing to do.
+            return Ok(());
+        };
+        if self.inventory.good(kind, &item.name).is_some_and(|good| good.raw == *raw) {
+            self.inventory.touch(kind, &item.name, &item.version);
+            self.wanted.settle(kind, &item.name);
+            return Ok(());
+        }
+        if self.is_static(kind, &item.name) {
+            // Envoy does the same.
+            warn!(kind = %kind.resource_type(), name = &*item.name, "a static one has that name and stays");
+            return Ok(());
+        }
+        let (resource, ignored) = self.translate(kind, item, raw)?;
+        for finding in &ignored {
+            debug!(kind = %kind.resource_type(), name = &*item.name, path = finding.path, "ignored: {}", finding.message);
+        }
+        self.publish(item, &resource)?;
+        let (version, updated) = (item.version.clone(), SystemTime::now());
+        let good = Good { raw: raw.clone(), version, updated, resource, ignored };
+        self.inventory.accept(kind, &item.name, good);
+        self.wanted.settle(kind, &item.name);
+        Ok(())
+    }
+
+    fn is_static(&self, kind: Kind, name: &str) -> bool {
+        match kind {
+            Kind::Cluster => self.static_clusters.contains_key(name),
+            Kind::Listener => self.static_listeners.contains_key(name),
+            Kind::Endpoints | Kind::Route => false,
+        }
+    }
+
+    fn translate(
+        &self,
+        kind: Kind,
+        item: &Item,
+        raw: &Any,
+    ) -> Result<(Resource, Vec<data_plane_core::path::Finding>), Refusal> {
+        let known = |name: &str| {
+            self.static_clusters.contains_key(name) || self.inventory.good(Kind::Cluster, name).is_some()
+        };
+        let options = translate::Options {
+            sources: Some(&self.sources),
+            clusters: Some(&known),
+            ..translate::Options::new(&*self.data)
+        };
+        let mut d = Diagnostics::default();
+        let done = translate::resource(kind.type_url(), raw, &Path::root(""), &mut d, &options);
+        let Diagnostics { rejected, ignored, omitted, ignored_omitted: _ } = d;
+        match done {
+            Ok(resource) => Ok((resource, ignored)),
+            Err(_) => {
+                Err(Refusal { name: item.name.clone(), index: Some(item.index), findings: rejected, omitted })
+            }
+        }
+    }
+
+    fn publish(&mut self, item: &Item, resource: &Resource) -> Result<(), Refusal> {
+        match resource {
+            Resource::Cluster(cluster) => self.publish_cluster(cluster, &item.version),
+            Resource::Assignment(assignment) => {
+                self.upstream.set_assignment(&item.name, Some(Arc::clone(assignment)));
+            }
+            Resource::Listener(listener) => {
+                let prepared = self.listeners.prepare(Arc::clone(listener)).map_err(|error| {
+                    Refusal::because(&item.name, Some(item.index), chain_of(&error))
+                })?;
+                self.waiting.insert(item.name.clone(), prepared);
+            }
+            Resource::RouteConfig(routes) => {
+                let table = Arc::new(RouteTable::build(Arc::clone(routes)));
+                self.routes.slot(&item.name).publish(Some(table));
+            }
+        }
+        Ok(())
+    }
+
+    fn publish_cluster(&self, cluster: &Arc<config::Cluster>, version: &str) {
+        let origin = upstream::Origin::Dynamic { version: version.into() };
+        let change = self.upstream.set_cluster(Arc::clone(cluster), origin);
+        if change != upstream::Change::Unchanged {
+            self.repeat_assignment(cluster);
+        }
+    }
+
+    /// A cluster that comes back or changes takes the endpoints that are known, instead of waiting for them to be
+    /// sent once more.
+    pub(super) fn repeat_assignment(&self, cluster: &config::Cluster) {
+        let Discovery::Eds { service_name, .. } = &cluster.discovery else { return };
+        match self.inventory.good(Kind::Endpoints, service_name).map(|good| &good.resource) {
+            Some(Resource::Assignment(known)) => {
+                self.upstream.set_assignment(service_name, Some(Arc::clone(known)));
+            }
+            // Waited for in vain already.
+            _ if self.wanted.get(Kind::Endpoints, service_name).is_some_and(|w| w.fetched) => {
+                self.upstream.set_assignment(service_name, None);
+            }
+            _ => {}
+        }
+    }
+
+    /// Gathers anew what is wanted, and lets listeners serve that wait for nothing more.
+    pub(super) fn refresh(&mut self) {
+        let (added, gone) = self.wanted.replace(self.needs(), Instant::now());
+        self.interest += u64::from(!added.is_empty() || !gone.is_empty());
+        for (kind, name) in gone {
+            self.inventory.remove(kind, &name);
+            if kind == Kind::Route {
+                self.rds.retain(|(route, _), _| *route != name);
+            }
+        }
+        for (kind, name) in &added {
+            self.asked(*kind, name);
+        }
+        self.activate();
+    }
+
+    fn needs(&self) -> Needs {
+        let mut needs = Needs::default();
+        let config::Dynamic { lds, cds, ads: _ } = &self.dynamic;
+        if let Some(source) = cds.as_ref().filter(|_| self.phase >= Phase::Clusters) {
+            needs.all(Kind::Cluster, source);
+        }
+        if let Some(source) = lds.as_ref().filter(|_| self.phase >= Phase::Listeners) {
+            needs.all(Kind::Listener, source);
+        }
+        let serving = self.upstream.clusters();
+        let serving = serving.load();
+        let dynamic = self.inventory.of(Kind::Cluster).iter().filter_map(|(name, e)| Some((name, e.good.as_ref()?)));
+        for (name, good) in dynamic {
+            if let Resource::Cluster(cluster) = &good.resource {
+                needs.cluster(cluster);
+                // A cluster being replaced serves on, and wants its endpoints, until its successor is warm.
+                if let Some(old) = serving.get(name).filter(|old| !Arc::ptr_eq(&old.config, cluster)) {
+                    needs.cluster(&old.config);
+                }
+            }
+        }
+        self.static_clusters.values().for_each(|cluster| needs.cluster(cluster));
+        self.static_listeners.values().for_each(|listener| needs.listener(listener));
+        for entry in self.inventory.of(Kind::Listener).values() {
+            if let Some(Resource::Listener(listener)) = entry.good.as_ref().map(|good| &good.resource) {
+                needs.listener(listener);
+            }
+        }
+        needs
+    }
+
+    fn activate(&mut self) {
+        if self.phase < Phase::Listeners {
+            return;
+        }
+        let wanted = &self.wanted;
+        let ready = |prepared: &listener::Prepared| {
+            routes_of(prepared.config()).all(|(name, _, _)| wanted.is_settled(Kind::Route, name))
+        };
+        let names: Vec<_> = self.waiting.iter().filter(|(_, p)| ready(p)).map(|(n, _)| n.clone()).collect();
+        let any = !names.is_empty();
+        for name in names {
+            if let Some(prepared) = self.waiting.remove(&name) {
+                self.listeners.activate(prepared);
+            }
+        }
+        if any {
+            self.routes.prune();
+        }
+    }
+
+    /// Ends waits that took too long.
+    pub(super) fn expire(&mut self, now: Instant) {
+        let overdue = self.wanted.overdue(now);
+        if overdue.is_empty() {
+            return;
+        }
+        for (kind, name) in &overdue {
+            warn!(kind = %kind.resource_type(), name = &**name, "did not come in time; going on without");
+            self.give_up(*kind, name);
+        }
+        self.refresh();
+    }
+
+    fn give_up(&mut self, kind: Kind, name: &str) {
+        if !self.wanted.settle(kind, name) {
+            return;
+        }
+        match kind {
+            Kind::Endpoints => {
+                self.upstream.set_assignment(name, None);
+                self.each_cluster(name, |stats| stats.init_fetch_timeout.inc());
+            }
+            _ => {
+                for stats in self.subscription_stats(kind, name) {
+                    stats.metrics.init_fetch_timeout.inc();
+                }
+            }
+        }
+    }
+
+    /// A source failed as a whole: unreadable file, lost stream. `settle`: nothing more will come by itself.
+    pub(super) fn failed(&mut self, kind: Kind, names: &[Box<str>], settle: bool) {
+        for name in names {
+            match kind {
+                Kind::Endpoints => self.each_cluster(name, |stats| {
+                    stats.update_failure.inc();
+                    stats.update_attempt.inc();
+                }),
+                _ => self.subscription_stats(kind, name).for_each(|stats| {
+                    stats.metrics.update_failure.inc();
+                    stats.metrics.update_attempt.inc();
+                }),
+            }
+            if settle && self.wanted.settle(kind, name) && kind == Kind::Endpoints {
+                self.upstream.set_assignment(name, None);
+            }
+        }
+        if settle {
+            self.refresh();
+        }
+    }
+
+    fn asked(&mut self, kind: Kind, name: &str) {
+        if kind == Kind::Route
+            && let Some(wanted) = self.wanted.get(kind, name)
+        {
+            for prefix in &wanted.users {
+                let key = (name.into(), prefix.clone());
+                self.rds.entry(key).or_insert_with(|| SubscriptionStats::routes(&self.registry, prefix, name));
+            }
+        }
+        match kind {
+            Kind::Cluster => self.cds = Some(SubscriptionStats::clusters(&self.registry)),
+            Kind::Listener => self.lds = Some(SubscriptionStats::listeners(&self.registry)),
+            Kind::Endpoints => self.each_cluster(name, |stats| stats.update_attempt.inc()),
+            Kind::Route => {}
+        }
+        self.subscription_stats(kind, name).for_each(|stats| stats.metrics.update_attempt.inc());
+    }
+
+    fn charge(&self, kind: Kind, version: &str, touched: &[Box<str>], verdict: &Verdict, began: Instant) {
+        let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64);
+        let took_ms = began.elapsed().as_millis() as u64;
+        let charge = |stats: &SubscriptionStats, rejected: bool| {
+            stats.metrics.update_attempt.inc();
+            stats.metrics.update_duration.record(took_ms);
+            if rejected { stats.metrics.update_rejected.inc() } else { stats.accepted(version, now_ms) }
+        };
+        match kind {
+            Kind::Cluster | Kind::Listener => {
+                self.subscription_stats(kind, ALL).for_each(|stats| charge(stats, !verdict.refused.is_empty()));
+            }
+            Kind::Endpoints => {
+                for name in touched {
+                    self.each_cluster(name, |stats| {
+                        stats.update_attempt.inc();
+                        stats.update_success.inc();
+                        stats.version.set(version_hash(version));
+                    });
+                }
+                for refusal in &verdict.refused {
+                    self.each_cluster(&refusal.name, |stats| {
+                        stats.update_attempt.inc();
+                        stats.update_rejected.inc();
+                    });
+                }
+            }
+            Kind::Route => {
+                let good = touched.iter().map(|name| (name, false));
+                let bad = verdict.refused.iter().map(|refusal| (&refusal.name, true));
+                for (name, rejected) in good.chain(bad) {
+                    self.route_stats(kind, name).for_each(|stats| charge(stats, rejected));
+                }
+            }
+        }
+    }
+
+    fn each_cluster(&self, service_name: &str, charge: impl Fn(&upstream::Membership)) {
+        let Some(wanted) = self.wanted.get(Kind::Endpoints, service_name) else { return };
+        let clusters = self.upstream.clusters();
+        let clusters = clusters.load();
+        wanted.users.iter().filter_map(|name| clusters.get(name)).for_each(|cluster| charge(&cluster.stats.membership));
+    }
+
+    fn route_stats(&self, kind: Kind, name: &str) -> impl Iterator<Item = &SubscriptionStats> {
+        let routes = self.rds.iter().filter(move |((route, _), _)| kind == Kind::Route && **route == *name);
+        routes.map(|(_, stats)| stats)
+    }
+
+    fn subscription_stats(&self, kind: Kind, name: &str) -> impl Iterator<Item = &SubscriptionStats> {
+        let one = match kind {
+            Kind::Cluster => self.cds.as_ref(),
+            Kind::Listener => self.lds.as_ref(),
+            Kind::Endpoints | Kind::Route => None,
+        };
+        one.into_iter().chain(self.route_stats(kind, name))
+    }
+
+    /// What is still waited for, for `/init_dump`.
+    pub(super) fn unready(&self) -> Vec<Key> {
+        let keys = self.wanted.by_source().into_iter().flat_map(|(_, interests)| interests);
+        let mut out = Vec::new();
+        for (kind, interest) in keys {
+            let names = interest.wildcard.then(|| ALL.into()).into_iter().chain(interest.names);
+            let keys = names.map(|name: Box<str>| (kind, name));
+            out.extend(keys.filter(|(kind, name)| !self.wanted.is_settled(*kind, name)));
+        }
+        out
+    }
+}
+
+/// An error and its causes in one line.
+pub(super) fn chain_of(error: &dyn std::error::Error) -> String {
+    let mut out = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        out.push_str(": ");
+        out.push_str(&error.to_string());
+        cause = error.source();
+    }
+    out
+}
