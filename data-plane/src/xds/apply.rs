@@ -225,7 +225,7 @@ impl State {
             ..translate::Options::new(&*self.data)
         };
         let mut d = Diagnostics::default();
-        let done = translate::resource(kind.type_url(), raw, &Path::root(""), &mut d, &options);
+        let done = translate::resource(kind.resource_type(), raw, &Path::root(""), &mut d, &options);
         let Diagnostics { rejected, ignored, omitted, ignored_omitted: _ } = d;
         match done {
             Ok(resource) => Ok((resource, ignored)),
