@@ -122,7 +122,11 @@ impl State {
         verdict: &Verdict,
     ) -> Vec<Box<str>> {
         if !whole {
-            return removed.iter().filter(|name| self.inventory.of(kind).contains_key(*name)).cloned().collect();
+            return removed
+                .iter()
+                .filter(|name| self.inventory.of(kind).contains_key(*name))
+                .cloned()
+                .collect();
         }
         // A resource without a name may be any of those that seem to be missing.
         let nameless = |refusal: &Refusal| refusal.name.starts_with('#');
@@ -242,9 +246,10 @@ impl State {
                 self.upstream.set_assignment(&item.name, Some(Arc::clone(assignment)));
             }
             Resource::Listener(listener) => {
-                let prepared = self.listeners.prepare(Arc::clone(listener)).map_err(|error| {
-                    Refusal::because(&item.name, Some(item.index), chain_of(&error))
-                })?;
+                let prepared = self
+                    .listeners
+                    .prepare(Arc::clone(listener))
+                    .map_err(|error| Refusal::because(&item.name, Some(item.index), chain_of(&error)))?;
                 self.waiting.insert(item.name.clone(), prepared);
             }
             Resource::RouteConfig(routes) => {
@@ -306,7 +311,8 @@ impl State {
         }
         let serving = self.upstream.clusters();
         let serving = serving.load();
-        let dynamic = self.inventory.of(Kind::Cluster).iter().filter_map(|(name, e)| Some((name, e.good.as_ref()?)));
+        let dynamic =
+            self.inventory.of(Kind::Cluster).iter().filter_map(|(name, e)| Some((name, e.good.as_ref()?)));
         for (name, good) in dynamic {
             if let Resource::Cluster(cluster) = &good.resource {
                 needs.cluster(cluster);
@@ -404,7 +410,9 @@ impl State {
         {
             for prefix in &wanted.users {
                 let key = (name.into(), prefix.clone());
-                self.rds.entry(key).or_insert_with(|| SubscriptionStats::routes(&self.registry, prefix, name));
+                self.rds
+                    .entry(key)
+                    .or_insert_with(|| SubscriptionStats::routes(&self.registry, prefix, name));
             }
         }
         match kind {
@@ -426,7 +434,8 @@ impl State {
         };
         match kind {
             Kind::Cluster | Kind::Listener => {
-                self.subscription_stats(kind, ALL).for_each(|stats| charge(stats, !verdict.refused.is_empty()));
+                self.subscription_stats(kind, ALL)
+                    .for_each(|stats| charge(stats, !verdict.refused.is_empty()));
             }
             Kind::Endpoints => {
                 for name in touched {
@@ -457,7 +466,11 @@ impl State {
         let Some(wanted) = self.wanted.get(Kind::Endpoints, service_name) else { return };
         let clusters = self.upstream.clusters();
         let clusters = clusters.load();
-        wanted.users.iter().filter_map(|name| clusters.get(name)).for_each(|cluster| charge(&cluster.stats.membership));
+        wanted
+            .users
+            .iter()
+            .filter_map(|name| clusters.get(name))
+            .for_each(|cluster| charge(&cluster.stats.membership));
     }
 
     fn route_stats(&self, kind: Kind, name: &str) -> impl Iterator<Item = &SubscriptionStats> {

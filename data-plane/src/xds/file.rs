@@ -82,7 +82,8 @@ fn places(refusal: &Refusal, positions: &Positions) -> Vec<String> {
 async fn read(path: &Path) -> Result<(DiscoveryResponse, Positions), String> {
     let bytes = tokio::fs::read(path).await.map_err(|e| format!("cannot read: {e}"))?;
     if path.extension().is_some_and(|e| e == "pb") {
-        let response = DiscoveryResponse::decode(&*bytes).map_err(|e| format!("not a DiscoveryResponse: {e}"))?;
+        let response =
+            DiscoveryResponse::decode(&*bytes).map_err(|e| format!("not a DiscoveryResponse: {e}"))?;
         return Ok((response, Positions::default()));
     }
     let text = std::str::from_utf8(&bytes).map_err(|e| format!("not UTF-8: {e}"))?;
@@ -103,7 +104,8 @@ fn watch(
     let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
         let Ok(event) = event else { return };
         let is_move = matches!(event.kind, EventKind::Modify(ModifyKind::Name(_)));
-        let is_ours = event.paths.iter().any(|p| only.as_deref().is_none_or(|name| p.file_name() == Some(name)));
+        let is_ours =
+            event.paths.iter().any(|p| only.as_deref().is_none_or(|name| p.file_name() == Some(name)));
         if is_move && is_ours {
             // Full: the reader is going to look anyway.
             let _ = moved.try_send(());

@@ -26,9 +26,9 @@ pub use kind::Kind;
 pub use node::USER_AGENT;
 
 use crate::http::RouteSlots;
+use crate::listener;
 use crate::stats::{Registry, TextReadout};
 use crate::upstream::{self, Clusters};
-use crate::listener;
 use apply::State;
 use data_plane_core::config;
 use data_plane_core::translate::{self, DataLoader};

@@ -25,10 +25,16 @@ pub(super) fn node(node: &config::Node) -> proto::Node {
     proto::Node {
         id: node.id.clone(),
         cluster: node.cluster.clone(),
-        locality: (node.locality != config::Locality::default()).then_some(proto::Locality { region, zone, sub_zone }),
+        locality: (node.locality != config::Locality::default()).then_some(proto::Locality {
+            region,
+            zone,
+            sub_zone,
+        }),
         metadata,
         user_agent_name: USER_AGENT.into(),
-        user_agent_version_type: Some(proto::node::UserAgentVersionType::UserAgentBuildVersion(build_version())),
+        user_agent_version_type: Some(proto::node::UserAgentVersionType::UserAgentBuildVersion(
+            build_version(),
+        )),
         client_features: CLIENT_FEATURES.iter().map(|f| f.to_string()).collect(),
         extensions: network::BUILTIN.iter().map(|factory| extension(factory.name)).collect(),
         ..proto::Node::default()

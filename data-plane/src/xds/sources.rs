@@ -49,7 +49,9 @@ impl Sources {
                             let Some(ads) = ads.cloned() else { continue };
                             spawn_local(stream::run(xds, ads, None, seen))
                         }
-                        SourceKey::Grpc(source, kind) => spawn_local(stream::run(xds, source, Some(kind), seen)),
+                        SourceKey::Grpc(source, kind) => {
+                            spawn_local(stream::run(xds, source, Some(kind), seen))
+                        }
                         SourceKey::File { path, watched_directory, kind } => {
                             spawn_local(file::run(xds, path, watched_directory, kind, seen))
                         }

@@ -10,7 +10,10 @@ use std::sync::Arc;
 impl State {
     /// Takes the static part of `bootstrap` in the place of the present one. All listeners are prepared before
     /// anything changes, so that a bad one changes nothing.
-    pub(super) fn set_static(&mut self, bootstrap: &config::Bootstrap) -> Result<Reloaded, Vec<ListenerFailure>> {
+    pub(super) fn set_static(
+        &mut self,
+        bootstrap: &config::Bootstrap,
+    ) -> Result<Reloaded, Vec<ListenerFailure>> {
         let mut prepared = Vec::new();
         let mut failures = Vec::new();
         for listener in &bootstrap.listeners {

@@ -31,7 +31,12 @@ const OUTBOX: usize = 64;
 
 /// Subscribes through `source` for as long as anything is wanted of it. `only`: the stream of one kind; `None`:
 /// the aggregated stream.
-pub(super) async fn run(xds: Xds, source: GrpcSource, only: Option<Kind>, interests: watch::Receiver<Interests>) {
+pub(super) async fn run(
+    xds: Xds,
+    source: GrpcSource,
+    only: Option<Kind>,
+    interests: watch::Receiver<Interests>,
+) {
     match source.api {
         TransportApi::Sotw => subscribe::<SotwApi>(xds, source, only, interests).await,
         TransportApi::Delta => subscribe::<DeltaApi>(xds, source, only, interests).await,
@@ -45,7 +50,8 @@ async fn subscribe<P: Protocol>(
     mut interests: watch::Receiver<Interests>,
 ) {
     let mut backoff = Backoff::default();
-    let mut session = Session::<P> { xds, machines: BTreeMap::new(), outbox: VecDeque::new(), answered: false };
+    let mut session =
+        Session::<P> { xds, machines: BTreeMap::new(), outbox: VecDeque::new(), answered: false };
     let mut bucket = source.rate_limit.map(|(size, fill)| Bucket::new(size, fill.get(), Instant::now()));
     let mut attempt = 0;
     loop {

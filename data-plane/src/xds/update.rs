@@ -170,7 +170,12 @@ pub(super) struct Item {
 
 /// Names the resources of an update; refuses those of the wrong type and names that come twice. A resource
 /// without a name in its wrapper or body goes by its place.
-pub(super) fn identify(kind: Kind, resources: Vec<Incoming>, removed: &[Box<str>], verdict: &mut Verdict) -> Vec<Item> {
+pub(super) fn identify(
+    kind: Kind,
+    resources: Vec<Incoming>,
+    removed: &[Box<str>],
+    verdict: &mut Verdict,
+) -> Vec<Item> {
     let mut items: Vec<Item> = Vec::with_capacity(resources.len());
     let mut uses: BTreeMap<Box<str>, usize> = BTreeMap::new();
     for (index, Incoming { name, version, body }) in resources.into_iter().enumerate() {
@@ -245,7 +250,12 @@ mod tests {
 
     #[test]
     fn wrapped_sotw_resources_are_unwrapped_and_keep_their_versions() {
-        let wrapper = Wrapper { name: "a".into(), version: "7".into(), resource: Some(cluster("a")), ..Wrapper::default() };
+        let wrapper = Wrapper {
+            name: "a".into(),
+            version: "7".into(),
+            resource: Some(cluster("a")),
+            ..Wrapper::default()
+        };
         let response = DiscoveryResponse {
             version_info: "1".into(),
             resources: vec![any::pack(&wrapper), cluster("b")],
@@ -262,7 +272,10 @@ mod tests {
         let refusal = Refusal {
             name: "web".into(),
             index: None,
-            findings: vec![finding("lb_policy", "is not supported"), finding("connect_timeout", "must be > 0")],
+            findings: vec![
+                finding("lb_policy", "is not supported"),
+                finding("connect_timeout", "must be > 0"),
+            ],
             omitted: 2,
         };
         let verdict = Verdict { refused: vec![refusal], ..Verdict::default() };

@@ -38,7 +38,11 @@ pub(super) enum SourceKey {
     /// All resources of a kind share the stream to a management server. (Envoy opens one for each cluster and
     /// route configuration.)
     Grpc(GrpcSource, Kind),
-    File { path: PathBuf, watched_directory: Option<PathBuf>, kind: Kind },
+    File {
+        path: PathBuf,
+        watched_directory: Option<PathBuf>,
+        kind: Kind,
+    },
 }
 
 /// What is wanted of one source.

@@ -46,7 +46,8 @@ async fn start(xds: &Xds) {
 async fn static_clusters(xds: &Xds) {
     let mut warming = xds.upstream().warming();
     let names: Vec<_> = xds.with(|state| {
-        let primary = state.static_clusters.values().filter(|c| !matches!(c.discovery, Discovery::Eds { .. }));
+        let primary =
+            state.static_clusters.values().filter(|c| !matches!(c.discovery, Discovery::Eds { .. }));
         primary.map(|c| c.name.clone()).collect()
     });
     while !names.iter().all(|name| xds.upstream().is_warm(name)) {
