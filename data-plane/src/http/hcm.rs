@@ -1,15 +1,47 @@
-//! The HTTP connection manager: the conductor of one request's way.
+//! The HTTP connection manager: what is built once from its configuration, and what it keeps of a connection.
 
+use super::access_log::Sink;
+use super::chain::ChainConfig;
+use super::conduct;
+use super::local_reply::{Cause, LocalReply};
+use super::route_slot::RouteSlot;
+use super::stats::Stats;
+use super::stream::StreamCx;
 use super::{BuildError, Connection, Deps, Worker};
-use crate::codec::Io;
-use crate::stats::Scope;
-use data_plane_core::config;
+use crate::codec::{
+    self, EndReason, Handler, Io, ProtocolError, ProtocolErrorKind, Reply, Request, ServerOptions,
+};
+use crate::stats::{Counter, Scope};
+use data_plane_core::accesslog::{Filter, Renderer};
+use data_plane_core::config::{self, AccessLogSink, RouteSource};
+use data_plane_core::headers::forwarded::{self, Rules};
+use data_plane_core::headers::{
+    Downstream, HeaderId, HeaderList, LogType, Process, Record, RequestHead, ResponseHead, Version,
+};
+use data_plane_core::route::RouteTable;
+use std::cell::Cell;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use tokio::time::Instant;
 
 /// A connection manager, shared by workers and connections.
 pub struct Hcm {
-    config: Arc<config::Hcm>,
+    pub(super) config: Arc<config::Hcm>,
+    pub(super) stats: Stats,
+    pub(super) routes: Arc<RouteSlot>,
+    pub(super) chain: ChainConfig,
+    pub(super) rules: Rules,
+    pub(super) process: Arc<Process>,
+    options: ServerOptions,
+    logs: Vec<Log>,
+}
+
+/// One access log.
+struct Log {
+    filter: Option<Filter>,
+    renderer: Renderer,
+    sink: Arc<Sink>,
 }
 
 impl Hcm {
@@ -18,9 +50,143 @@ impl Hcm {
     /// # Errors
     /// The filters do not form a chain, or an access log cannot be opened.
     pub fn build(config: Arc<config::Hcm>, deps: &Deps, listener: &Scope) -> Result<Arc<Self>, BuildError> {
-        let _ = (deps, listener);
-        Ok(Arc::new(Self { config }))
+        let prefix = &*config.stat_prefix;
+        let tags = [("envoy_http_conn_manager_prefix", prefix)];
+        let scope = deps.stats.scope(&format!("http.{prefix}."), "http.", &tags);
+        let routes = match &config.routes {
+            RouteSource::Static(routes) => {
+                let slot = Arc::<RouteSlot>::default();
+                slot.publish(Some(Arc::new(RouteTable::build(Arc::clone(routes)))));
+                slot
+            }
+            RouteSource::Rds { name, .. } => deps.routes.slot(name),
+        };
+        let logs = config.access_log.iter().map(|log| Log::open(log, deps)).collect::<Result<_, _>>()?;
+        Ok(Arc::new(Self {
+            stats: Stats::new(&scope, listener, prefix),
+            routes,
+            chain: ChainConfig::build(&config.filters, deps)?,
+            rules: rules(&config, deps),
+            process: Arc::clone(&deps.process),
+            options: ServerOptions::new(&config),
+            logs,
+            config,
+        }))
     }
+
+    /// Where bytes of its connections are counted: received, sent.
+    pub fn byte_counters(&self) -> (Counter, Counter) {
+        let stats = &self.stats.manager;
+        (stats.downstream_cx_rx_bytes_total.clone(), stats.downstream_cx_tx_bytes_total.clone())
+    }
+
+    /// Whether any access log may read a response's headers after they are sent.
+    pub(super) fn keeps_heads(&self) -> bool {
+        !self.logs.is_empty()
+    }
+
+    /// Writes the access logs of a stream that ended.
+    pub(super) fn log(
+        &self,
+        cx: &StreamCx,
+        request: Option<&RequestHead>,
+        response: Option<&ResponseHead>,
+        trailers: Option<&HeaderList>,
+    ) {
+        if !self.logs.is_empty() {
+            cx.with_record(request, response, trailers, |record| self.write_logs(cx, record));
+        }
+    }
+
+    /// Writes the access logs of a stream that begins.
+    pub(super) fn log_start(&self, cx: &StreamCx, request: &RequestHead) {
+        if self.config.log_on_new_request && !self.logs.is_empty() {
+            cx.with_record(Some(request), None, None, |record| {
+                self.write_logs(cx, &Record { log_type: LogType::DownstreamStart, ..*record });
+            });
+        }
+    }
+
+    fn write_logs(&self, cx: &StreamCx, record: &Record<'_>) {
+        for log in &self.logs {
+            if log.filter.as_ref().is_none_or(|filter| filter.passes(record, cx.random, None)) {
+                log.sink.append(cx.served.worker.index, |out| log.renderer.render(record, out));
+            }
+        }
+    }
+
+    /// Gives a response head what every answer of this manager has.
+    pub(super) fn seal(
+        &self,
+        head: &mut ResponseHead,
+        request: Option<&RequestHead>,
+        worker: &Worker,
+        now: Instant,
+    ) {
+        use config::ServerHeader;
+        let headers = &mut head.headers;
+        if !headers.contains_id(HeaderId::Date) {
+            worker.clock.with_date(worker.clock.wall(now), |date| headers.append_id(HeaderId::Date, date));
+        }
+        let server = self.config.server_name.as_bytes();
+        match self.config.server_header {
+            ServerHeader::Overwrite => headers.set_id(HeaderId::Server, server),
+            ServerHeader::AppendIfAbsent if !headers.contains_id(HeaderId::Server) => {
+                headers.append_id(HeaderId::Server, server);
+            }
+            ServerHeader::AppendIfAbsent | ServerHeader::PassThrough => {}
+        }
+        if let Some(request) = request
+            && (self.config.always_set_request_id_in_response
+                || request.headers.contains_id(HeaderId::XEnvoyForceTrace))
+            && let Some(id) = request.headers.get_id(HeaderId::XRequestId)
+        {
+            headers.set_id(HeaderId::XRequestId, id);
+        }
+        forwarded::append_via(headers, &self.config.via);
+    }
+}
+
+impl Log {
+    fn open(config: &config::AccessLog, deps: &Deps) -> Result<Self, BuildError> {
+        let sink = deps.access_logs.open(&config.sink).map_err(|source| BuildError::AccessLog {
+            path: match &config.sink {
+                AccessLogSink::File(path) => path.display().to_string(),
+                AccessLogSink::Stdout => "stdout".into(),
+                AccessLogSink::Stderr => "stderr".into(),
+            },
+            source,
+        })?;
+        let renderer = Renderer::new(&config.format);
+        Ok(Self { filter: config.filter.as_ref().map(Filter::new), renderer, sink })
+    }
+}
+
+fn rules(config: &config::Hcm, deps: &Deps) -> Rules {
+    Rules {
+        use_remote_address: config.use_remote_address,
+        xff_num_trusted_hops: config.xff_num_trusted_hops,
+        skip_xff_append: config.skip_xff_append,
+        append_x_forwarded_port: config.append_x_forwarded_port,
+        via: config.via.clone(),
+        generate_request_id: config.generate_request_id,
+        preserve_external_request_id: config.preserve_external_request_id,
+        scheme: config.scheme_override,
+        user_agent: config.add_user_agent.then(|| (*deps.agent).clone()),
+    }
+}
+
+/// A connection being served: what its streams share.
+pub(super) struct Served {
+    pub(super) hcm: Arc<Hcm>,
+    pub(super) worker: Rc<Worker>,
+    pub(super) facts: Downstream,
+    pub(super) filter_chain: Arc<str>,
+    pub(super) is_tls: bool,
+    pub(super) interface: Option<std::net::IpAddr>,
+    protocol: Cell<Option<Version>>,
+    begun: Instant,
+    ended: Cell<Option<EndReason>>,
 }
 
 /// Serves a connection to its end.
@@ -28,5 +194,159 @@ impl Hcm {
 /// # Cancel safety
 /// Dropping the future closes the connection and ends its requests.
 pub async fn serve<S: Io>(hcm: Arc<Hcm>, connection: Connection<S>, worker: Rc<Worker>) {
-    let _ = (&hcm.config, connection.io, worker);
+    let protocol = match (hcm.config.codec, connection.detected) {
+        (config::CodecType::Auto, Some(detected)) => detected,
+        (configured, _) => configured,
+    };
+    let served = Rc::new(Served {
+        worker,
+        facts: Downstream {
+            remote: connection.peer,
+            direct_remote: connection.direct_peer,
+            local: connection.local,
+            direct_local: connection.direct_local,
+            server_name: connection.server_name,
+            connection_id: connection.id,
+            handshake: connection.handshake,
+            transport_failure: None,
+        },
+        filter_chain: connection.filter_chain,
+        is_tls: connection.is_tls,
+        interface: connection.interface,
+        protocol: Cell::new(None),
+        begun: Instant::now(),
+        ended: Cell::new(None),
+        hcm,
+    });
+    served.opened();
+    let hcm = Arc::clone(&served.hcm);
+    // Counts the end also when this future is dropped before it.
+    let books = Books(Rc::clone(&served));
+    let front = Rc::new(Front(served));
+    let end = codec::serve(connection.io, protocol, &hcm.options, front, connection.shutdown).await;
+    books.0.ended.set(Some(end.reason));
+}
+
+struct Books(Rc<Served>);
+
+impl Drop for Books {
+    fn drop(&mut self) {
+        self.0.closed();
+    }
+}
+
+impl Served {
+    pub(super) fn local(&self) -> SocketAddr {
+        self.facts.local
+    }
+
+    fn opened(&self) {
+        let stats = &self.hcm.stats.manager;
+        stats.downstream_cx_total.inc();
+        stats.downstream_cx_active.inc();
+        if self.is_tls {
+            stats.downstream_cx_ssl_total.inc();
+            stats.downstream_cx_ssl_active.inc();
+        }
+    }
+
+    fn closed(&self) {
+        let stats = &self.hcm.stats.manager;
+        stats.downstream_cx_active.dec();
+        stats.downstream_cx_length_ms.record(self.begun.elapsed().as_millis() as u64);
+        if self.is_tls {
+            stats.downstream_cx_ssl_active.dec();
+        }
+        match self.protocol.get() {
+            Some(Version::Http2) => stats.downstream_cx_http2_active.dec(),
+            Some(_) => stats.downstream_cx_http1_active.dec(),
+            None => {}
+        }
+        stats.downstream_cx_destroy.inc();
+        let reason = self.ended.get();
+        if reason.is_some_and(EndReason::is_remote) {
+            stats.downstream_cx_destroy_remote.inc();
+        } else {
+            stats.downstream_cx_destroy_local.inc();
+        }
+        match reason {
+            Some(EndReason::RemoteActive) => {
+                stats.downstream_cx_destroy_active_rq.inc();
+                stats.downstream_cx_destroy_remote_active_rq.inc();
+            }
+            Some(EndReason::IdleTimeout) => stats.downstream_cx_idle_timeout.inc(),
+            Some(EndReason::MaxDuration) => stats.downstream_cx_max_duration_reached.inc(),
+            Some(EndReason::MaxRequests) => stats.downstream_cx_max_requests_reached.inc(),
+            Some(EndReason::Drained) => stats.downstream_cx_drain_close.inc(),
+            _ => {}
+        }
+    }
+}
+
+/// What the codec calls.
+struct Front(Rc<Served>);
+
+impl Handler for Front {
+    fn started(&self, version: Version) {
+        self.0.started(version);
+    }
+
+    fn handle(self: Rc<Self>, request: Request) -> impl Future<Output = Reply> + 'static {
+        conduct::conduct(Rc::clone(&self.0), request)
+    }
+
+    fn refuse(&self, error: &ProtocolError) -> Option<Reply> {
+        self.0.refuse(error)
+    }
+}
+
+impl Served {
+    fn started(&self, version: Version) {
+        let stats = &self.hcm.stats.manager;
+        if version == Version::Http2 {
+            stats.downstream_cx_http2_total.inc();
+            stats.downstream_cx_http2_active.inc();
+        } else {
+            stats.downstream_cx_http1_total.inc();
+            stats.downstream_cx_http1_active.inc();
+        }
+        self.protocol.set(Some(version));
+    }
+
+    fn refuse(self: &Rc<Self>, error: &ProtocolError) -> Option<Reply> {
+        let stats = &self.hcm.stats;
+        let protocol = match error.kind {
+            ProtocolErrorKind::HeadersTimeout => {
+                stats.manager.downstream_rq_header_timeout.inc();
+                false
+            }
+            ProtocolErrorKind::MissingHost => false,
+            _ => {
+                stats.manager.downstream_cx_protocol_error.inc();
+                true
+            }
+        };
+        let version = self.protocol.get().unwrap_or(Version::Http11);
+        stats.request(version);
+        let mut cx = StreamCx::bare(self, version);
+        let cause =
+            Cause::Codec { status: error.status(), body: error.body(), details: error.details, protocol };
+        let reply = LocalReply::from(cause);
+        let now = cx.start;
+        (cx.flags, cx.details) = (reply.flags, reply.details.clone());
+        // An HTTP/2 stream that broke the protocol is reset: nothing it says can be trusted.
+        let answer = !(version == Version::Http2 && error.kind == ProtocolErrorKind::Malformed);
+        let (mut head, body) = reply.render(None, |_| ());
+        self.hcm.seal(&mut head, None, &self.worker, now);
+        if answer {
+            stats.response(head.status);
+            cx.status = Some(head.status);
+            cx.sent = body.len() as u64;
+        }
+        cx.moments.end = Some(now);
+        stats.manager.downstream_rq_active.dec();
+        stats.manager.downstream_rq_time.record(0);
+        self.hcm.log(&cx, None, answer.then_some(&head), None);
+        answer.then(|| Reply { close: true, ..Reply::new(head, codec::Body::from(body)) })
+    }
 }

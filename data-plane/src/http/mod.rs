@@ -7,19 +7,34 @@
 
 mod access_log;
 mod alarm;
+mod chain;
 mod clock;
+mod conduct;
 mod connection;
+pub mod filter;
 mod hcm;
+mod local_reply;
+mod normalize;
 mod route_slot;
+mod stats;
+mod stream;
+mod tail;
+mod timeouts;
+mod vitals;
 mod worker;
 
 pub use access_log::{AccessLogs, FLUSH_INTERVAL, Sink};
 pub use connection::Connection;
 pub use hcm::{Hcm, serve};
+pub use local_reply::LocalReply;
 pub use route_slot::{RouteSlot, RouteSlots};
+pub use stream::StreamCx;
 pub use worker::Worker;
 
 use crate::stats::Registry;
+use data_plane_core::headers::Process;
+use data_plane_core::headers::forwarded::UserAgent;
+use std::sync::Arc;
 
 /// What building HTTP objects needs; one per proxy, cheap to clone.
 #[derive(Clone)]
@@ -30,6 +45,10 @@ pub struct Deps {
     pub routes: RouteSlots,
     /// Access-log files.
     pub access_logs: AccessLogs,
+    /// Facts that access logs and header values may name.
+    pub process: Arc<Process>,
+    /// Who this proxy says it is, where it is asked to (`add_user_agent`).
+    pub agent: Arc<UserAgent>,
 }
 
 /// Why a filter chain cannot be built. The configuration is valid in itself; its place is known to the caller.
@@ -44,6 +63,9 @@ pub enum BuildError {
     /// The last HTTP filter is not the router.
     #[error("the last HTTP filter must be the router")]
     NoRouter,
+    /// A router before the last HTTP filter.
+    #[error("the router must be the last HTTP filter")]
+    RouterNotLast,
     /// An access-log file cannot be opened.
     #[error("cannot open access log {path}")]
     AccessLog {

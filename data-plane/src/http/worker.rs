@@ -2,10 +2,19 @@
 
 use super::alarm::Alarms;
 use super::clock::Clock;
+use super::route_slot::RouteSlot;
 use crate::task::Shutdown;
 use crate::upstream::{Clusters, Local};
-use std::cell::Cell;
+use data_plane_core::route::RouteTable;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::sync::Arc;
+
+/// Slots remembered before the memory is cleared, so that routes of removed managers go.
+const TABLES: usize = 64;
+
+/// A route table, counted within a worker: workers do not fight over its shared count.
+pub(super) type Table = Arc<RouteTable>;
 
 /// A worker's context: made once in its thread, shared by `Rc`.
 pub struct Worker {
@@ -20,6 +29,7 @@ pub struct Worker {
     pub(super) clock: Clock,
     pub(super) alarms: Rc<Alarms>,
     random: Cell<fastrand::Rng>,
+    tables: RefCell<Vec<(*const RouteSlot, Rc<Table>)>>,
 }
 
 impl Worker {
@@ -33,6 +43,7 @@ impl Worker {
             clock: Clock::default(),
             alarms: Rc::default(),
             random: Cell::new(fastrand::Rng::new()),
+            tables: RefCell::default(),
         })
     }
 
@@ -42,5 +53,28 @@ impl Worker {
         let value = rng.u64(..);
         self.random.set(rng);
         value
+    }
+
+    /// The routes in `slot` now. Each worker counts one reference of its own to a table, and its streams count
+    /// within the worker.
+    pub(super) fn table(&self, slot: &Arc<RouteSlot>) -> Option<Rc<Table>> {
+        let now = slot.load();
+        let now = now.as_ref()?;
+        let mut tables = self.tables.borrow_mut();
+        let key = Arc::as_ptr(slot);
+        let known = tables.iter().position(|(slot, _)| *slot == key);
+        if let Some(index) = known {
+            let table = &mut tables[index].1;
+            if !Arc::ptr_eq(table, now) {
+                *table = Rc::new(Arc::clone(now));
+            }
+            return Some(Rc::clone(table));
+        }
+        if tables.len() >= TABLES {
+            tables.clear();
+        }
+        let table = Rc::new(Arc::clone(now));
+        tables.push((key, Rc::clone(&table)));
+        Some(table)
     }
 }

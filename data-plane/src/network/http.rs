@@ -3,7 +3,7 @@
 use super::{Factory, LocalBoxFuture, NetworkFilter};
 use crate::http::{self, BuildError, Connection, Deps, Hcm, Worker};
 use crate::stats::Scope;
-use crate::transport::Stream;
+use crate::transport::{ByteCounters, Stream};
 use data_plane_core::config;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -14,7 +14,9 @@ pub(super) const FACTORY: Factory = Factory { name: "envoy.filters.network.http_
 struct Http(Arc<Hcm>);
 
 impl NetworkFilter for Http {
-    fn serve(&self, connection: Connection<Stream>, worker: Rc<Worker>) -> LocalBoxFuture<'static, ()> {
+    fn serve(&self, mut connection: Connection<Stream>, worker: Rc<Worker>) -> LocalBoxFuture<'static, ()> {
+        let (rx, tx) = self.0.byte_counters();
+        connection.io.count_into(Some(ByteCounters { rx, tx }));
         Box::pin(http::serve(Arc::clone(&self.0), connection, worker))
     }
 }

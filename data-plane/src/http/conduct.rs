@@ -1,0 +1,308 @@
+//! One request's way through the manager: checks, routing, filters, the router, and back.
+
+use super::alarm::Alarm;
+use super::chain::Chain;
+use super::filter::router::Router;
+use super::hcm::Served;
+use super::local_reply::{Cause, LocalReply};
+use super::normalize::{self, Normalized};
+use super::stream::{End, Stream, StreamCx};
+use super::tail::Tail;
+use super::timeouts;
+use super::vitals::{Expired, Vitals, WatchedBody};
+use crate::codec::{Body, Reply, Request};
+use data_plane_core::config::StripPort;
+use data_plane_core::headers::{HeaderId, RequestHead, ResponseHead, Scheme, Version, forwarded, hop_by_hop};
+use data_plane_core::route::{self, RouteQuery};
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::Poll;
+use tokio::time::Instant;
+
+/// Answers one request.
+///
+/// # Cancel safety
+/// Dropping the future ends the stream as one whose client went away.
+pub(super) async fn conduct(served: Rc<Served>, request: Request) -> Reply {
+    let flags = Flags { expects: request.expect_continue, upgrade: request.upgrade };
+    let (mut stream, body) = Stream::begin(&served, request);
+    let mut alarm = Alarm::new(&served.worker.alarms);
+    if let Err(reply) = accept(&mut stream, flags) {
+        let answer = local(&mut stream, reply, false);
+        return send(stream, answer, alarm);
+    }
+    let body = match body {
+        body if body.is_empty() => body,
+        body => WatchedBody::new(body, Rc::clone(&stream.cx.vitals)),
+    };
+    served.hcm.log_start(&stream.cx, &stream.head);
+
+    let mut chain = served.hcm.chain.start(&stream.cx);
+    let vitals = Rc::clone(&stream.cx.vitals);
+    let decoded = within(&vitals, &mut alarm, decode(&mut stream, &mut chain, body)).await;
+    let mut answer = match decoded.unwrap_or_else(|expired| Err(expire(&mut stream, expired))) {
+        Ok((head, body)) => Answer { head, body, close: false, upstream: true },
+        Err(reply) => local(&mut stream, reply, true),
+    };
+    if !chain.is_empty() {
+        let body = std::mem::take(&mut answer.body);
+        let passing = chain.on_response(&mut answer.head, body, &mut stream.cx);
+        let passed = within(&vitals, &mut alarm, passing).await;
+        match passed.unwrap_or_else(|expired| Err(expire(&mut stream, expired))) {
+            Ok(body) => answer.body = body,
+            Err(reply) => answer = local(&mut stream, reply, true),
+        }
+    }
+    send(stream, answer, alarm)
+}
+
+/// An answer before the manager's own headers.
+struct Answer {
+    head: ResponseHead,
+    body: Body,
+    /// Close the connection after it (HTTP/1).
+    close: bool,
+    /// It is an upstream's.
+    upstream: bool,
+}
+
+/// What the codec says of a request beside its head.
+#[derive(Clone, Copy)]
+struct Flags {
+    expects: bool,
+    upgrade: bool,
+}
+
+/// Filters, then the router.
+async fn decode(
+    stream: &mut Stream,
+    chain: &mut Chain,
+    mut body: Body,
+) -> Result<(ResponseHead, Body), LocalReply> {
+    let Stream { head, cx, .. } = stream;
+    if !chain.is_empty() {
+        body = chain.on_request(head, body, cx).await?;
+    }
+    let served = Rc::clone(&cx.served);
+    let router = &served.hcm.chain.router;
+    let target = router.route(head, cx)?;
+    router.forward(target, head, body, cx).await
+}
+
+/// Runs `work` until it is done or a deadline of the stream passes.
+async fn within<T>(vitals: &Vitals, alarm: &mut Alarm, work: impl Future<Output = T>) -> Result<T, Expired> {
+    let mut work = pin!(work);
+    poll_fn(|cx| {
+        if let Poll::Ready(done) = work.as_mut().poll(cx) {
+            return Poll::Ready(Ok(done));
+        }
+        // Asked after the work, which may have moved the deadlines.
+        let Some((deadline, expired)) = vitals.next() else { return Poll::Pending };
+        alarm.poll(cx, Some(deadline)).map(|_| Err(expired))
+    })
+    .await
+}
+
+/// A deadline passed before a response began: the books of it, and what to answer.
+fn expire(stream: &mut Stream, expired: Expired) -> LocalReply {
+    let Stream { head, cx, .. } = stream;
+    let served = Rc::clone(&cx.served);
+    count_expired(cx, expired);
+    match expired {
+        Expired::Route => served.hcm.chain.router.timed_out(head, cx),
+        _ => Cause::Deadline { expired, complete: cx.is_request_complete() }.into(),
+    }
+}
+
+/// Counts a deadline that passed, but for the route's, which the router counts.
+pub(super) fn count_expired(cx: &StreamCx, expired: Expired) {
+    let stats = &cx.served.hcm.stats.manager;
+    match expired {
+        Expired::Route => {}
+        Expired::Idle => stats.downstream_rq_idle_timeout.inc(),
+        Expired::Duration => stats.downstream_rq_max_duration_reached.inc(),
+        Expired::Request => stats.downstream_rq_timeout.inc(),
+    }
+}
+
+/// Checks and cleans a request, finds out where it comes from, and routes it.
+fn accept(stream: &mut Stream, flags: Flags) -> Result<(), LocalReply> {
+    let Stream { head, cx, .. } = stream;
+    let served = Rc::clone(&cx.served);
+    let (hcm, worker) = (&served.hcm, &served.worker);
+    let (config, stats) = (&hcm.config, &hcm.stats);
+    cx.vitals.idle.set(config.stream_idle_timeout);
+    cx.vitals.request.set(config.request_timeout.map(|timeout| cx.start + timeout));
+    cx.vitals.end.set(config.max_stream_duration.filter(|d| !d.is_zero()).map(|d| cx.start + d));
+    if flags.expects && !config.proxy_100_continue {
+        // The codec writes it once the body is asked for.
+        stats.response(100);
+        head.headers.remove_id(HeaderId::Expect);
+    }
+    let is_connect = &*head.method == "CONNECT";
+    if head.authority.is_empty() {
+        return Err(Cause::MissingHost.into());
+    }
+    if !is_connect {
+        check_path(head, cx)?;
+    }
+    if config.strip_port != StripPort::No || config.strip_trailing_host_dot {
+        let port = served.local().port();
+        normalize::host(head, config.strip_port, config.strip_trailing_host_dot, port);
+    }
+    let upgrade = flags.upgrade && !is_connect;
+    if upgrade && !is_upgrade_enabled(head, &config.upgrades) {
+        stats.manager.downstream_rq_ws_on_non_ws_route.inc();
+        return Err(Cause::UpgradeRefused.into());
+    }
+    cx.upgrade = upgrade;
+    hop_by_hop::strip_request(head, &config.upgrades);
+
+    let table = worker.table(&hcm.routes);
+    let connection = forwarded::Connection {
+        peer: served.facts.remote,
+        local: served.facts.local,
+        is_tls: served.is_tls,
+        interface: served.interface,
+    };
+    let internal_only = table.as_ref().map_or(&[][..], |table| &table.config().internal_only_headers);
+    let random = u128::from(worker.random()) << 64 | u128::from(worker.random());
+    cx.origin = forwarded::accept(head, &connection, &hcm.rules, internal_only, random);
+    let by_tls = head.headers.get_id(HeaderId::XForwardedProto) == Some(b"https");
+    if head.version != Version::Http2 && config.scheme_override.is_none() {
+        head.scheme = if by_tls { Scheme::Https } else { Scheme::Http };
+    }
+    if let Some(table) = &table {
+        let query = RouteQuery {
+            head: &*head,
+            random: cx.random,
+            is_tls: by_tls,
+            internal: cx.origin.internal,
+            runtime: None,
+        };
+        // A CONNECT needs a route that is made for it, and there is no such match yet.
+        cx.route = if is_connect { None } else { table.route(&query).map(|matched| matched.id()) };
+    }
+    cx.table = table;
+    set_deadlines(head, cx);
+    Ok(())
+}
+
+fn check_path(head: &mut RequestHead, cx: &StreamCx) -> Result<(), LocalReply> {
+    let hcm = &cx.served.hcm;
+    let stats = &hcm.stats.manager;
+    if !head.path.starts_with('/') {
+        stats.downstream_rq_non_relative_path.inc();
+        return Err(Cause::NotAPath.into());
+    }
+    match normalize::path(&mut head.path, hcm.config.path) {
+        Normalized::Forward => Ok(()),
+        // A gRPC client does not follow redirects.
+        Normalized::Redirect if !cx.grpc => {
+            stats.downstream_rq_redirected_with_normalized_path.inc();
+            Err(Cause::NormalizedPath(&head.path).into())
+        }
+        Normalized::Redirect | Normalized::Reject => {
+            stats.downstream_rq_failed_path_normalization.inc();
+            Err(Cause::BadPath.into())
+        }
+    }
+}
+
+fn is_upgrade_enabled(head: &RequestHead, enabled: &[Box<str>]) -> bool {
+    let asked = head.headers.get_id(HeaderId::Upgrade).unwrap_or_default();
+    enabled.iter().any(|name| asked.eq_ignore_ascii_case(name.as_bytes()))
+}
+
+/// Takes up what the route says of the stream's deadlines.
+fn set_deadlines(head: &mut RequestHead, cx: &mut StreamCx) {
+    let manager = cx.served.hcm.config.max_stream_duration;
+    let (idle, duration, grpc) = {
+        let matched = cx.route();
+        let forward = matched.as_ref().and_then(|matched| match matched.answer() {
+            route::Answer::Forward(forward) => Some(forward),
+            route::Answer::Redirect(_) | route::Answer::Direct(_) => None,
+        });
+        let Some(forward) = forward else { return };
+        let duration = timeouts::stream_duration(Some(forward), manager, &head.headers);
+        let by_route = forward.max_stream_duration.is_some() || forward.grpc_timeout_header_max.is_some();
+        (forward.idle_timeout, duration, by_route && cx.grpc)
+    };
+    if let Some(idle) = idle {
+        cx.vitals.idle.set(idle);
+    }
+    cx.vitals.end.set(duration.map(|duration| cx.start + duration));
+    if let Some(duration) = duration.filter(|_| grpc) {
+        timeouts::set_grpc_timeout(&mut head.headers, duration);
+    }
+}
+
+/// A local reply with what the route adds. `routed`: the request got as far as the router.
+fn local(stream: &mut Stream, reply: LocalReply, routed: bool) -> Answer {
+    let Stream { head: request, cx, .. } = stream;
+    cx.flags |= reply.flags;
+    cx.details = reply.details.clone();
+    cx.local_body = reply.body.clone();
+    let (close, overloaded, attempts) = (reply.close, reply.overloaded, reply.attempts);
+    let served = Rc::clone(&cx.served);
+    let (head, body) = reply.render(Some(&*request), |head| {
+        if routed {
+            served.hcm.chain.router.edit_response(head, request, cx);
+        }
+        if overloaded {
+            head.headers.append_id(HeaderId::XEnvoyOverloaded, b"true");
+        }
+        if attempts {
+            Router::count_attempts(head, cx);
+        }
+    });
+    Answer { head, body: Body::from(body), close, upstream: false }
+}
+
+/// Gives an answer its last headers and lets it go; ends the stream where nothing more is to come.
+fn send(mut stream: Stream, answer: Answer, alarm: Alarm) -> Reply {
+    let Answer { mut head, body, close, upstream } = answer;
+    let served = Rc::clone(&stream.cx.served);
+    let hcm = &served.hcm;
+    let now = stream.cx.moments.upstream_head.filter(|_| upstream).unwrap_or_else(Instant::now);
+    let upgraded = upstream && stream.cx.upgrade && head.status == 101;
+    if upstream {
+        hop_by_hop::strip_response(&mut head, upgraded);
+    }
+    hcm.seal(&mut head, Some(&stream.head), &served.worker, now);
+    let early = !stream.cx.is_request_complete() && !upgraded;
+    if early {
+        hcm.stats.manager.downstream_rq_response_before_rq_complete.inc();
+    }
+    hcm.stats.response(head.status);
+    stream.cx.status = Some(head.status);
+    stream.cx.moments.answered = Some(now);
+    // What an HTTP/1 client still sends would be read as its next request.
+    let close = close || (early && stream.cx.protocol != Version::Http2);
+    let body = match whole_length(&body) {
+        Some(length) => {
+            stream.cx.sent = length;
+            if upstream {
+                let Stream { head, cx, .. } = &mut stream;
+                hcm.chain.router.completed(head, cx, now);
+            }
+            stream.finish(End::Answered, Some(&head), None);
+            body
+        }
+        None => {
+            let kept = hcm.keeps_heads().then(|| head.clone());
+            Tail::new(stream, kept, body, alarm, upstream, upgraded)
+        }
+    };
+    Reply { close, ..Reply::new(head, body) }
+}
+
+/// The length of a body that is all at hand.
+fn whole_length(body: &Body) -> Option<u64> {
+    match body {
+        Body::Empty => Some(0),
+        Body::Full(bytes) => Some(bytes.len() as u64),
+        Body::Frames(_) | Body::Stream(_) => None,
+    }
+}
