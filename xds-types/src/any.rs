@@ -129,6 +129,11 @@ pub(crate) fn decode(type_url: &str, bytes: &[u8]) -> Result<DynamicMessage, Err
     DynamicMessage::decode(of, bytes).map_err(|source| Error::Malformed { name: name.to_owned(), source })
 }
 
+/// The message that the bytes of a `TypedStruct` stand for.
+pub(crate) fn typed_struct_message(name: &str, bytes: &[u8]) -> Result<DynamicMessage, Error> {
+    from_typed_struct(&typed_struct(name, bytes)?)
+}
+
 /// The two packages' messages have the same fields.
 fn typed_struct(name: &str, bytes: &[u8]) -> Result<TypedStruct, Error> {
     TypedStruct::decode(bytes).map_err(|source| Error::Malformed { name: name.to_owned(), source })

@@ -53,3 +53,39 @@ pub fn from_dynamic<M: prost::Message + prost::Name + Default>(
 ) -> Result<M, prost::DecodeError> {
     M::decode(&*prost::Message::encode_to_vec(dynamic))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_probe_of_the_build_script_asks_for_the_version_that_the_workspace_pins() {
+        let manifest = include_str!("../../Cargo.toml");
+        let pin = format!("envoy-types = \"={}\"", env!("ENVOY_TYPES_VERSION"));
+        assert!(manifest.lines().any(|line| line == pin), "Cargo.toml must hold `{pin}`, as build.rs does");
+    }
+
+    #[test]
+    fn descriptors_of_both_families_are_there() {
+        for name in [
+            "envoy.config.bootstrap.v3.Bootstrap",
+            "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+            "envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit",
+            "envoy.service.discovery.v3.DeltaDiscoveryResponse",
+            "ratelimit.config.ratelimit.v3.RateLimitConfig",
+            "xds.type.v3.TypedStruct",
+            "udpa.type.v1.TypedStruct",
+            "google.protobuf.Any",
+            "portolan.config.v1.Resource",
+        ] {
+            assert!(message(name).is_some(), "{name} has no descriptor");
+        }
+        assert!(pool().all_messages().len() > 1600);
+    }
+
+    #[test]
+    fn a_message_survives_the_way_to_dynamic_and_back() {
+        let node = crate::envoy::config::core::v3::Node { id: "a".into(), ..Default::default() };
+        assert_eq!(from_dynamic(&to_dynamic(&node)), Ok(node));
+    }
+}

@@ -39,8 +39,10 @@ use tree::{Data, Tree};
 
 pub(crate) use build::{Build, Depth, Entry, quoted};
 pub(crate) use nearest::suggestion;
-pub(crate) use positions::{At, Step};
+pub(crate) use positions::{At, Step, push_field, push_path};
+pub(crate) use print::key as map_key_text;
 pub(crate) use structs::from_struct;
+pub(crate) use time::format_duration;
 pub(crate) use tree::NodeId;
 
 /// A text and the name it goes by in errors.
@@ -242,6 +244,8 @@ pub fn to_json<M: Message + Name>(message: &M) -> serde_json::Value {
 }
 
 /// A message as YAML text, in the same shape as [`to_json`].
+///
+/// Envoy reads an unquoted fraction in untyped YAML (a `Struct`) as text, and so do we: `1.5` comes back as `"1.5"`.
 pub fn to_yaml<M: Message + Name>(message: &M) -> String {
     json_to_yaml(&to_json(message))
 }

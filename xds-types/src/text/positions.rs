@@ -172,6 +172,15 @@ pub(crate) fn push_field(path: &mut String, name: &str) {
     path.push_str(name);
 }
 
+/// Appends a whole path, which may begin with an index.
+pub(crate) fn push_path(path: &mut String, more: &str) {
+    if more.starts_with('[') {
+        path.push_str(more)
+    } else if !more.is_empty() {
+        push_field(path, more)
+    }
+}
+
 /// The steps of a printed path, up to the first one that is not well formed.
 fn steps(path: &str) -> impl Iterator<Item = OwnedStep> + '_ {
     let mut rest = path;

@@ -135,7 +135,8 @@ fn number(value: f64) -> Json {
     }
 }
 
-fn key(key: &MapKey) -> String {
+/// A map key as JSON writes it.
+pub(crate) fn key(key: &MapKey) -> String {
     match key {
         MapKey::Bool(v) => v.to_string(),
         MapKey::I32(v) => v.to_string(),

@@ -24,7 +24,7 @@ pub(super) fn parse_duration(text: &str) -> Option<(i64, i32)> {
 }
 
 /// The shortest of 0, 3, 6 or 9 digits of fraction that loses nothing.
-pub(super) fn format_duration(seconds: i64, nanos: i32) -> String {
+pub(crate) fn format_duration(seconds: i64, nanos: i32) -> String {
     let sign = if seconds < 0 || nanos < 0 { "-" } else { "" };
     format!("{sign}{}{}s", seconds.unsigned_abs(), fraction(nanos.unsigned_abs()))
 }
