@@ -1,0 +1,288 @@
+//! One worker's accepting on one address, and the way of a connection until a filter chain has it.
+
+use super::chain_select::Facts;
+use super::inspect::{Found, inspect};
+use super::runtime::{Chain, Open, Runtime, Served, Shared, Stats};
+use crate::http::{Connection, Worker};
+use crate::stats::Gauge;
+use crate::transport::{Counted, local_interface_address, socket};
+use arc_swap::ArcSwap;
+use data_plane_core::config::{CodecType, ListenerFilter};
+use futures_util::FutureExt;
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
+
+/// First and longest wait after an accept that failed for want of files or memory.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
+/// Time between two log lines about failing accepts.
+const LOG_INTERVAL: Duration = Duration::from_secs(10);
+/// Connections taken out of a socket's queue before it closes.
+const MAX_LEFT_IN_QUEUE: usize = 1024;
+
+/// What an accepting task works with.
+pub(super) struct Acceptor {
+    pub(super) worker: Rc<Worker>,
+    /// From 0.
+    pub(super) index: usize,
+    pub(super) shared: Arc<Shared>,
+    /// The listener's current version; replaced by updates that keep the address.
+    pub(super) runtime: Arc<ArcSwap<Runtime>>,
+    pub(super) tasks: TaskTracker,
+    /// As bound.
+    pub(super) address: SocketAddr,
+}
+
+impl Acceptor {
+    /// Accepts until `closed` resolves, then takes what is in the queue still: the kernel would reset it.
+    pub(super) async fn run(self, listener: TcpListener, closed: impl Future<Output = ()>) {
+        tokio::pin!(closed);
+        let mut backoff = BACKOFF.0;
+        let mut logged: Option<Instant> = None;
+        loop {
+            // Both are cancel safe: accepting takes a connection only when it returns it.
+            let accepted = tokio::select! {
+                biased;
+                () = &mut closed => break,
+                accepted = listener.accept() => accepted,
+            };
+            match accepted {
+                Ok((stream, peer)) => {
+                    backoff = BACKOFF.0;
+                    self.start(stream, peer);
+                }
+                Err(error) if is_of_one_connection(&error) => {}
+                Err(error) => {
+                    self.runtime.load().stats.listener.downstream_cx_accept_error.inc();
+                    if logged.is_none_or(|at| at.elapsed() >= LOG_INTERVAL) {
+                        logged = Some(Instant::now());
+                        tracing::error!(address = %self.address, %error, "cannot accept; trying on");
+                    }
+                    tokio::select! {
+                        () = &mut closed => break,
+                        () = tokio::time::sleep(backoff) => {}
+                    }
+                    backoff = (backoff * 2).min(BACKOFF.1);
+                }
+            }
+        }
+        for _ in 0..MAX_LEFT_IN_QUEUE {
+            let Some(Ok((stream, peer))) = listener.accept().now_or_never() else { break };
+            self.start(stream, peer);
+        }
+    }
+
+    fn start(&self, stream: TcpStream, peer: SocketAddr) {
+        let runtime = self.runtime.load_full();
+        socket::tune_accepted(&stream, runtime.keepalive);
+        // The system is asked only where the socket takes connections for several addresses.
+        let local = if self.address.ip().is_unspecified() {
+            stream.local_addr().unwrap_or(self.address)
+        } else {
+            self.address
+        };
+        let accepted = Accepted {
+            stream,
+            peer,
+            local,
+            since: Instant::now(),
+            open: self.shared.enter(),
+            index: self.index,
+            detected: None,
+            runtime,
+        };
+        let worker = Rc::clone(&self.worker);
+        if accepted.runtime.filters.is_empty() {
+            if let Some((chain, accepted)) = accepted.choose() {
+                self.serve(worker, &chain, accepted);
+            }
+            return;
+        }
+        let shared = Arc::clone(&self.shared);
+        self.tasks.spawn_local(async move {
+            let Some(accepted) = accepted.filter(&shared).await else { return };
+            let Some((chain, accepted)) = accepted.choose() else { return };
+            let (connection, counted) = accepted.connect(&chain, shared.next_id());
+            chain.filter.serve(connection, worker).await;
+            drop(counted);
+        });
+    }
+
+    fn serve(&self, worker: Rc<Worker>, chain: &Arc<Chain>, accepted: Accepted) {
+        let (connection, counted) = accepted.connect(chain, self.shared.next_id());
+        let serving = chain.filter.serve(connection, worker);
+        self.tasks.spawn_local(async move {
+            serving.await;
+            drop(counted);
+        });
+    }
+}
+
+/// Whether accepting failed for reasons of the one connection (accept(2)): others are not concerned.
+fn is_of_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind as Kind;
+    matches!(
+        error.kind(),
+        Kind::ConnectionAborted
+            | Kind::ConnectionReset
+            | Kind::ConnectionRefused
+            | Kind::Interrupted
+            | Kind::PermissionDenied
+            | Kind::TimedOut
+            | Kind::HostUnreachable
+            | Kind::NetworkUnreachable
+            | Kind::NetworkDown
+    )
+}
+
+/// A connection that no chain has yet.
+struct Accepted {
+    stream: TcpStream,
+    peer: SocketAddr,
+    local: SocketAddr,
+    since: Instant,
+    open: Open,
+    /// Which worker, from 0.
+    index: usize,
+    detected: Option<Found>,
+    runtime: Arc<Runtime>,
+}
+
+impl Accepted {
+    /// Runs the listener filters; `None` when the connection ended in them.
+    async fn filter(mut self, shared: &Shared) -> Option<Self> {
+        let runtime = Arc::clone(&self.runtime);
+        let stats = &runtime.stats.listener;
+        let _waiting = Raised::new(&stats.downstream_pre_cx_active);
+        let filters = async {
+            for filter in &runtime.filters {
+                match filter {
+                    ListenerFilter::HttpInspector => match inspect(&self.stream, &shared.inspector).await {
+                        Ok(Some(found)) => self.detected = Some(found),
+                        Ok(None) => {
+                            stats.downstream_listener_filter_remote_close.inc();
+                            return false;
+                        }
+                        Err(_) => {
+                            stats.downstream_listener_filter_error.inc();
+                            return false;
+                        }
+                    },
+                }
+            }
+            true
+        };
+        let passed = match runtime.filters_timeout {
+            None => filters.await,
+            Some(limit) => match tokio::time::timeout(limit, filters).await {
+                Ok(passed) => passed,
+                Err(_) => {
+                    stats.downstream_pre_cx_timeout.inc();
+                    runtime.continue_on_timeout
+                }
+            },
+        };
+        passed.then_some(self)
+    }
+
+    /// The chain that serves the connection; without one it ends.
+    fn choose(self) -> Option<(Arc<Chain>, Self)> {
+        let protocol = self.detected.and_then(Found::protocol);
+        let facts = Facts {
+            local: self.local,
+            server_name: "",
+            transport_protocol: "raw_buffer",
+            application_protocols: protocol.as_slice(),
+            direct_peer: self.peer.ip(),
+            peer: self.peer,
+        };
+        let runtime = &self.runtime;
+        let chosen = runtime.selector.select(&facts).map(|index| &runtime.chains[index]);
+        let Some(chain) = chosen.or(runtime.default_chain.as_ref()) else {
+            runtime.stats.listener.no_filter_chain_match.inc();
+            return None;
+        };
+        Some((Arc::clone(chain), self))
+    }
+
+    /// The connection as filters see it, and what counts it meanwhile.
+    fn connect(self, chain: &Arc<Chain>, id: u64) -> (Connection<crate::transport::Stream>, Counts) {
+        let counts = Counts::new(&self.runtime.stats, self.index, self.since, (self.open, chain.enter()));
+        let detected = self.detected.and_then(|found| match found {
+            Found::Http10 | Found::Http11 => Some(CodecType::Http1),
+            Found::Http2 => Some(CodecType::Http2),
+            Found::NotHttp => None,
+        });
+        let connection = Connection {
+            io: Counted::new(self.stream, None),
+            id,
+            peer: self.peer,
+            direct_peer: self.peer,
+            local: self.local,
+            direct_local: self.local,
+            interface: Some(local_interface_address()),
+            listener: Arc::clone(&self.runtime.name),
+            filter_chain: Arc::clone(&chain.name),
+            detected,
+            server_name: None,
+            is_tls: false,
+            handshake: None,
+            shutdown: chain.shutdown.clone(),
+        };
+        (connection, counts)
+    }
+}
+
+/// A gauge that is one higher for a time.
+struct Raised<'a>(&'a Gauge);
+
+impl<'a> Raised<'a> {
+    fn new(gauge: &'a Gauge) -> Self {
+        gauge.inc();
+        Self(gauge)
+    }
+}
+
+impl Drop for Raised<'_> {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+/// Counts of a connection that a chain serves, until dropped.
+struct Counts {
+    stats: Arc<Stats>,
+    index: usize,
+    since: Instant,
+    _held: (Open, Served),
+}
+
+impl Counts {
+    fn new(stats: &Arc<Stats>, index: usize, since: Instant, held: (Open, Served)) -> Self {
+        stats.listener.downstream_cx_total.inc();
+        stats.listener.downstream_cx_active.inc();
+        if let Some(worker) = stats.workers.get(index) {
+            worker.downstream_cx_total.inc();
+            worker.downstream_cx_active.inc();
+        }
+        Self { stats: Arc::clone(stats), index, since, _held: held }
+    }
+}
+
+impl Drop for Counts {
+    fn drop(&mut self) {
+        let stats = &self.stats;
+        stats.listener.downstream_cx_destroy.inc();
+        stats.listener.downstream_cx_active.dec();
+        let lived = u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX);
+        stats.listener.downstream_cx_length_ms.record(lived);
+        if let Some(worker) = stats.workers.get(self.index) {
+            worker.downstream_cx_active.dec();
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! The sockets of one address: one for each worker.
+
+use crate::transport::socket::{self, Sharing};
+use parking_lot::Mutex;
+use socket2::Socket;
+use std::io;
+use std::net::SocketAddr;
+
+/// How the sockets of an address are made. Equal ones serve an updated listener without being closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Plan {
+    /// As configured; port 0 lets the system choose.
+    pub(super) address: SocketAddr,
+    pub(super) reuse_port: bool,
+    pub(super) backlog: Option<u32>,
+}
+
+/// The bound sockets of an address, until workers take them.
+#[derive(Debug)]
+pub(super) struct Sockets {
+    pub(super) plan: Plan,
+    /// As bound.
+    pub(super) address: SocketAddr,
+    by_worker: Mutex<Vec<Option<Socket>>>,
+}
+
+impl Sockets {
+    /// Binds a socket for each worker.
+    pub(super) fn bind(plan: Plan, workers: usize) -> io::Result<Self> {
+        let sharing = if plan.reuse_port { Sharing::ReusePort } else { Sharing::Exclusive };
+        let first = socket::bind(plan.address, sharing)?;
+        let address = socket::local_address(&first)?;
+        let mut all = vec![Some(first)];
+        for _ in 1..workers {
+            let next = match sharing {
+                Sharing::ReusePort => socket::bind(address, sharing)?,
+                // One queue of connections that all workers accept from.
+                Sharing::Exclusive => {
+                    let first = all.iter().flatten().next();
+                    first.ok_or(io::ErrorKind::NotFound)?.try_clone()?
+                }
+            };
+            all.push(Some(next));
+        }
+        Ok(Self { plan, address, by_worker: Mutex::new(all) })
+    }
+
+    /// Lets connections queue up.
+    pub(super) fn listen(&self) -> io::Result<()> {
+        let backlog = self.plan.backlog.unwrap_or(socket::DEFAULT_BACKLOG);
+        self.by_worker.lock().iter().flatten().try_for_each(|s| socket::listen(s, backlog))
+    }
+
+    /// The socket of a worker, from 0; `None` when it was taken before.
+    pub(super) fn take(&self, worker: usize) -> Option<Socket> {
+        self.by_worker.lock().get_mut(worker)?.take()
+    }
+}
