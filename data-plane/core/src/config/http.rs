@@ -31,6 +31,8 @@ pub struct Hcm {
     pub xff_num_trusted_hops: u32,
     /// Leave x-forwarded-for alone.
     pub skip_xff_append: bool,
+    /// Addresses that count as internal (`internal_address_config`). Envoy 1.40's default is none.
+    pub internal_ranges: Vec<crate::matcher::Cidr>,
     /// Make x-request-id when missing. Default true.
     pub generate_request_id: bool,
     /// Keep an external client's x-request-id.

@@ -3,7 +3,7 @@
 use super::edits::{self, Direction};
 use super::field::{self, ignored, required, unsupported};
 use super::route::Scope;
-use super::{data, duration, filters, format, matcher};
+use super::{cluster, data, duration, filters, format, matcher};
 use crate::config::{
     AccessLogFormat, ClusterChoice, ClusterWeight, DirectResponse, Forward, HostRewrite, PathRewrite,
     Redirect, RedirectPath, WeightedClusters,
@@ -82,6 +82,7 @@ pub(super) fn forward(
     {
         d.reject(&redirects_at, "internal redirects are not built yet");
     }
+    ignored!(d, at, cluster::PRIORITY; priority);
     let cluster = cluster_choice(cluster_specifier, at, d, scope);
     let path_rewrite = path_rewrite_of(prefix_rewrite, regex_rewrite, at, d);
     let host_rewrite = host_rewrite(host_rewrite_specifier, at, d);
@@ -174,7 +175,7 @@ fn cluster_choice(
 ) -> Result<ClusterChoice, Rejected> {
     match proto {
         Some(ClusterSpecifier::Cluster(name)) => {
-            Ok(ClusterChoice::Named(cluster(name, &at.field("cluster"), d, scope)))
+            Ok(ClusterChoice::Named(cluster_name(name, &at.field("cluster"), d, scope)))
         }
         Some(ClusterSpecifier::ClusterHeader(name)) => {
             let at = at.field("cluster_header");
@@ -195,7 +196,7 @@ fn cluster_choice(
 }
 
 /// A cluster's name, checked where the route configuration wants that.
-fn cluster(name: String, at: &Path<'_>, d: &mut Diagnostics, scope: Scope<'_>) -> Box<str> {
+fn cluster_name(name: String, at: &Path<'_>, d: &mut Diagnostics, scope: Scope<'_>) -> Box<str> {
     if name.is_empty() {
         d.reject(at, "is required");
     } else if scope.validate_clusters && scope.options.clusters.is_some_and(|exists| !exists(&name)) {
@@ -262,7 +263,7 @@ fn cluster_weight(
     filters::per_route(typed_per_filter_config, at, d);
     let host_rewrite = host_rewrite_specifier.map(|WeightHostRewrite::HostRewriteLiteral(host)| host.into());
     Ok(ClusterWeight {
-        name: cluster(name, &at.field("name"), d, scope),
+        name: cluster_name(name, &at.field("name"), d, scope),
         weight: required(weight, &at.field("weight"), d)?.value,
         request_edits: edits::edits(
             Direction::Request,

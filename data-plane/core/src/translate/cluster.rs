@@ -21,6 +21,9 @@ use xds_types::envoy::extensions::clusters::dns::v3::DnsCluster;
 /// Envoy's default of `connect_timeout`.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// What becomes of the high priority.
+pub(super) const PRIORITY: &str = "requests of both priorities count against the default thresholds";
+
 /// Envoy's default of `healthy_panic_threshold`.
 const PANIC_THRESHOLD: u8 = 50;
 
@@ -105,6 +108,7 @@ pub(super) fn cluster(
     ignored!(d, at, "connections are not closed for full buffers"; per_connection_buffer_high_watermark_timeout);
     ignored!(d, at, "hosts are not health checked"; close_connections_on_host_health_failure,
         ignore_health_on_host_removal);
+    ignored!(d, at, "buffers are bounded by the codecs"; per_connection_buffer_limit_bytes);
     extension::plaintext_only(transport_socket, &at.field("transport_socket"), d);
 
     let dns = dns::Legacy {
@@ -303,6 +307,9 @@ fn thresholds(
             continue;
         }
         limits[slot] = threshold(proto, &at, d);
+        if high {
+            d.ignored(&at, PRIORITY);
+        }
     }
     limits
 }

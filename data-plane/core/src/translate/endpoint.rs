@@ -4,7 +4,7 @@ use super::field::{self, ignored, required, unsupported};
 use super::{address, bootstrap, format};
 use crate::config::{Assignment, Endpoint, EndpointAddress, EndpointHealth, LocalityEndpoints};
 use crate::path::{Diagnostics, Path, Rejected};
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use xds_types::envoy::config::core::v3::{HealthStatus, Metadata};
 use xds_types::envoy::config::endpoint::v3 as proto;
 use xds_types::envoy::config::endpoint::v3::cluster_load_assignment::Policy;
@@ -46,21 +46,20 @@ pub(super) fn assignment(
     let mut seen = Seen::default();
     let localities =
         field::each(endpoints, &endpoints_at, d, |proto, at, d| locality(proto, hosts, &mut seen, at, d));
-    if let Some(gap) = first_gap(&localities) {
-        d.reject(
-            &endpoints_at,
-            format_args!("priority {gap} has no endpoints: priorities must have no gaps"),
-        );
-    }
+    priorities(&localities, &endpoints_at, d);
     Ok(Assignment { name: cluster_name.into(), localities, overprovisioning_factor })
 }
 
-/// The lowest priority that is skipped.
-fn first_gap(localities: &[LocalityEndpoints]) -> Option<u32> {
-    let mut priorities: Vec<u32> = localities.iter().map(|l| l.priority).collect();
-    priorities.sort_unstable();
-    priorities.dedup();
-    (0..).zip(priorities).find(|(expected, priority)| expected != priority).map(|(expected, _)| expected)
+/// Priorities start at 0 and have no gaps.
+fn priorities(localities: &[LocalityEndpoints], at: &Path<'_>, d: &mut Diagnostics) {
+    let used: BTreeSet<u32> = localities.iter().map(|l| l.priority).collect();
+    let Some((gap, &next)) = (0..).zip(&used).find(|(expected, priority)| expected != *priority) else {
+        return;
+    };
+    if let Some(index) = localities.iter().position(|l| l.priority == next) {
+        let message = format!("{next} leaves a gap: no endpoints have priority {gap}");
+        d.reject(&at.index(index).field("priority"), message);
+    }
 }
 
 fn overprovisioning(proto: Policy, at: &Path<'_>, d: &mut Diagnostics) -> u32 {

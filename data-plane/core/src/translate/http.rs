@@ -2,11 +2,12 @@
 
 use super::field::{self, ignored, required, unsupported};
 use super::protocol::{self, Side};
-use super::{Options, accesslog, duration, extension, filters, route, source};
+use super::{Options, accesslog, address, duration, extension, filters, route, source};
 use crate::config::{
     CodecType, EscapedSlashes, Hcm, LocalReplyConfig, PathNormalization, RouteSource, ServerHeader, StripPort,
 };
 use crate::headers::Scheme;
+use crate::matcher::Cidr;
 use crate::path::{Diagnostics, Path, Rejected};
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,8 +15,8 @@ use xds_types::envoy::config::core::v3::SchemeHeaderTransformation;
 use xds_types::envoy::config::core::v3::scheme_header_transformation::Transformation;
 use xds_types::envoy::extensions::filters::network::http_connection_manager::v3 as proto;
 use xds_types::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::{
-    CodecType as Codec, ForwardClientCertDetails, HcmAccessLogOptions, PathWithEscapedSlashesAction,
-    RouteSpecifier, ServerHeaderTransformation, StripPortMode,
+    CodecType as Codec, ForwardClientCertDetails, HcmAccessLogOptions, InternalAddressConfig,
+    PathWithEscapedSlashesAction, RouteSpecifier, ServerHeaderTransformation, StripPortMode,
 };
 use xds_types::envoy::extensions::request_id::uuid::v3::UuidRequestIdConfig;
 
@@ -100,7 +101,6 @@ pub(super) fn manager(
     unsupported!(d, at;
         original_ip_detection_extensions,
         early_header_mutation_extensions,
-        internal_address_config,
         represent_ipv4_remote_address_as_ipv4_mapped_ipv6,
         path_normalization_options,
         proxy_status_config,
@@ -143,6 +143,7 @@ pub(super) fn manager(
         use_remote_address: use_remote_address.is_some_and(|v| v.value),
         xff_num_trusted_hops,
         skip_xff_append,
+        internal_ranges: internal_ranges(internal_address_config, &at.field("internal_address_config"), d),
         generate_request_id: generate_request_id.is_none_or(|v| v.value),
         preserve_external_request_id,
         always_set_request_id_in_response,
@@ -283,6 +284,12 @@ fn strip_port(matching: bool, mode: Option<StripPortMode>, at: &Path<'_>, d: &mu
         (true, _) => StripPort::Matching,
         (false, _) => StripPort::No,
     }
+}
+
+fn internal_ranges(proto: Option<InternalAddressConfig>, at: &Path<'_>, d: &mut Diagnostics) -> Vec<Cidr> {
+    let InternalAddressConfig { unix_sockets, cidr_ranges } = proto.unwrap_or_default();
+    ignored!(d, at, "there are no unix sockets"; unix_sockets);
+    field::each(cidr_ranges, &at.field("cidr_ranges"), d, address::range)
 }
 
 fn client_certificate(value: i32, at: &Path<'_>, d: &mut Diagnostics) {

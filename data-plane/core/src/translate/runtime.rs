@@ -86,7 +86,9 @@ fn flatten(
 /// A protobuf struct as a JSON object.
 pub(super) fn json_object(proto: Struct) -> serde_json::Map<String, serde_json::Value> {
     let Struct { fields } = proto;
-    fields.into_iter().map(|(key, value)| (key, json(value))).collect()
+    // Sorted, so that the same message always gives the same text.
+    let sorted: BTreeMap<_, _> = fields.into_iter().collect();
+    sorted.into_iter().map(|(key, value)| (key, json(value))).collect()
 }
 
 fn json(proto: Value) -> serde_json::Value {
