@@ -19,16 +19,12 @@ impl Backoff {
     }
 
     /// The next wait, from 64 random bits.
-    #[expect(
-        clippy::should_implement_trait,
-        reason = "not an iterator: it never ends and takes a random number"
-    )]
     pub fn next(&mut self, random: u64) -> Duration {
         let bound = self.base.saturating_mul(1 << self.tries.min(31)).min(self.cap);
         if bound < self.cap {
             self.tries += 1;
         }
-        let nanos = bound.as_nanos() * u128::from(random) >> 64;
+        let nanos = (bound.as_nanos() * u128::from(random)) >> 64;
         Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
     }
 

@@ -136,7 +136,7 @@ pub fn write_json_string(text: &[u8], out: &mut Vec<u8>) {
         let valid = chunk.valid().as_bytes();
         let mut written = 0;
         for (at, byte) in valid.iter().enumerate() {
-            if !matches!(byte, b'"' | b'\\' | 0..=0x1f | 0x7f) {
+            if !matches!(byte, b'"' | b'\\' | 0..=0x1f) {
                 continue;
             }
             out.extend_from_slice(&valid[written..at]);

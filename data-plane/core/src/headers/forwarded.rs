@@ -4,9 +4,10 @@
 //! `configuration/http/http_conn_man/headers` and its connection manager do it.
 
 use super::{HeaderId, HeaderList, RequestHead, Scheme};
+use ipnet::IpNet;
 use smallvec::SmallVec;
 use std::fmt::{self, Write};
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 
 /// A header value in the making; one of usual length is not allocated.
 type List = SmallVec<[u8; 128]>;
@@ -30,8 +31,18 @@ pub struct Rules {
     pub preserve_external_request_id: bool,
     /// Overrides `:scheme` and x-forwarded-proto (`scheme_header_transformation`).
     pub scheme: Option<Scheme>,
+    /// Addresses of the inside (`internal_address_config`). Default none: Envoy 1.40 trusts no address, private
+    /// ones neither, unless told.
+    pub internal_ranges: Box<[IpNet]>,
     /// `add_user_agent`: the names told to upstreams; `None`: off.
     pub user_agent: Option<UserAgent>,
+}
+
+impl Rules {
+    fn is_internal(&self, address: IpAddr) -> bool {
+        let address = unmapped(address);
+        self.internal_ranges.iter().any(|range| range.contains(&address))
+    }
 }
 
 /// Who this proxy says it is (Envoy `add_user_agent`).
@@ -139,7 +150,7 @@ pub fn accept(
     }
 
     let headers = &mut head.headers;
-    let internal = may_be_internal && claimed.is_some_and(|client| is_internal(client.ip()));
+    let internal = may_be_internal && claimed.is_some_and(|client| rules.is_internal(client.ip()));
     let client = claimed.unwrap_or(connection.peer);
     let edge = !internal && rules.use_remote_address;
     if internal {
@@ -179,14 +190,6 @@ pub fn append_via(headers: &mut HeaderList, via: &str) {
     }
 }
 
-/// Whether an address is of a private network or this machine (Envoy's default `internal_address_config`).
-pub fn is_internal(address: IpAddr) -> bool {
-    match unmapped(address) {
-        IpAddr::V4(address) => address.is_private() || address.is_loopback(),
-        IpAddr::V6(address) => address == Ipv6Addr::LOCALHOST || address.is_unique_local(),
-    }
-}
-
 /// The text of a version-4 UUID made of 128 random bits.
 pub fn uuid(random: u128, text: &mut [u8; 36]) -> &str {
     const HEX: &[u8; 16] = b"0123456789abcdef";
@@ -221,9 +224,10 @@ fn remove_internal_only(headers: &mut HeaderList, edge: bool, names: &[Box<str>]
                 && !names.iter().any(|name| header.name.eq_ignore_ascii_case(name.as_bytes()))
         }
         id => {
-            !INTERNAL_ONLY.contains(&id)
-                && !(edge && EDGE_ONLY.contains(&id))
-                && !names.iter().any(|name| id.as_str().eq_ignore_ascii_case(name))
+            let goes = INTERNAL_ONLY.contains(&id)
+                || (edge && EDGE_ONLY.contains(&id))
+                || names.iter().any(|name| id.as_str().eq_ignore_ascii_case(name));
+            !goes
         }
     });
 }

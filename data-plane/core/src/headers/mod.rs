@@ -40,18 +40,23 @@ impl Version {
 }
 
 impl RequestHead {
+    /// The value of a pseudo-header or of `host`, perhaps empty; `None` for other names.
+    pub fn pseudo(&self, name: &[u8]) -> Option<&str> {
+        match name {
+            b":method" => Some(&self.method),
+            b":path" => Some(&self.path),
+            b":authority" => Some(&self.authority),
+            b":scheme" => Some(self.scheme.as_str()),
+            name if name.eq_ignore_ascii_case(b"host") => Some(&self.authority),
+            _ => None,
+        }
+    }
+
     /// A header's value; pseudo-headers and `host` too. Repeated headers are joined with commas.
     pub fn header(&self, name: &[u8]) -> Option<Cow<'_, [u8]>> {
-        fn pseudo(value: &str) -> Option<Cow<'_, [u8]>> {
-            (!value.is_empty()).then_some(Cow::Borrowed(value.as_bytes()))
-        }
-        match name {
-            b":method" => pseudo(&self.method),
-            b":path" => pseudo(&self.path),
-            b":authority" => pseudo(&self.authority),
-            b":scheme" => Some(Cow::Borrowed(self.scheme.as_str().as_bytes())),
-            name if name.eq_ignore_ascii_case(b"host") => pseudo(&self.authority),
-            name => self.headers.joined(name),
+        match self.pseudo(name) {
+            Some(value) => (!value.is_empty()).then_some(Cow::Borrowed(value.as_bytes())),
+            None => self.headers.joined(name),
         }
     }
 }

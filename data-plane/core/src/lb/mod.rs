@@ -2,8 +2,21 @@
 //!
 //! A [`Balancer`] is built for one list of weighted hosts and shared by all workers; a [`Selector`] adds
 //! priorities, health and panic. Both know hosts by index only: who they are is the caller's affair.
+//! Adding a policy is one file with a `FACTORY`, its `mod` line, and a line in [`BUILTIN`].
+
+mod alias;
+mod least_request;
+pub mod priority;
+mod random;
+mod round_robin;
+mod selector;
+
+pub use selector::{Selector, SelectorOptions};
 
 use crate::config::LbPolicy;
+
+/// Every policy there is.
+pub const BUILTIN: &[Factory] = &[round_robin::FACTORY, least_request::FACTORY, random::FACTORY];
 
 /// A host by its place in the list that the chooser was built over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -27,13 +40,17 @@ pub trait Balancer: Send + Sync + std::fmt::Debug {
 }
 
 /// Builds one policy.
+#[derive(Clone, Copy, Debug)]
 pub struct Factory {
     /// Envoy's name of the policy.
     pub name: &'static str,
     /// Makes a balancer over hosts of these weights (each `1..`); `None` when `policy` is another one.
     /// `seed` decides where a rotation starts, so that proxies do not march in step.
-    pub build: fn(policy: &LbPolicy, weights: &[u32], seed: u64) -> Option<Box<dyn Balancer>>,
+    pub build: Build,
 }
+
+/// See [`Factory::build`].
+pub type Build = fn(policy: &LbPolicy, weights: &[u32], seed: u64) -> Option<Box<dyn Balancer>>;
 
 /// A host as far as choosing goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,41 +76,32 @@ pub enum Health {
     Excluded,
 }
 
-/// Knobs of a [`Selector`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SelectorOptions {
-    /// Below this percentage of usable hosts, all are used. Default 50; 0: never.
-    pub panic_threshold: u8,
-    /// In percent. Default 140.
-    pub overprovisioning_factor: u32,
+/// The balancer of a policy over hosts of these weights.
+pub fn build(policy: &LbPolicy, weights: &[u32], seed: u64) -> Box<dyn Balancer> {
+    BUILTIN
+        .iter()
+        .find_map(|factory| (factory.build)(policy, weights, seed))
+        .expect("INVARIANT: BUILTIN has a factory for every policy of the configuration; a test holds it")
 }
 
-impl Default for SelectorOptions {
-    fn default() -> Self {
-        Self { panic_threshold: 50, overprovisioning_factor: 140 }
-    }
+/// The next number of a sequence that looks random (splitmix64): several draws from one random number.
+fn mix(state: &mut u64) -> u64 {
+    *state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
+    let mut z = *state;
+    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    z ^ (z >> 31)
 }
 
-/// Chooses over priorities and health.
-#[derive(Debug)]
-pub struct Selector {
-    hosts: usize,
+/// A random number scaled to `0..bound`.
+fn scale(random: u64, bound: u64) -> u64 {
+    ((u128::from(random) * u128::from(bound)) >> 64) as u64
 }
 
-impl Selector {
-    /// Builds for a list of hosts.
-    pub fn build(policy: &LbPolicy, hosts: &[HostView], options: SelectorOptions, seed: u64) -> Self {
-        let _ = (policy, options, seed);
-        Self { hosts: hosts.len() }
-    }
-
-    /// The next host; `None` when none may be used.
-    pub fn pick(&self, cx: &PickCx<'_>) -> Option<HostIndex> {
-        (self.hosts > 0).then(|| HostIndex((cx.random % self.hosts as u64) as u32))
-    }
-
-    /// Whether the highest priority in use is in panic: unhealthy hosts get requests.
-    pub fn in_panic(&self) -> bool {
-        false
-    }
+/// Whether all hosts weigh the same.
+fn are_equal(weights: &[u32]) -> bool {
+    weights.windows(2).all(|pair| pair[0] == pair[1])
 }
+
+#[cfg(test)]
+mod tests;

@@ -95,7 +95,7 @@ impl Candidates<'_> {
                     hits.reverse();
                     hits
                 });
-                let Some(&hit) = hits.last().filter(|hit| regexes[**hit].0 < bound) else { return None };
+                let &hit = hits.last().filter(|hit| regexes[**hit].0 < bound)?;
                 hits.pop();
                 return Some(regexes[hit].0);
             }

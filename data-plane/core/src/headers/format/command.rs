@@ -125,7 +125,7 @@ pub(super) enum Unit {
 pub(super) enum AddressPart {
     Whole,
     Ip,
-    /// Prefix lengths for IPv4 and IPv6; the result is a CIDR.
+    /// The network of this prefix length, as a CIDR.
     Masked(u8),
     Port,
 }
@@ -283,7 +283,8 @@ fn lookup(name: &str, args: Option<&str>) -> Result<Found, Error> {
             required()?;
             ArgsAndLimit(Command::Absent)
         }
-        "CUSTOM_FLAGS" | "TRACE_ID" | "SPAN_ID" | "VIRTUAL_CLUSTER_NAME" => Plain(Command::Absent),
+        "CUSTOM_FLAGS" => text(|_, _| Some(())),
+        "TRACE_ID" | "SPAN_ID" | "VIRTUAL_CLUSTER_NAME" => Plain(Command::Absent),
         name if is_tls_command(name) => Args(Command::Absent),
         name => match address(name, args)? {
             Some(command) => Args(command),
@@ -665,14 +666,7 @@ impl Source {
         let list: &'a HeaderList = match self {
             Self::Request => {
                 let head: &'a RequestHead = record.request?;
-                let pseudo = match &*name.text {
-                    ":method" => Some(&*head.method),
-                    ":path" => Some(head.path.as_str()),
-                    ":authority" | "host" => Some(head.authority.as_str()),
-                    ":scheme" => Some(head.scheme.as_str()),
-                    _ => None,
-                };
-                if let Some(value) = pseudo {
+                if let Some(value) = head.pseudo(name.text.as_bytes()) {
                     return filled(value).map(|value| Cow::Borrowed(value.as_bytes()));
                 }
                 &head.headers
@@ -745,12 +739,12 @@ fn write_address(address: SocketAddr, part: AddressPart, out: &mut Vec<u8>) -> O
         AddressPart::Whole => write!(out, "{address}").ok(),
         AddressPart::Ip => write!(out, "{}", address.ip()).ok(),
         AddressPart::Masked(length) => {
+            // Envoy: a length past the family's longest is the longest.
             let longest = match address.ip() {
                 IpAddr::V4(_) => 32,
                 IpAddr::V6(_) => 128,
             };
-            // Envoy: a length that the address family does not have gives no value.
-            let network = IpNet::new(address.ip(), length).ok().filter(|_| length <= longest)?;
+            let network = IpNet::new(address.ip(), length.min(longest)).ok()?;
             write!(out, "{}", network.trunc()).ok()
         }
         AddressPart::Port => put(itoa::Buffer::new().format(address.port()), out),

@@ -1,0 +1,196 @@
+use super::*;
+use proptest::prelude::*;
+
+const ALL: [LbPolicy; 3] = [LbPolicy::RoundRobin, LbPolicy::LeastRequest { choices: 2 }, LbPolicy::Random];
+
+fn idle(_: HostIndex) -> u32 {
+    0
+}
+
+/// How often each host is picked in `picks` picks.
+fn counts(balancer: &dyn Balancer, hosts: usize, picks: u64, active: &dyn Fn(HostIndex) -> u32) -> Vec<u64> {
+    let mut counts = vec![0; hosts];
+    let mut state = 7;
+    for _ in 0..picks {
+        let host = balancer.pick(&PickCx { random: mix(&mut state), hash: None, active }).unwrap();
+        counts[host.0 as usize] += 1;
+    }
+    counts
+}
+
+/// Whether counts are within `tolerance` of their share of `weights`.
+fn assert_shares(counts: &[u64], weights: &[f64], tolerance: f64) {
+    let (picks, total) = (counts.iter().sum::<u64>() as f64, weights.iter().sum::<f64>());
+    for (at, (count, weight)) in counts.iter().zip(weights).enumerate() {
+        let (got, want) = (*count as f64 / picks, weight / total);
+        assert!((got - want).abs() <= tolerance, "host {at}: got {got:.4}, want {want:.4}");
+    }
+}
+
+#[test]
+fn every_policy_has_a_factory_and_stands_an_empty_list() {
+    for policy in ALL {
+        for weights in [&[][..], &[5], &[1, 2]] {
+            let picked = build(&policy, weights, 0).pick(&PickCx { random: 3, hash: None, active: &idle });
+            assert_eq!(picked.is_none(), weights.is_empty(), "{policy:?} {weights:?}");
+        }
+    }
+}
+
+#[test]
+fn equal_hosts_share_equally() {
+    for policy in ALL {
+        assert_shares(&counts(&*build(&policy, &[3; 10], 1), 10, 100_000, &idle), &[1.0; 10], 0.01);
+    }
+}
+
+#[test]
+fn weights_decide_while_all_are_idle() {
+    for policy in ALL {
+        let balancer = build(&policy, &[1, 2, 3, 4], 1);
+        assert_shares(&counts(&*balancer, 4, 100_000, &idle), &[1.0, 2.0, 3.0, 4.0], 0.01);
+    }
+}
+
+#[test]
+fn weights_decide_while_all_are_equally_busy() {
+    let balancer = build(&LbPolicy::LeastRequest { choices: 2 }, &[1, 2, 3, 4], 1);
+    assert_shares(&counts(&*balancer, 4, 100_000, &|_| 9), &[1.0, 2.0, 3.0, 4.0], 0.01);
+}
+
+#[test]
+fn round_robin_takes_turns() {
+    let balancer = build(&LbPolicy::RoundRobin, &[5, 5, 5], 0);
+    let order: Vec<_> =
+        (0..6).map(|_| balancer.pick(&PickCx { random: 0, hash: None, active: &idle }).unwrap().0).collect();
+    assert_eq!(order, [0, 1, 2, 0, 1, 2]);
+}
+
+#[test]
+fn a_heavy_host_does_not_get_its_turns_in_a_row() {
+    let balancer = build(&LbPolicy::RoundRobin, &[5, 1, 1, 1, 1, 1], 0);
+    let order: Vec<_> =
+        (0..10).map(|_| balancer.pick(&PickCx { random: 0, hash: None, active: &idle }).unwrap().0).collect();
+    assert_eq!(order, [0, 1, 0, 2, 0, 3, 0, 4, 0, 5]);
+}
+
+#[test]
+fn workers_that_share_a_rotation_keep_its_distribution() {
+    let balancer = build(&LbPolicy::RoundRobin, &[1, 2, 5], 9);
+    let total = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..4).map(|_| scope.spawn(|| counts(&*balancer, 3, 2_000, &idle))).collect();
+        workers.into_iter().fold(vec![0; 3], |sum, worker| {
+            sum.iter().zip(worker.join().unwrap()).map(|(a, b)| a + b).collect::<Vec<u64>>()
+        })
+    });
+    assert_eq!(total, [1_000, 2_000, 5_000]);
+}
+
+#[test]
+fn huge_weights_keep_their_shares_in_round_robin() {
+    let weights = [1_000_003, 2_000_003, 4_000_007];
+    let got = counts(&*build(&LbPolicy::RoundRobin, &weights, 5), 3, 10_000, &idle);
+    assert_shares(&got, &weights.map(f64::from), 0.001);
+}
+
+#[test]
+fn least_request_avoids_the_busy_host_by_the_law_of_two_choices() {
+    let busy = |host: HostIndex| if host.0 == 0 { 100 } else { 0 };
+    let got = counts(&*build(&LbPolicy::LeastRequest { choices: 2 }, &[1; 4], 0), 4, 100_000, &busy);
+    // It wins only when drawn twice: (1/4)^2.
+    assert_shares(&got, &[1.0 / 16.0, 5.0 / 16.0, 5.0 / 16.0, 5.0 / 16.0], 0.01);
+    let got = counts(&*build(&LbPolicy::LeastRequest { choices: 5 }, &[1; 4], 0), 4, 100_000, &busy);
+    assert!(got[0] < 300, "five choices all but exclude it: {got:?}");
+}
+
+#[test]
+fn weighted_least_request_leans_away_from_busy_hosts() {
+    let busy = |host: HostIndex| if host.0 == 1 { 3 } else { 0 };
+    let got = counts(&*build(&LbPolicy::LeastRequest { choices: 2 }, &[1, 2], 0), 2, 100_000, &busy);
+    let share = got[1] as f64 / 100_000.0;
+    // Envoy's law is 2/4 against 1, a third; idle it would be two thirds. Sampling comes close to the law.
+    assert!((0.33..0.48).contains(&share), "{share}");
+}
+
+fn view(priority: u32, weight: u32, health: Health) -> HostView {
+    HostView { priority, weight, health }
+}
+
+fn selected(hosts: &[HostView], options: SelectorOptions) -> (Vec<u64>, bool) {
+    let selector = Selector::build(&LbPolicy::RoundRobin, hosts, options, 3);
+    let mut counts = vec![0; hosts.len()];
+    let mut state = 1;
+    for _ in 0..20_000 {
+        let cx = PickCx { random: mix(&mut state), hash: None, active: &idle };
+        match selector.pick(&cx) {
+            Some(host) => counts[host.0 as usize] += 1,
+            None => assert!(counts.iter().all(|count| *count == 0)),
+        }
+    }
+    (counts, selector.in_panic())
+}
+
+#[test]
+fn only_healthy_hosts_are_used_while_there_are_enough() {
+    use Health::{Excluded, Healthy, Unhealthy};
+    let hosts = [view(0, 1, Healthy), view(0, 1, Unhealthy), view(0, 3, Healthy), view(0, 1, Excluded)];
+    let (counts, panic) = selected(&hosts, SelectorOptions::default());
+    assert!(!panic);
+    assert_shares(&counts, &[1.0, 0.0, 3.0, 0.0], 0.01);
+}
+
+#[test]
+fn in_panic_all_hosts_are_used_but_excluded_ones() {
+    use Health::{Excluded, Healthy, Unhealthy};
+    let hosts = [view(0, 1, Healthy), view(0, 1, Unhealthy), view(0, 1, Unhealthy), view(0, 1, Excluded)];
+    let (counts, panic) = selected(&hosts, SelectorOptions::default());
+    assert!(panic);
+    assert_shares(&counts, &[1.0, 1.0, 1.0, 0.0], 0.01);
+    let (counts, panic) = selected(&hosts, SelectorOptions { panic_threshold: 0, ..Default::default() });
+    assert!(!panic);
+    assert_shares(&counts, &[1.0, 0.0, 0.0, 0.0], 0.0);
+}
+
+#[test]
+fn load_spills_to_the_next_priority() {
+    use Health::{Healthy, Unhealthy};
+    let hosts = [view(0, 1, Healthy), view(0, 1, Unhealthy), view(7, 1, Healthy)];
+    let (counts, _) = selected(&hosts, SelectorOptions::default());
+    assert_shares(&counts, &[0.7, 0.0, 0.3], 0.02);
+}
+
+#[test]
+fn nothing_is_picked_when_nobody_may_be_used() {
+    use Health::{Excluded, Unhealthy};
+    assert_eq!(selected(&[], SelectorOptions::default()).0, [0; 0]);
+    assert_eq!(selected(&[view(0, 1, Excluded)], SelectorOptions::default()).0, [0]);
+    let never = SelectorOptions { panic_threshold: 0, ..Default::default() };
+    assert_eq!(selected(&[view(0, 1, Unhealthy)], never).0, [0]);
+}
+
+proptest! {
+    #[test]
+    fn no_host_is_ever_a_turn_ahead_or_behind(weights in prop::collection::vec(1_u32..20, 1..12)) {
+        let balancer = build(&LbPolicy::RoundRobin, &weights, 0);
+        let total: u64 = weights.iter().map(|weight| u64::from(*weight)).sum();
+        let mut counts = vec![0_u64; weights.len()];
+        for turn in 1..=2 * total {
+            let host = balancer.pick(&PickCx { random: 0, hash: None, active: &idle }).unwrap();
+            counts[host.0 as usize] += 1;
+            for (count, weight) in counts.iter().zip(&weights) {
+                let share = turn as f64 * f64::from(*weight) / total as f64;
+                prop_assert!((*count as f64 - share).abs() < 1.0 + 1e-9, "turn {turn}: {counts:?} of {weights:?}");
+            }
+        }
+        let want: Vec<_> = weights.iter().map(|weight| 2 * u64::from(*weight)).collect();
+        prop_assert_eq!(counts, want, "a rotation is exact");
+    }
+
+    #[test]
+    fn random_choice_follows_any_weights(weights in prop::collection::vec(1_u32..1000, 2..20)) {
+        let balancer = build(&LbPolicy::Random, &weights, 0);
+        let got = counts(&*balancer, weights.len(), 50_000, &idle);
+        let weights: Vec<_> = weights.iter().map(|weight| f64::from(*weight)).collect();
+        assert_shares(&got, &weights, 0.015);
+    }
+}
