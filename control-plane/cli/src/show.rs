@@ -1,0 +1,181 @@
+//! Answers of the API, printed for people.
+
+use comfy_table::{Table, presets};
+use serde_json::Value;
+
+/// How to print.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Output {
+    /// One line each.
+    Table,
+    /// As it can be applied again.
+    Yaml,
+    /// As the API answers.
+    Json,
+}
+
+fn text<'a>(value: &'a Value, field: &str) -> &'a str {
+    value[field].as_str().unwrap_or_default()
+}
+
+fn list<'a>(value: &'a Value, field: &str) -> &'a [Value] {
+    value[field].as_array().map_or(&[], Vec::as_slice)
+}
+
+/// Numbers of 64 bits are strings in protobuf's JSON.
+fn number(value: &Value, field: &str) -> String {
+    match &value[field] {
+        Value::String(text) => text.clone(),
+        Value::Null => "0".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+fn table(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_header(header.iter().copied());
+    table
+}
+
+pub(crate) fn problem_lines(value: &Value) -> Vec<String> {
+    let line = |p: &Value| {
+        let parts = [text(p, "object"), text(p, "path"), text(p, "message")];
+        let told: Vec<&str> = parts.into_iter().filter(|part| !part.is_empty()).collect();
+        let warning = if text(p, "severity") == "WARNING" { "warning: " } else { "" };
+        format!("{warning}{}", told.join(": "))
+    };
+    list(value, "problems").iter().chain(list(value, "warnings")).map(line).collect()
+}
+
+pub(crate) fn problems(value: &Value) {
+    for line in problem_lines(value) {
+        eprintln!("{line}");
+    }
+}
+
+pub(crate) fn applied(answer: &Value) {
+    problems(answer);
+    for one in list(answer, "applied") {
+        let outcome = match text(one, "outcome") {
+            "" => "unchanged".to_owned(),
+            outcome => outcome.to_lowercase(),
+        };
+        println!("{} {outcome} (revision {})", text(one, "object"), number(one, "revision"));
+    }
+}
+
+pub(crate) fn objects(answer: &Value, output: Output) {
+    let one = [answer.clone()];
+    let objects = if answer["objects"].is_array() { list(answer, "objects") } else { &one };
+    match output {
+        Output::Json => println!("{answer:#}"),
+        Output::Yaml => {
+            for (i, object) in objects.iter().enumerate() {
+                if i > 0 {
+                    println!("---");
+                }
+                print!("{}", xds_types::text::json_to_yaml(&object["resource"]));
+            }
+        }
+        Output::Table => {
+            let mut table = table(&["KIND", "NAME", "REVISION", "SOURCE", "STATE"]);
+            for object in objects {
+                let resource = &object["resource"];
+                let state =
+                    match (object["in_force"] == Value::Bool(true), number(object, "revision_in_force")) {
+                        (true, _) => "in force".to_owned(),
+                        (false, none) if none == "0" => "quarantined".to_owned(),
+                        (false, last) => format!("quarantined; revision {last} in force"),
+                    };
+                table.add_row([
+                    text(resource, "kind").to_owned(),
+                    text(resource, "name").to_owned(),
+                    number(object, "revision"),
+                    text(object, "source").to_owned(),
+                    state,
+                ]);
+            }
+            println!("{table}");
+            for object in objects {
+                problems(object);
+            }
+        }
+    }
+}
+
+pub(crate) fn instances(answer: &Value) {
+    let mut table = table(&["SERVICE", "ID", "ADDRESS", "WEIGHT", "ZONE", "HEALTH", "SOURCE"]);
+    for one in list(answer, "instances") {
+        let instance = &one["instance"];
+        let health = match text(instance, "health") {
+            "" => "healthy".to_owned(),
+            health => health.to_lowercase(),
+        };
+        table.add_row([
+            text(instance, "service").to_owned(),
+            text(instance, "id").to_owned(),
+            format!("{}:{}", text(instance, "address"), number(instance, "port")),
+            number(instance, "weight"),
+            text(instance, "zone").to_owned(),
+            health,
+            text(one, "source").to_owned(),
+        ]);
+    }
+    println!("{table}");
+}
+
+pub(crate) fn status(answer: &Value, output: Output) {
+    match output {
+        Output::Json => return println!("{answer:#}"),
+        Output::Yaml => return print!("{}", xds_types::text::json_to_yaml(answer)),
+        Output::Table => {}
+    }
+    println!(
+        "control plane {}, {} publications, {} connected",
+        text(answer, "control_plane"),
+        number(answer, "publications"),
+        number(answer, "connected_nodes"),
+    );
+    let mut sources = table(&["SOURCE", "STATE", "INSTANCES", "OBJECTS"]);
+    for source in list(answer, "sources") {
+        let state = match (source["synced"] == Value::Bool(true), source["restored"] == Value::Bool(true)) {
+            (true, _) => "synced",
+            (false, true) => "away; last good state from disk",
+            (false, false) => "not reached yet",
+        };
+        sources.add_row([
+            text(source, "name").to_owned(),
+            state.to_owned(),
+            number(source, "instances"),
+            number(source, "objects"),
+        ]);
+    }
+    println!("\n{sources}");
+    let mut nodes = table(&["NODE", "GROUP", "CLIENT", "MODE", "TYPE", "SENT", "ACKED", "STATE"]);
+    for node in list(answer, "nodes") {
+        for kind in list(node, "types") {
+            let state = match &kind["nack"] {
+                Value::Object(_) => format!("REFUSED: {}", text(&kind["nack"], "reason")),
+                _ if text(kind, "sent_version") == text(kind, "acked_version") => "in sync".to_owned(),
+                _ => "waiting".to_owned(),
+            };
+            nodes.add_row([
+                text(node, "id").to_owned(),
+                text(node, "group").to_owned(),
+                text(node, "user_agent").to_owned(),
+                text(node, "mode").to_owned(),
+                text(kind, "type").to_owned(),
+                text(kind, "sent_version").chars().take(12).collect(),
+                text(kind, "acked_version").chars().take(12).collect(),
+                state,
+            ]);
+        }
+    }
+    println!("\n{nodes}");
+    let quarantined = list(answer, "quarantined");
+    for object in quarantined {
+        let resource = &object["resource"];
+        println!("quarantined: {}/{}", text(resource, "kind"), text(resource, "name"));
+        problems(object);
+    }
+}
