@@ -141,16 +141,10 @@ impl Host {
 }
 
 /// The hosts of a cluster at one moment, ready to be picked from.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct HostSet {
     hosts: Box<[Arc<Host>]>,
     selector: Option<Selector>,
-}
-
-impl Default for HostSet {
-    fn default() -> Self {
-        Self { hosts: Box::default(), selector: None }
-    }
 }
 
 impl HostSet {
