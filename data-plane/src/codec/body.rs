@@ -103,7 +103,11 @@ impl Body {
         match self {
             Self::Empty => Some(0),
             Self::Full(bytes) => Some(bytes.len() as u64),
-            Self::Frames(_) => None,
+            Self::Frames(frames) => frames.iter().try_fold(0, |sum, frame| match frame {
+                Frame::Data(bytes) => Some(sum + bytes.len() as u64),
+                // A length and trailers exclude each other in HTTP/1.
+                Frame::Trailers(_) => None,
+            }),
             Self::Stream(source) => source.remaining(),
         }
     }
@@ -112,5 +116,30 @@ impl Body {
 impl From<Bytes> for Body {
     fn from(bytes: Bytes) -> Self {
         if bytes.is_empty() { Self::Empty } else { Self::Full(bytes) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_at_hand_know_their_length_unless_trailers_follow() {
+        let data = Frame::Data(Bytes::from_static(b"abc"));
+        let plain = Body::Frames(VecDeque::from([data.clone(), data.clone()]));
+        assert_eq!(plain.remaining(), Some(6));
+        let mut trailed = Body::Frames(VecDeque::from([data, Frame::Trailers(HeaderList::default())]));
+        assert_eq!(trailed.remaining(), None);
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        assert!(matches!(trailed.poll_frame(&mut cx), Poll::Ready(Some(Ok(Frame::Data(_))))));
+        assert!(matches!(trailed.poll_frame(&mut cx), Poll::Ready(Some(Ok(Frame::Trailers(_))))));
+        assert!(matches!(trailed.poll_frame(&mut cx), Poll::Ready(None)));
+    }
+
+    #[test]
+    fn an_empty_full_body_yields_no_frame() {
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        assert!(matches!(Body::Full(Bytes::new()).poll_frame(&mut cx), Poll::Ready(None)));
+        assert!(Body::from(Bytes::new()).is_empty());
     }
 }

@@ -1,1 +1,66 @@
-//! Tells HTTP/2 from HTTP/1 by the connection preface.
+//! Tells HTTP/2 from HTTP/1 by the connection preface (RFC 9113 3.4), however slowly it comes.
+
+use super::buffer::{self, Size};
+use super::signals::Signals;
+use super::timer::Timer;
+use super::{EndReason, Io, ServerOptions};
+use crate::task::{Phase, Shutdown};
+use bytes::BytesMut;
+use std::future::poll_fn;
+use std::task::Poll;
+use tokio::time::Instant;
+
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// What a connection speaks.
+#[derive(Debug)]
+pub(super) struct Detected {
+    /// What was read on the way.
+    pub(super) received: BytesMut,
+    pub(super) http2: bool,
+}
+
+/// Reads until the bytes are a preface or can no longer become one.
+///
+/// # Errors
+/// When the connection ends first.
+pub(super) async fn detect<S: Io>(
+    io: &mut S,
+    born: Instant,
+    options: &ServerOptions,
+    shutdown: &Shutdown,
+) -> Result<Detected, EndReason> {
+    let mut signals = Signals::new(shutdown.clone());
+    let mut timer = Timer::default();
+    let mut received = BytesMut::new();
+    let mut began = None;
+    poll_fn(|cx| {
+        loop {
+            let seen = received.len().min(PREFACE.len());
+            if received[..seen] != PREFACE[..seen] || seen == PREFACE.len() {
+                let http2 = seen == PREFACE.len() && received.starts_with(PREFACE);
+                return Poll::Ready(Ok(Detected { received: std::mem::take(&mut received), http2 }));
+            }
+            match buffer::poll_fill(io, &mut received, Size::Small, cx) {
+                Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Err(EndReason::Remote)),
+                Poll::Ready(Ok(_)) => {}
+                Poll::Pending => break,
+            }
+        }
+        let idle = received.is_empty();
+        match signals.poll(cx) {
+            Phase::Stopped => return Poll::Ready(Err(EndReason::Stopped)),
+            Phase::Draining if idle => return Poll::Ready(Err(EndReason::Drained)),
+            _ => {}
+        }
+        let (limit, from, reason) = if idle {
+            (options.idle_timeout, born, EndReason::IdleTimeout)
+        } else {
+            let began = *began.get_or_insert_with(Instant::now);
+            let limit = options.request_headers_timeout.or(options.stream_idle_timeout);
+            (limit, began, EndReason::HeadersTimeout)
+        };
+        timer.poll_until(limit.map(|d| from + d), cx).map(|()| Err(reason))
+    })
+    .await
+}

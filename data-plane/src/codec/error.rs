@@ -97,6 +97,8 @@ pub enum EndReason {
     MaxRequests,
     /// The peer broke the protocol.
     Protocol(&'static str),
+    /// The peer did not read its answer for the stream idle timeout.
+    WriteStalled,
     /// The peer did not answer a keepalive ping.
     KeepaliveTimeout,
     /// Drained.

@@ -15,6 +15,10 @@ mod error;
 pub mod h1;
 pub mod h2;
 mod options;
+mod signals;
+#[cfg(test)]
+mod testing;
+mod timer;
 
 pub use body::{Body, BodyError, BodySource, Frame};
 pub use error::{
@@ -23,11 +27,14 @@ pub use error::{
 pub use options::{ClientOptions, ServerOptions};
 
 use crate::task::Shutdown;
+use bytes::BytesMut;
 use data_plane_core::config::CodecType;
 use data_plane_core::headers::{RequestHead, ResponseHead, Version};
+use detect::Detected;
 use std::future::Future;
 use std::rc::Rc;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::Instant;
 
 /// A byte stream a codec can run on: plain TCP, TLS, or a pipe in tests.
 pub trait Io: AsyncRead + AsyncWrite + Unpin + 'static {}
@@ -103,6 +110,20 @@ pub async fn serve<S: Io, H: Handler>(
     handler: Rc<H>,
     shutdown: Shutdown,
 ) -> ConnectionEnd {
-    let _ = (io, protocol, options, handler, shutdown);
-    todo!()
+    let born = Instant::now();
+    let mut io = io;
+    let (received, protocol) = match protocol {
+        CodecType::Auto => match detect::detect(&mut io, born, options, &shutdown).await {
+            Ok(Detected { received, http2: true }) => (received, Version::Http2),
+            Ok(Detected { received, http2: false }) => (received, Version::Http11),
+            Err(reason) => return ConnectionEnd { reason, requests: 0 },
+        },
+        CodecType::Http1 => (BytesMut::new(), Version::Http11),
+        CodecType::Http2 => (BytesMut::new(), Version::Http2),
+    };
+    if protocol == Version::Http2 {
+        h2::serve(io, received, born, options, handler, shutdown).await
+    } else {
+        h1::serve(io, received, born, options, handler, shutdown).await
+    }
 }

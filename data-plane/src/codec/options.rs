@@ -16,6 +16,9 @@ pub struct ServerOptions {
     pub idle_timeout: Option<Duration>,
     /// A head must arrive within this, from its first byte.
     pub request_headers_timeout: Option<Duration>,
+    /// A head that stops coming, and a peer that does not read its answer, are given up after this. Envoy's
+    /// `stream_idle_timeout`; that of the requests themselves is the manager's.
+    pub stream_idle_timeout: Option<Duration>,
     /// Longest life; then the connection drains.
     pub max_connection_duration: Option<Duration>,
     /// Requests before the connection closes.
@@ -43,6 +46,7 @@ impl ServerOptions {
             underscores: hcm.underscores,
             idle_timeout: hcm.idle_timeout,
             request_headers_timeout: hcm.request_headers_timeout,
+            stream_idle_timeout: hcm.stream_idle_timeout,
             max_connection_duration: hcm.max_connection_duration,
             max_requests: hcm.max_requests_per_connection.map(u64::from),
             drain_timeout: hcm.drain_timeout,

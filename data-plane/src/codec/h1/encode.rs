@@ -1,0 +1,337 @@
+//! Heads and bodies onto the wire. Framing headers are written here and nowhere else, from what the body is.
+
+use super::framing::{Length, forbidden_in_trailers};
+use super::parse::{decimal, valid_authority};
+use super::write::WriteBuf;
+use bytes::Bytes;
+use data_plane_core::config::Http1Options;
+use data_plane_core::headers::{HeaderId, HeaderList, RequestHead, ResponseHead, Version};
+use std::fmt::Write as _;
+
+/// How header names are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum NameCase {
+    Lower,
+    Preserve,
+    Proper,
+}
+
+impl NameCase {
+    pub(super) fn of(options: &Http1Options) -> Self {
+        if options.preserve_case {
+            Self::Preserve
+        } else if options.proper_case {
+            Self::Proper
+        } else {
+            Self::Lower
+        }
+    }
+}
+
+/// What an answer's framing depends on besides the answer.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Answering {
+    /// The request's version; HTTP/1.0 knows no chunks.
+    pub(super) version: Version,
+    /// To HEAD: the headers of a body, and none.
+    pub(super) head: bool,
+    /// To CONNECT or an upgrade.
+    pub(super) tunnel: bool,
+}
+
+/// Writes an answer's head. Returns how its body is framed, and whether the connection ends with it.
+///
+/// `remaining` is what the body says of its length.
+pub(super) fn response_head(
+    out: &mut Vec<u8>,
+    head: &ResponseHead,
+    remaining: Option<u64>,
+    to: Answering,
+    mut close: bool,
+    case: NameCase,
+) -> (Encoder, bool) {
+    let given = head.headers.get_id(HeaderId::ContentLength).and_then(decimal);
+    let switching = to.tunnel && (head.status == 101 || (200..300).contains(&head.status));
+    // Which `content-length` to write, and whether to add it when the headers have none.
+    let (length, framing, stated, add) = if switching {
+        (Length::Tunnel, Framing::Raw, None, false)
+    } else if (100..200).contains(&head.status) || head.status == 204 {
+        (Length::None, Framing::None, None, false)
+    } else if to.head || head.status == 304 {
+        let known = given.or(remaining.filter(|n| *n > 0));
+        (Length::None, Framing::None, known, true)
+    } else {
+        match (remaining, given) {
+            (Some(bytes), _) | (None, Some(bytes)) => {
+                (Length::of(bytes), Framing::Fixed(bytes), Some(bytes), true)
+            }
+            (None, None) if to.version == Version::Http10 => {
+                (Length::UntilClose, Framing::Raw, None, false)
+            }
+            (None, None) => (Length::Chunked, Framing::Chunked, None, false),
+        }
+    };
+    close |= matches!(length, Length::UntilClose | Length::Tunnel);
+    status_line(out, head.status, to.version);
+    let mut stated_yet = false;
+    for header in head.headers.iter() {
+        match header.id {
+            HeaderId::Connection
+            | HeaderId::KeepAlive
+            | HeaderId::ProxyConnection
+            | HeaderId::TransferEncoding => {}
+            HeaderId::Upgrade if length != Length::Tunnel => {}
+            HeaderId::ContentLength => {
+                if let Some(bytes) = stated.filter(|_| !stated_yet) {
+                    stated_yet = true;
+                    content_length(out, header.name, bytes, case);
+                }
+            }
+            _ => field(out, header.name, header.value, case),
+        }
+    }
+    match stated {
+        Some(bytes) if add && !stated_yet => content_length(out, b"content-length", bytes, case),
+        _ => {}
+    }
+    if length == Length::Chunked {
+        field(out, b"transfer-encoding", b"chunked", case);
+    }
+    if head.status == 101 && length == Length::Tunnel {
+        field(out, b"connection", b"upgrade", case);
+    } else if length == Length::Tunnel {
+    } else if close {
+        field(out, b"connection", b"close", case);
+    } else if to.version == Version::Http10 {
+        field(out, b"connection", b"keep-alive", case);
+    }
+    out.extend_from_slice(b"\r\n");
+    (Encoder::new(framing), close)
+}
+
+/// Writes a request's head. Returns how its body is framed.
+///
+/// # Errors
+/// When method, path or authority would not be one token on the wire.
+pub(super) fn request_head(
+    out: &mut Vec<u8>,
+    head: &RequestHead,
+    remaining: Option<u64>,
+    upgrade: bool,
+    case: NameCase,
+) -> Result<Encoder, &'static str> {
+    let connect = &*head.method == "CONNECT";
+    let target = if connect { &head.authority } else { &head.path };
+    if target.is_empty() || !target.bytes().all(|b| b > b' ' && b != 0x7f) {
+        return Err("request target is not valid");
+    }
+    if head.method.is_empty() || !head.method.bytes().all(is_token) {
+        return Err("request method is not valid");
+    }
+    if !valid_authority(head.authority.as_bytes()) {
+        return Err("request authority is not valid");
+    }
+    let given = head.headers.get_id(HeaderId::ContentLength).and_then(decimal);
+    let (framing, stated) = if upgrade || connect {
+        (Framing::Raw, None)
+    } else {
+        match (remaining, given) {
+            // As Envoy: nothing is said of the length of what GET and HEAD do not carry.
+            (Some(0), None) if matches!(&*head.method, "GET" | "HEAD") => (Framing::None, None),
+            (Some(bytes), _) | (None, Some(bytes)) => (Framing::Fixed(bytes), Some(bytes)),
+            (None, None) => (Framing::Chunked, None),
+        }
+    };
+    out.extend_from_slice(head.method.as_bytes());
+    out.push(b' ');
+    out.extend_from_slice(target.as_bytes());
+    out.extend_from_slice(b" HTTP/1.1\r\n");
+    field(out, b"host", head.authority.as_bytes(), case);
+    let mut stated_yet = false;
+    for header in head.headers.iter() {
+        match header.id {
+            HeaderId::Host
+            | HeaderId::Connection
+            | HeaderId::KeepAlive
+            | HeaderId::ProxyConnection
+            | HeaderId::Http2Settings
+            | HeaderId::TransferEncoding => {}
+            HeaderId::Upgrade if !upgrade => {}
+            HeaderId::Te if !header.value.eq_ignore_ascii_case(b"trailers") => {}
+            HeaderId::ContentLength => {
+                if let Some(bytes) = stated.filter(|_| !stated_yet) {
+                    stated_yet = true;
+                    content_length(out, header.name, bytes, case);
+                }
+            }
+            _ => field(out, header.name, header.value, case),
+        }
+    }
+    match stated {
+        Some(bytes) if !stated_yet => content_length(out, b"content-length", bytes, case),
+        _ => {}
+    }
+    if framing == Framing::Chunked {
+        field(out, b"transfer-encoding", b"chunked", case);
+    }
+    if upgrade {
+        field(out, b"connection", b"upgrade", case);
+    } else if head.headers.get_id(HeaderId::Te).is_some_and(|v| v.eq_ignore_ascii_case(b"trailers")) {
+        // RFC 9110 10.1.4: `te` is hop by hop and says so.
+        field(out, b"connection", b"te", case);
+    }
+    out.extend_from_slice(b"\r\n");
+    Ok(Encoder::new(framing))
+}
+
+/// RFC 9110 5.6.2.
+fn is_token(b: u8) -> bool {
+    b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b)
+}
+
+fn status_line(out: &mut Vec<u8>, status: u16, version: Version) {
+    if status == 200 && version != Version::Http10 {
+        return out.extend_from_slice(b"HTTP/1.1 200 OK\r\n");
+    }
+    out.extend_from_slice(if version == Version::Http10 { b"HTTP/1.0 " } else { b"HTTP/1.1 " });
+    out.extend_from_slice(itoa::Buffer::new().format(status).as_bytes());
+    out.push(b' ');
+    let reason = http::StatusCode::from_u16(status).ok().and_then(|s| s.canonical_reason());
+    out.extend_from_slice(reason.unwrap_or("Unknown").as_bytes());
+    out.extend_from_slice(b"\r\n");
+}
+
+fn content_length(out: &mut Vec<u8>, name: &[u8], bytes: u64, case: NameCase) {
+    field(out, name, itoa::Buffer::new().format(bytes).as_bytes(), case);
+}
+
+/// Writes a header line; one that would be more than a line is left out, whoever made it.
+fn field(out: &mut Vec<u8>, name: &[u8], value: &[u8], case: NameCase) {
+    if memchr::memchr3(b'\r', b'\n', 0, value).is_some() || name.is_empty() || !name.iter().all(|b| is_name(*b)) {
+        return;
+    }
+    let at = out.len();
+    out.extend_from_slice(name);
+    match case {
+        NameCase::Lower => out[at..].make_ascii_lowercase(),
+        NameCase::Preserve => {}
+        NameCase::Proper => proper(&mut out[at..]),
+    }
+    out.extend_from_slice(b": ");
+    out.extend_from_slice(value);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Cheaper than [`is_token`], and enough to keep a line a line.
+fn is_name(b: u8) -> bool {
+    b > b' ' && b < 0x7f && b != b':'
+}
+
+/// Envoy `proper_case_words`: upper case at the start and after anything that is not alphanumeric.
+fn proper(name: &mut [u8]) {
+    let mut start = true;
+    for b in name {
+        if start {
+            b.make_ascii_uppercase();
+        } else {
+            b.make_ascii_lowercase();
+        }
+        start = !b.is_ascii_alphanumeric();
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Framing {
+    None,
+    /// Bytes still owed.
+    Fixed(u64),
+    Chunked,
+    /// As they are: a tunnel, or a body that ends with the connection.
+    Raw,
+}
+
+/// Encodes one body.
+#[derive(Debug)]
+pub(super) struct Encoder {
+    framing: Framing,
+}
+
+/// A body is not as long as the head said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Mismatch;
+
+impl Encoder {
+    fn new(framing: Framing) -> Self {
+        Self { framing }
+    }
+
+    /// Whether there is nothing to send, so that the body need not be read.
+    pub(super) fn is_none(&self) -> bool {
+        matches!(self.framing, Framing::None | Framing::Fixed(0))
+    }
+
+    pub(super) fn is_raw(&self) -> bool {
+        self.framing == Framing::Raw
+    }
+
+    /// Queues a piece of the body.
+    pub(super) fn data(&mut self, out: &mut WriteBuf, data: Bytes) -> Result<(), Mismatch> {
+        match &mut self.framing {
+            Framing::None => {}
+            Framing::Raw => out.push(data, b""),
+            Framing::Fixed(left) => {
+                *left = left.checked_sub(data.len() as u64).ok_or(Mismatch)?;
+                out.push(data, b"");
+            }
+            Framing::Chunked => {
+                let mut line = Line::default();
+                // INVARIANT: 16 digits and CRLF fit.
+                let _ = write!(line, "{:x}\r\n", data.len());
+                out.head().extend_from_slice(&line.bytes[..line.len]);
+                out.push(data, b"\r\n");
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends the body.
+    pub(super) fn end(
+        &mut self,
+        out: &mut WriteBuf,
+        trailers: Option<&HeaderList>,
+        case: NameCase,
+    ) -> Result<(), Mismatch> {
+        match self.framing {
+            Framing::Fixed(left) if left > 0 => return Err(Mismatch),
+            Framing::Chunked => {
+                let out = out.head();
+                out.extend_from_slice(b"0\r\n");
+                for header in trailers.iter().flat_map(|t| t.iter()) {
+                    if !forbidden_in_trailers(header.name) {
+                        field(out, header.name, header.value, case);
+                    }
+                }
+                out.extend_from_slice(b"\r\n");
+            }
+            _ => {}
+        }
+        self.framing = Framing::None;
+        Ok(())
+    }
+}
+
+/// A chunk-size line being formatted.
+#[derive(Default)]
+struct Line {
+    bytes: [u8; 18],
+    len: usize,
+}
+
+impl std::fmt::Write for Line {
+    fn write_str(&mut self, text: &str) -> std::fmt::Result {
+        let end = self.len + text.len();
+        self.bytes.get_mut(self.len..end).ok_or(std::fmt::Error)?.copy_from_slice(text.as_bytes());
+        self.len = end;
+        Ok(())
+    }
+}

@@ -1,0 +1,44 @@
+//! The process's end, as a connection sees it.
+
+use crate::task::{Phase, Shutdown};
+use std::future::Future;
+use std::pin::Pin;
+use std::task::Context;
+
+/// The process's end, watched without asking anew for each request.
+pub(super) struct Signals {
+    shutdown: Shutdown,
+    waiting_for: Phase,
+    stopped: bool,
+    wait: Pin<Box<dyn Future<Output = ()>>>,
+}
+
+impl Signals {
+    pub(super) fn new(shutdown: Shutdown) -> Self {
+        let wait = Self::wait(&shutdown, Phase::Draining);
+        Self { shutdown, waiting_for: Phase::Draining, stopped: false, wait }
+    }
+
+    fn wait(shutdown: &Shutdown, phase: Phase) -> Pin<Box<dyn Future<Output = ()>>> {
+        let mut shutdown = shutdown.clone();
+        Box::pin(async move { shutdown.reached(phase).await })
+    }
+
+    /// The phase reached, without registering for the next.
+    pub(super) fn phase(&self) -> Phase {
+        self.shutdown.phase()
+    }
+
+    /// The phase reached; registers for the next.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Phase {
+        if self.waiting_for == Phase::Draining && self.wait.as_mut().poll(cx).is_ready() {
+            self.waiting_for = Phase::Stopped;
+            self.wait = Self::wait(&self.shutdown, Phase::Stopped);
+        }
+        if self.waiting_for == Phase::Draining {
+            return Phase::Running;
+        }
+        self.stopped = self.stopped || self.wait.as_mut().poll(cx).is_ready();
+        if self.stopped { Phase::Stopped } else { Phase::Draining }
+    }
+}
