@@ -28,9 +28,6 @@ pub enum ProtocolErrorKind {
     /// HTTP/1.0 while it is not accepted.
     #[error("version too old")]
     VersionTooOld,
-    /// No host to route by.
-    #[error("missing host")]
-    MissingHost,
     /// A transfer coding other than chunked.
     #[error("unsupported transfer coding")]
     TransferCoding,
@@ -48,7 +45,7 @@ impl ProtocolError {
     /// Status of the answer.
     pub fn status(&self) -> u16 {
         match self.kind {
-            ProtocolErrorKind::Malformed | ProtocolErrorKind::MissingHost => 400,
+            ProtocolErrorKind::Malformed => 400,
             ProtocolErrorKind::HeadersTooLarge => 431,
             ProtocolErrorKind::HeadersTimeout => 408,
             ProtocolErrorKind::VersionTooOld => 426,
@@ -60,7 +57,6 @@ impl ProtocolError {
     pub fn body(&self) -> &'static str {
         match self.kind {
             ProtocolErrorKind::Malformed => "Bad Request",
-            ProtocolErrorKind::MissingHost => "",
             ProtocolErrorKind::HeadersTooLarge => "Request Header Fields Too Large",
             ProtocolErrorKind::HeadersTimeout => "request header timeout",
             ProtocolErrorKind::VersionTooOld => "Upgrade Required",

@@ -29,8 +29,6 @@ pub struct ServerOptions {
     pub delayed_close: Option<Duration>,
     /// Leave `expect: 100-continue` to the upstream instead of answering it.
     pub proxy_100_continue: bool,
-    /// Upgrades may be asked for; else they are ordinary requests.
-    pub upgrades: bool,
     /// HTTP/1 knobs.
     pub http1: Http1Options,
     /// HTTP/2 knobs.
@@ -52,7 +50,6 @@ impl ServerOptions {
             drain_timeout: hcm.drain_timeout,
             delayed_close: hcm.delayed_close_timeout,
             proxy_100_continue: hcm.proxy_100_continue,
-            upgrades: !hcm.upgrades.is_empty(),
             http1: hcm.http1.clone(),
             http2: hcm.http2.clone(),
         }

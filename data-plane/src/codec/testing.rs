@@ -45,7 +45,6 @@ pub(super) fn options() -> ServerOptions {
         drain_timeout: Duration::from_secs(5),
         delayed_close: Some(Duration::from_secs(1)),
         proxy_100_continue: false,
-        upgrades: false,
         http1: http1(),
         http2: http2(),
     }
@@ -99,7 +98,9 @@ pub(super) struct Fake {
 }
 
 impl Fake {
-    pub(super) fn new<F: Future<Output = Reply> + 'static>(answer: impl Fn(Request) -> F + 'static) -> Rc<Self> {
+    pub(super) fn new<F: Future<Output = Reply> + 'static>(
+        answer: impl Fn(Request) -> F + 'static,
+    ) -> Rc<Self> {
         Rc::new(Self {
             answer: Box::new(move |request| Box::pin(answer(request))),
             seen: RefCell::default(),
@@ -132,20 +133,18 @@ impl Handler for Fake {
 }
 
 /// A connection being served, its client end, and the switch of the process.
-pub(super) struct Served<F> {
+pub(super) struct Served {
     pub(super) client: DuplexStream,
-    pub(super) server: Pin<Box<F>>,
+    pub(super) server: Pin<Box<dyn Future<Output = ConnectionEnd>>>,
     pub(super) process: ShutdownTrigger,
 }
 
-pub(super) fn served(
-    options: &ServerOptions,
-    protocol: CodecType,
-    handler: Rc<Fake>,
-) -> Served<impl Future<Output = ConnectionEnd>> {
+pub(super) fn served(options: &ServerOptions, protocol: CodecType, handler: Rc<Fake>) -> Served {
     let (client, server) = duplex(64 * 1024);
     let (process, watch): (ShutdownTrigger, Shutdown) = shutdown();
-    Served { client, server: Box::pin(serve(server, protocol, options, handler, watch)), process }
+    let options = options.clone();
+    let server = Box::pin(async move { serve(server, protocol, &options, handler, watch).await });
+    Served { client, server, process }
 }
 
 /// Sends `pieces` one by one, and reads to the connection's end.
@@ -154,7 +153,8 @@ pub(super) async fn converse(
     handler: &Rc<Fake>,
     pieces: &[&[u8]],
 ) -> (String, ConnectionEnd) {
-    let Served { mut client, server, process: _process } = served(options, CodecType::Auto, Rc::clone(handler));
+    let Served { mut client, server, process: _process } =
+        served(options, CodecType::Auto, Rc::clone(handler));
     let talk = async {
         for piece in pieces {
             client.write_all(piece).await.unwrap();

@@ -102,7 +102,8 @@ impl<S: Io> ClientConn<S> {
                 return Err(ExchangeError { kind, response_started: false, unsent_body: Some(body) });
             }
         };
-        let expects = head.headers.get_id(HeaderId::Expect).is_some_and(|v| v.eq_ignore_ascii_case(b"100-continue"));
+        let expects =
+            head.headers.get_id(HeaderId::Expect).is_some_and(|v| v.eq_ignore_ascii_case(b"100-continue"));
         let mut patience =
             (expects && !encoder.is_none()).then(|| Box::pin(tokio::time::sleep(CONTINUE_PATIENCE)));
         let kept = if let Body::Full(bytes) = &body { Some(bytes.clone()) } else { None };
@@ -151,8 +152,9 @@ impl<S: Io> ClientConn<S> {
         })
         .await;
         match answered {
-            Ok(parts) if parts.head.status == 101 && !upgrade => Err(flow
-                .error(ExchangeErrorKind::Protocol("101 to a request without upgrade"))),
+            Ok(parts) if parts.head.status == 101 && !upgrade => {
+                Err(flow.error(ExchangeErrorKind::Protocol("101 to a request without upgrade")))
+            }
             Ok(parts) => Ok(flow.respond(parts, reuse)),
             Err(kind) => Err(flow.error(kind)),
         }

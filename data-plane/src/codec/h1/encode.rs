@@ -65,9 +65,7 @@ pub(super) fn response_head(
             (Some(bytes), _) | (None, Some(bytes)) => {
                 (Length::of(bytes), Framing::Fixed(bytes), Some(bytes), true)
             }
-            (None, None) if to.version == Version::Http10 => {
-                (Length::UntilClose, Framing::Raw, None, false)
-            }
+            (None, None) if to.version == Version::Http10 => (Length::UntilClose, Framing::Raw, None, false),
             (None, None) => (Length::Chunked, Framing::Chunked, None, false),
         }
     };
@@ -90,20 +88,22 @@ pub(super) fn response_head(
             _ => field(out, header.name, header.value, case),
         }
     }
+    // Envoy's order: what the connection does, then what the codec adds about the body.
+    if length == Length::Tunnel {
+        if head.status == 101 {
+            field(out, b"connection", b"upgrade", case);
+        }
+    } else if close {
+        field(out, b"connection", b"close", case);
+    } else if to.version == Version::Http10 {
+        field(out, b"connection", b"keep-alive", case);
+    }
     match stated {
         Some(bytes) if add && !stated_yet => content_length(out, b"content-length", bytes, case),
         _ => {}
     }
     if length == Length::Chunked {
         field(out, b"transfer-encoding", b"chunked", case);
-    }
-    if head.status == 101 && length == Length::Tunnel {
-        field(out, b"connection", b"upgrade", case);
-    } else if length == Length::Tunnel {
-    } else if close {
-        field(out, b"connection", b"close", case);
-    } else if to.version == Version::Http10 {
-        field(out, b"connection", b"keep-alive", case);
     }
     out.extend_from_slice(b"\r\n");
     (Encoder::new(framing), close)
@@ -207,7 +207,10 @@ fn content_length(out: &mut Vec<u8>, name: &[u8], bytes: u64, case: NameCase) {
 
 /// Writes a header line; one that would be more than a line is left out, whoever made it.
 fn field(out: &mut Vec<u8>, name: &[u8], value: &[u8], case: NameCase) {
-    if memchr::memchr3(b'\r', b'\n', 0, value).is_some() || name.is_empty() || !name.iter().all(|b| is_name(*b)) {
+    if memchr::memchr3(b'\r', b'\n', 0, value).is_some()
+        || name.is_empty()
+        || !name.iter().all(|b| is_name(*b))
+    {
         return;
     }
     let at = out.len();
@@ -315,7 +318,9 @@ impl Encoder {
             }
             _ => {}
         }
-        self.framing = Framing::None;
+        if !self.is_raw() {
+            self.framing = Framing::None;
+        }
         Ok(())
     }
 }

@@ -22,7 +22,6 @@ pub(super) mod details {
     pub(crate) const BODY_DISALLOWED: &str = "http1.body_disallowed";
     pub(crate) const UNDERSCORE: &str = "http1.unexpected_underscore";
     pub(crate) const LOW_VERSION: &str = "low_version";
-    pub(crate) const MISSING_HOST: &str = "missing_host_header";
     pub(crate) const HEADER_TIMEOUT: &str = "request_header_timeout";
 }
 
@@ -43,7 +42,7 @@ pub(super) struct RequestParts {
     /// The client lets the connection go on.
     pub(super) keep_alive: bool,
     pub(super) expect_continue: bool,
-    /// CONNECT or an accepted kind of upgrade.
+    /// CONNECT or an upgrade.
     pub(super) upgrade: bool,
 }
 
@@ -60,10 +59,7 @@ pub(super) struct ResponseParts {
 const INLINE_HEADERS: usize = 128;
 
 /// Parses a request head at the beginning of `bytes`.
-pub(super) fn request(
-    bytes: &[u8],
-    options: &ServerOptions,
-) -> Result<Parsed<RequestParts>, ProtocolError> {
+pub(super) fn request(bytes: &[u8], options: &ServerOptions) -> Result<Parsed<RequestParts>, ProtocolError> {
     let mut inline = [const { MaybeUninit::<httparse::Header<'_>>::uninit() }; INLINE_HEADERS];
     let mut spilled = Vec::new();
     let headers = room(&mut inline, &mut spilled, options.max_headers);
@@ -124,19 +120,15 @@ pub(super) fn request(
         (None, _) if version == Version::Http10 && !options.http1.default_host_for_http_10.is_empty() => {
             options.http1.default_host_for_http_10.to_string()
         }
-        (None, _) => {
-            return Err(ProtocolError {
-                kind: ProtocolErrorKind::MissingHost,
-                details: details::MISSING_HOST,
-            });
-        }
+        // What to answer without a host is the manager's to say.
+        (None, _) => String::new(),
     };
     let length = request_length(&fields, version)?;
     if connect && length != Length::None {
         return Err(ProtocolError::malformed(details::BODY_DISALLOWED));
     }
     let keep_alive = fields.keep_alive(version);
-    let upgrade = connect || wants_upgrade(&mut fields, version, length, options);
+    let upgrade = connect || wants_upgrade(&mut fields, version, length);
     let expect_continue = version == Version::Http11 && fields.expect_continue && length != Length::None;
     let head = RequestHead {
         method: method.into(),
@@ -340,13 +332,13 @@ pub(super) fn decimal(value: &[u8]) -> Option<u64> {
 
 /// Whether the request asks for an upgrade that may be granted. `h2c` is not one: its headers are dropped, as Envoy
 /// does, and the request is served in HTTP/1.1.
-fn wants_upgrade(fields: &mut Fields, version: Version, length: Length, options: &ServerOptions) -> bool {
+fn wants_upgrade(fields: &mut Fields, version: Version, length: Length) -> bool {
     if !fields.upgrade || version != Version::Http11 {
         return false;
     }
     let h2c = fields.list.get_id(HeaderId::Upgrade).is_some_and(|v| v.eq_ignore_ascii_case(b"h2c"));
     let ask = fields.list.contains_id(HeaderId::Upgrade);
-    if h2c || !ask || length != Length::None || !options.upgrades {
+    if h2c || !ask || length != Length::None {
         fields.list.remove_id(HeaderId::Upgrade);
         fields.list.remove_id(HeaderId::Http2Settings);
         return false;

@@ -97,7 +97,8 @@ impl<S: Io, H: Handler> Connection<'_, S, H> {
             let link = &mut *self.link.borrow_mut();
             loop {
                 let length = link.read.len();
-                let due = length >= 2 * seen || memchr::memmem::find(&link.read[seen.saturating_sub(3)..], b"\r\n\r\n").is_some();
+                let due = length >= 2 * seen
+                    || memchr::memmem::find(&link.read[seen.saturating_sub(3)..], b"\r\n\r\n").is_some();
                 if length > seen && (due || length > self.options.max_head_bytes) {
                     seen = length;
                     match parse::request(&link.read, self.options) {
@@ -417,7 +418,10 @@ impl<S: Io, H: Handler> Connection<'_, S, H> {
                 }
             }
             let gone = link.ended.is_some() && shut;
-            if gone || self.timer.poll_until(deadline, cx).is_ready() || self.signals.poll(cx) == Phase::Stopped {
+            if gone
+                || self.timer.poll_until(deadline, cx).is_ready()
+                || self.signals.poll(cx) == Phase::Stopped
+            {
                 return Poll::Ready(());
             }
             Poll::Pending
@@ -436,4 +440,3 @@ fn drop_rest<S: Io>(link: &mut Link<S>) {
         }
     }
 }
-
