@@ -322,7 +322,6 @@ impl Served {
                 stats.manager.downstream_rq_header_timeout.inc();
                 false
             }
-            ProtocolErrorKind::MissingHost => false,
             _ => {
                 stats.manager.downstream_cx_protocol_error.inc();
                 true
