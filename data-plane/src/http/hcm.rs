@@ -317,16 +317,12 @@ impl Served {
 
     fn refuse(self: &Rc<Self>, error: &ProtocolError) -> Option<Reply> {
         let stats = &self.hcm.stats;
-        let protocol = match error.kind {
-            ProtocolErrorKind::HeadersTimeout => {
-                stats.manager.downstream_rq_header_timeout.inc();
-                false
-            }
-            _ => {
-                stats.manager.downstream_cx_protocol_error.inc();
-                true
-            }
-        };
+        let protocol = error.kind != ProtocolErrorKind::HeadersTimeout;
+        if protocol {
+            stats.manager.downstream_cx_protocol_error.inc();
+        } else {
+            stats.manager.downstream_rq_header_timeout.inc();
+        }
         let version = self.protocol.get().unwrap_or(Version::Http11);
         stats.request(version);
         let mut cx = StreamCx::bare(self, version);

@@ -21,6 +21,10 @@ mod stream;
 mod tail;
 mod timeouts;
 mod vitals;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
 mod worker;
 
 pub use access_log::{AccessLogs, FLUSH_INTERVAL, Sink};

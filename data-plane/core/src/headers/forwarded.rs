@@ -46,7 +46,7 @@ impl Rules {
 }
 
 /// Who this proxy says it is (Envoy `add_user_agent`).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct UserAgent {
     /// `--service-cluster`.
     pub cluster: Box<str>,

@@ -143,7 +143,10 @@ impl Router {
         let sent = served.worker.upstream.send(&cluster, &host, head, body).await;
         match sent {
             Ok(exchange) => Ok(self.answered(exchange, &host, head, cx)),
-            Err(error) => Err(self.failed(&error.kind, &host, head, cx)),
+            Err(error) => {
+                cx.upstream.transport_failure = error.transport_failure;
+                Err(self.failed(&error.kind, &host, head, cx))
+            }
         }
     }
 
@@ -171,6 +174,7 @@ impl Router {
             head.headers.set_id(HeaderId::XEnvoyUpstreamServiceTime, digits.format(elapsed).as_bytes());
         }
         self.edit_response(&mut head, request, cx);
+        Self::count_attempts(&mut head, cx);
         (head, body)
     }
 
