@@ -19,12 +19,12 @@ mod route_slot;
 mod stats;
 mod stream;
 mod tail;
-mod timeouts;
-mod vitals;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod tests;
+mod timeouts;
+mod vitals;
 mod worker;
 
 pub use access_log::{AccessLogs, FLUSH_INTERVAL, Sink};

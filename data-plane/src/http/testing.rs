@@ -128,7 +128,8 @@ static_resources:
         let yaml = self.yaml(&log.display().to_string());
         let proto: Bootstrap = xds_types::text::from_yaml(&yaml).unwrap_or_else(|e| panic!("{e}\n{yaml}"));
         let mut diagnostics = Diagnostics::default();
-        let bootstrap = translate::bootstrap(proto, &Path::root(""), &mut diagnostics, &Options::new(&NoData));
+        let bootstrap =
+            translate::bootstrap(proto, &Path::root(""), &mut diagnostics, &Options::new(&NoData));
         let Ok(bootstrap) = bootstrap else { panic!("{diagnostics:?}\n{yaml}") };
 
         let stats = Registry::new(1);
@@ -203,9 +204,12 @@ impl Proxy {
 
     /// A counter or gauge by its full name; zero when there is none.
     pub(super) fn stat(&self, name: &str) -> u64 {
-        let found = self.deps.stats.collect().into_iter().find(|m| {
-            name.strip_prefix(&*m.scope.prefix) == Some(&*m.name)
-        });
+        let found = self
+            .deps
+            .stats
+            .collect()
+            .into_iter()
+            .find(|m| name.strip_prefix(&*m.scope.prefix) == Some(&*m.name));
         match found.map(|m| m.value) {
             Some(MetricValue::Counter(value) | MetricValue::Gauge(value)) => value,
             Some(MetricValue::Histogram(histogram)) => histogram.count,
@@ -237,7 +241,8 @@ pub(super) async fn answer(client: &mut (impl AsyncReadExt + Unpin)) -> String {
 
 /// Line feeds only, the date as `DATE`.
 fn plain(text: &str) -> String {
-    let line = |line: &str| if line.starts_with("date: ") { "date: DATE".to_owned() } else { line.to_owned() };
+    let line =
+        |line: &str| if line.starts_with("date: ") { "date: DATE".to_owned() } else { line.to_owned() };
     let lines: Vec<_> = text.split("\r\n").map(line).collect();
     lines.join("\n")
 }
@@ -302,7 +307,9 @@ async fn converse(mut stream: TcpStream, script: Rc<impl Fn(&str) -> Act>, log: 
         bytes.drain(..end);
         let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
         let mut owed = length.map_or(0, |length| length.parse::<usize>().unwrap());
-        let lines = head.lines().map(|line| if line.starts_with("x-request-id: ") { "x-request-id: ID" } else { line });
+        let lines = head
+            .lines()
+            .map(|line| if line.starts_with("x-request-id: ") { "x-request-id: ID" } else { line });
         log.borrow_mut().push(lines.collect::<Vec<_>>().join("\n"));
         let act = script(&head);
         // An early answer does not wait for the body.

@@ -105,9 +105,15 @@ fn local_replies_are_envoys_byte_for_byte() {
                 "GET /refused HTTP/1.1 503 UF upstream_reset_before_response_started{{remote_connection_failure|\
                  delayed_connect_error:_Connection_refused}} 0 98 {refused} refused 1"
             ),
-            format!("GET /up/close HTTP/1.1 503 UC upstream_reset_before_response_started{{connection_termination}} 0 95 {host} up 1"),
-            format!("GET /up/reset HTTP/1.1 503 UC upstream_reset_before_response_started{{connection_termination}} 0 95 {host} up 1"),
-            format!("GET /up/garbage HTTP/1.1 502 UPE upstream_reset_before_response_started{{protocol_error}} 0 87 {host} up 1"),
+            format!(
+                "GET /up/close HTTP/1.1 503 UC upstream_reset_before_response_started{{connection_termination}} 0 95 {host} up 1"
+            ),
+            format!(
+                "GET /up/reset HTTP/1.1 503 UC upstream_reset_before_response_started{{connection_termination}} 0 95 {host} up 1"
+            ),
+            format!(
+                "GET /up/garbage HTTP/1.1 502 UPE upstream_reset_before_response_started{{protocol_error}} 0 87 {host} up 1"
+            ),
             "GET /direct HTTP/1.1 200 - direct_response 0 5 - - 0".into(),
             "GET /gone HTTP/1.1 204 - direct_response 0 0 - - 0".into(),
             "GET /redirect?a=b HTTP/1.1 301 - direct_response 0 0 - - 0".into(),
@@ -370,7 +376,8 @@ fn head_requests_get_the_head_of_local_replies() {
         let clusters: &[(&str, &[_])] = &[("up", &[])];
         let proxy = Setup { routes: TO_UP, clusters, ..Setup::default() }.start();
         let mut client = proxy.connect();
-        let requests = "HEAD / HTTP/1.1\r\nhost: a\r\n\r\nHEAD / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
+        let requests =
+            "HEAD / HTTP/1.1\r\nhost: a\r\n\r\nHEAD / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
         client.write_all(requests.as_bytes()).await.unwrap();
         // Two heads in a row: no body came between them.
         let got = answer(&mut client).await;
@@ -404,7 +411,9 @@ fn a_route_timeout_is_answered_with_504() {
         let (proxy, _upstream) = proxied(LOG, routes).await;
         let start = tokio::time::Instant::now();
         let got = proxy.get("/silence").await;
-        assert!(start.elapsed() >= Duration::from_millis(500) && start.elapsed() < Duration::from_millis(600));
+        assert!(
+            start.elapsed() >= Duration::from_millis(500) && start.elapsed() < Duration::from_millis(600)
+        );
         assert!(got.starts_with("HTTP/1.1 504 Gateway Timeout\n"), "{got}");
         assert!(got.ends_with("\n\nupstream request timeout"), "{got}");
         assert!(proxy.log().contains(" 504 UT response_timeout "));
@@ -437,7 +446,11 @@ fn the_streams_deadlines_are_answered_by_what_the_client_owes() {
         let (proxy, _upstream) = proxied(&format!("request_timeout: 2s\n{LOG}"), routes).await;
         let post = |path: &str| format!("POST {path} HTTP/1.1\r\nhost: a\r\ncontent-length: 10\r\n\r\nabc");
         for (request, status, body) in [
-            ("GET /long HTTP/1.1\r\nhost: a\r\n\r\n".to_owned(), "504 Gateway Timeout", "downstream duration timeout"),
+            (
+                "GET /long HTTP/1.1\r\nhost: a\r\n\r\n".to_owned(),
+                "504 Gateway Timeout",
+                "downstream duration timeout",
+            ),
             (post("/long"), "408 Request Timeout", "downstream duration timeout"),
             ("GET /idle HTTP/1.1\r\nhost: a\r\n\r\n".to_owned(), "504 Gateway Timeout", "stream timeout"),
             (post("/idle"), "408 Request Timeout", "stream timeout"),
@@ -449,10 +462,16 @@ fn the_streams_deadlines_are_answered_by_what_the_client_owes() {
         }
         let log = proxy.log();
         let details: Vec<_> = log.lines().map(|line| line.split(' ').nth(5).unwrap()).collect();
-        assert_eq!(details, [
-            "max_duration_timeout", "max_duration_timeout", "stream_idle_timeout", "stream_idle_timeout",
-            "request_overall_timeout",
-        ]);
+        assert_eq!(
+            details,
+            [
+                "max_duration_timeout",
+                "max_duration_timeout",
+                "stream_idle_timeout",
+                "stream_idle_timeout",
+                "request_overall_timeout",
+            ]
+        );
         assert_eq!(proxy.stat("http.test.downstream_rq_idle_timeout"), 2);
         assert_eq!(proxy.stat("http.test.downstream_rq_max_duration_reached"), 2);
         assert_eq!(proxy.stat("http.test.downstream_rq_timeout"), 1);
@@ -479,7 +498,11 @@ fn a_client_that_leaves_is_logged_as_such() {
         tokio::time::sleep(Duration::from_millis(10)).await;
         drop(client);
         tokio::time::sleep(Duration::from_millis(10)).await;
-        assert!(proxy.log().contains("GET /silence HTTP/1.1 0 DC downstream_remote_disconnect 0 0 "), "{}", proxy.log());
+        assert!(
+            proxy.log().contains("GET /silence HTTP/1.1 0 DC downstream_remote_disconnect 0 0 "),
+            "{}",
+            proxy.log()
+        );
         assert_eq!(proxy.stat("http.test.downstream_rq_rx_reset"), 1);
         assert_eq!(proxy.stat("http.test.downstream_rq_active"), 0);
         assert_eq!(proxy.stat("http.test.downstream_cx_active"), 0);
