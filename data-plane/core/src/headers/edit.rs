@@ -134,3 +134,113 @@ impl Values {
         &self.bytes[start..self.ends[index]]
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::headers::format::Missing;
+    use crate::headers::{Scheme, Version};
+    use std::time::SystemTime;
+
+    fn add(name: &str, value: &str, action: AppendAction) -> HeaderAdd {
+        let value = Format::compile(value, Missing::Empty).unwrap();
+        HeaderAdd { name: name.into(), value, action, keep_empty_value: false }
+    }
+
+    fn edited(headers: &[(&str, &str)], remove: &[&str], add: Vec<HeaderAdd>) -> Vec<(String, String)> {
+        let mut head = RequestHead {
+            method: "GET".into(),
+            path: "/p".into(),
+            authority: "h".into(),
+            scheme: Scheme::Http,
+            version: Version::Http11,
+            headers: HeaderList::default(),
+        };
+        for (name, value) in headers {
+            head.headers.append(name.as_bytes(), value.as_bytes());
+        }
+        let remove = remove.iter().map(|name| (*name).into()).collect();
+        HeaderEdits { remove, add }.apply_request(&mut head, &Record::new(SystemTime::UNIX_EPOCH));
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+        head.headers.iter().map(|header| (text(header.name), text(header.value))).collect()
+    }
+
+    fn pairs(headers: &[(&str, &str)]) -> Vec<(String, String)> {
+        headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    }
+
+    #[test]
+    fn each_action_treats_present_and_absent_headers_its_way() {
+        use AppendAction::{AddIfAbsent, AppendOrAdd, OverwriteIfExists, OverwriteOrAdd};
+        for (action, present, absent) in [
+            (AppendOrAdd, &[("x", "old"), ("x", "new")][..], &[("x", "new")][..]),
+            (AddIfAbsent, &[("x", "old")], &[("x", "new")]),
+            (OverwriteOrAdd, &[("x", "new")], &[("x", "new")]),
+            (OverwriteIfExists, &[("x", "new")], &[]),
+        ] {
+            assert_eq!(
+                edited(&[("x", "old")], &[], vec![add("x", "new", action)]),
+                pairs(present),
+                "{action:?}"
+            );
+            assert_eq!(edited(&[], &[], vec![add("x", "new", action)]), pairs(absent), "{action:?}");
+        }
+    }
+
+    #[test]
+    fn removal_comes_before_addition() {
+        let added = vec![add("x", "%REQ(x)%new", AppendAction::AddIfAbsent)];
+        assert_eq!(edited(&[("X", "old"), ("y", "1")], &["x"], added), pairs(&[("y", "1"), ("x", "new")]));
+    }
+
+    #[test]
+    fn overwrites_come_before_additions() {
+        let added = vec![
+            add("x", "appended", AppendAction::AppendOrAdd),
+            add("x", "overwritten", AppendAction::OverwriteOrAdd),
+        ];
+        assert_eq!(edited(&[("x", "old")], &[], added), pairs(&[("x", "overwritten"), ("x", "appended")]));
+    }
+
+    #[test]
+    fn a_value_that_formats_to_nothing_is_left_out_unless_kept() {
+        assert_eq!(edited(&[], &[], vec![add("x", "%REQ(nope)%", AppendAction::AppendOrAdd)]), []);
+        assert_eq!(
+            edited(&[("x", "old")], &[], vec![add("x", "%REQ(nope)%", AppendAction::OverwriteOrAdd)]),
+            pairs(&[("x", "old")]),
+            "and does not overwrite"
+        );
+        let kept = HeaderAdd { keep_empty_value: true, ..add("x", "%REQ(nope)%", AppendAction::AppendOrAdd) };
+        assert_eq!(edited(&[], &[], vec![kept]), pairs(&[("x", "")]));
+    }
+
+    #[test]
+    fn values_see_the_head_as_it_was_before_this_list() {
+        let added = vec![
+            add("x", "new", AppendAction::OverwriteOrAdd),
+            add("copy", "%REQ(x)% %REQ(:path)% 100%%", AppendAction::AppendOrAdd),
+        ];
+        assert_eq!(edited(&[("x", "old")], &[], added), pairs(&[("x", "new"), ("copy", "old /p 100%")]));
+    }
+
+    #[test]
+    fn responses_are_formatted_from_themselves() {
+        let edits = HeaderEdits {
+            remove: vec!["server".into()],
+            add: vec![add("x", "%RESP(y)%-%RESPONSE_CODE%", AppendAction::AppendOrAdd)],
+        };
+        let mut head = ResponseHead::new(204);
+        head.headers.append(b"server", b"s");
+        head.headers.append(b"y", b"1");
+        edits.apply_response(&mut head, &Record { status: Some(204), ..Record::new(SystemTime::UNIX_EPOCH) });
+        assert_eq!(head.headers.get(b"x"), Some(&b"1-204"[..]));
+        assert!(!head.headers.contains(b"server"));
+    }
+
+    #[test]
+    fn pseudo_headers_and_host_are_not_for_edits() {
+        for (name, modifiable) in [(":path", false), (":status", false), ("Host", false), ("x-host", true)] {
+            assert_eq!(is_modifiable(name), modifiable, "{name}");
+        }
+    }
+}

@@ -273,3 +273,243 @@ fn transport_scheme(connection: &Connection) -> &'static str {
 fn unmapped(address: IpAddr) -> IpAddr {
     address.to_canonical()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::headers::Version;
+
+    const RANDOM: u128 = 0x0123_4567_89ab_cdef_0123_4567_89ab_cdef;
+
+    fn head(headers: &[(&str, &str)]) -> RequestHead {
+        let mut head = RequestHead {
+            method: "GET".into(),
+            path: "/".into(),
+            authority: "h".into(),
+            scheme: Scheme::Http,
+            version: Version::Http11,
+            headers: HeaderList::default(),
+        };
+        for (name, value) in headers {
+            head.headers.append(name.as_bytes(), value.as_bytes());
+        }
+        head
+    }
+
+    fn connection(peer: &str) -> Connection {
+        Connection {
+            peer: peer.parse().unwrap(),
+            local: "10.0.0.9:8443".parse().unwrap(),
+            is_tls: false,
+            interface: Some("192.0.2.2".parse().unwrap()),
+        }
+    }
+
+    fn edge() -> Rules {
+        Rules { use_remote_address: true, generate_request_id: true, ..Rules::default() }
+    }
+
+    fn inner() -> Rules {
+        Rules { generate_request_id: true, ..Rules::default() }
+    }
+
+    fn get(head: &RequestHead, name: &str) -> String {
+        head.headers
+            .get(name.as_bytes())
+            .map_or("-".into(), |value| String::from_utf8(value.to_vec()).unwrap())
+    }
+
+    /// The request after [`accept`], and where it comes from.
+    fn accepted(headers: &[(&str, &str)], peer: &str, rules: &Rules) -> (RequestHead, Origin) {
+        let mut head = head(headers);
+        let origin = accept(&mut head, &connection(peer), rules, &["x-secret".into()], RANDOM);
+        (head, origin)
+    }
+
+    #[test]
+    fn an_edge_appends_its_peer_without_a_space() {
+        for (given, peer, want) in [
+            (None, "5.6.7.8:99", "5.6.7.8"),
+            (Some("1.2.3.4"), "5.6.7.8:99", "1.2.3.4,5.6.7.8"),
+            (Some("1.2.3.4"), "[2001:db8::1]:99", "1.2.3.4,2001:db8::1"),
+            (Some("1.2.3.4"), "[::ffff:5.6.7.8]:99", "1.2.3.4,5.6.7.8"),
+            (None, "127.0.0.1:99", "192.0.2.2"),
+            (Some(""), "5.6.7.8:99", "5.6.7.8"),
+        ] {
+            let headers: Vec<_> = given.map(|value| ("x-forwarded-for", value)).into_iter().collect();
+            let (head, _) = accepted(&headers, peer, &edge());
+            assert_eq!(get(&head, "x-forwarded-for"), want, "{given:?} {peer}");
+        }
+    }
+
+    #[test]
+    fn several_xff_headers_become_one() {
+        let headers = [("x-forwarded-for", "1.1.1.1"), ("X-Forwarded-For", "2.2.2.2")];
+        let (head, _) = accepted(&headers, "5.6.7.8:9", &edge());
+        assert_eq!(get(&head, "x-forwarded-for"), "1.1.1.1,2.2.2.2,5.6.7.8");
+        assert_eq!(head.headers.get_all(b"x-forwarded-for").count(), 1);
+    }
+
+    #[test]
+    fn skip_xff_append_leaves_the_list_alone() {
+        let rules = Rules { skip_xff_append: true, ..edge() };
+        let (head, origin) = accepted(&[("x-forwarded-for", "1.2.3.4")], "5.6.7.8:99", &rules);
+        assert_eq!(get(&head, "x-forwarded-for"), "1.2.3.4");
+        assert_eq!(origin.client.to_string(), "5.6.7.8:99");
+    }
+
+    #[test]
+    fn a_proxy_within_leaves_xff_alone_and_reads_the_client_from_it() {
+        for (value, client) in [
+            (Some("1.2.3.4"), "1.2.3.4:0"),
+            (Some("1.2.3.4, 10.0.0.1"), "10.0.0.1:0"),
+            (Some("fd00::1"), "[fd00::1]:0"),
+            (Some("unknown"), "127.0.0.1:7"),
+            (None, "127.0.0.1:7"),
+        ] {
+            let headers: Vec<_> = value.map(|value| ("x-forwarded-for", value)).into_iter().collect();
+            let (head, origin) = accepted(&headers, "127.0.0.1:7", &inner());
+            assert_eq!(origin.client.to_string(), client, "{value:?}");
+            assert_eq!(get(&head, "x-forwarded-for"), value.unwrap_or("-"));
+        }
+    }
+
+    #[test]
+    fn trusted_hops_move_the_client_to_the_left() {
+        let headers = [("x-forwarded-for", "203.0.113.128, 203.0.113.10, 203.0.113.1")];
+        for (rules, hops, client) in [
+            // The examples of Envoy's page on x-forwarded-for.
+            (edge(), 0, "192.0.2.5:99"),
+            (edge(), 2, "203.0.113.10:0"),
+            (inner(), 0, "203.0.113.1:0"),
+            (inner(), 2, "203.0.113.128:0"),
+            (edge(), 9, "192.0.2.5:99"),
+            (inner(), 9, "192.0.2.5:99"),
+        ] {
+            let rules = Rules { xff_num_trusted_hops: hops, ..rules };
+            let (_, origin) = accepted(&headers, "192.0.2.5:99", &rules);
+            assert_eq!(origin.client.to_string(), client, "{hops} hops");
+        }
+    }
+
+    #[test]
+    fn x_forwarded_proto_is_the_edges_to_say() {
+        for (rules, hops, given, want) in [
+            (edge(), 0, Some("https"), "http"),
+            (edge(), 1, Some("https"), "https"),
+            (edge(), 1, None, "http"),
+            (inner(), 0, Some("https"), "https"),
+            (inner(), 0, None, "http"),
+        ] {
+            let headers: Vec<_> = given.map(|value| ("x-forwarded-proto", value)).into_iter().collect();
+            let (head, _) = accepted(&headers, "5.6.7.8:9", &Rules { xff_num_trusted_hops: hops, ..rules });
+            assert_eq!(get(&head, "x-forwarded-proto"), want, "{hops} {given:?}");
+        }
+        let rules = Rules { scheme: Some(Scheme::Https), ..inner() };
+        let (head, _) = accepted(&[], "5.6.7.8:9", &rules);
+        assert_eq!((get(&head, "x-forwarded-proto").as_str(), head.scheme), ("https", Scheme::Https));
+    }
+
+    #[test]
+    fn x_forwarded_port_is_set_where_asked() {
+        let asked = |rules| Rules { append_x_forwarded_port: true, ..rules };
+        for (rules, given, want) in [
+            (edge(), None, "-"),
+            (asked(edge()), None, "8443"),
+            (asked(edge()), Some("1"), "8443"),
+            (asked(inner()), Some("1"), "1"),
+            (asked(inner()), None, "8443"),
+        ] {
+            let headers: Vec<_> = given.map(|value| ("x-forwarded-port", value)).into_iter().collect();
+            assert_eq!(get(&accepted(&headers, "5.6.7.8:9", &rules).0, "x-forwarded-port"), want);
+        }
+    }
+
+    #[test]
+    fn only_a_single_address_of_the_inside_is_internal() {
+        let with = |rules: Rules| Rules { internal_ranges: ["10.0.0.0/8".parse().unwrap()].into(), ..rules };
+        for (rules, xff, peer, internal) in [
+            (inner(), Some("10.0.0.1"), "127.0.0.1:1", false),
+            (with(inner()), Some("10.0.0.1"), "127.0.0.1:1", true),
+            (with(inner()), Some("10.0.0.1, 10.0.0.2"), "127.0.0.1:1", false),
+            (with(inner()), Some("11.0.0.1"), "127.0.0.1:1", false),
+            (with(inner()), None, "10.0.0.1:1", false),
+            (with(edge()), None, "10.0.0.1:1", true),
+            (with(edge()), None, "[::ffff:10.0.0.1]:1", true),
+            (with(edge()), Some("10.0.0.2"), "10.0.0.1:1", false),
+            (edge(), None, "10.0.0.1:1", false),
+        ] {
+            let mut headers = vec![("x-envoy-internal", "true")];
+            headers.extend(xff.map(|value| ("x-forwarded-for", value)));
+            let (head, origin) = accepted(&headers, peer, &rules);
+            assert_eq!(origin.internal, internal, "{xff:?} {peer}");
+            assert_eq!(get(&head, "x-envoy-internal"), if internal { "true" } else { "-" });
+        }
+    }
+
+    #[test]
+    fn outsiders_cannot_steer_the_proxy() {
+        let headers = [
+            ("x-envoy-retry-on", "5xx"),
+            ("x-envoy-upstream-rq-timeout-ms", "1"),
+            ("x-envoy-original-url", "u"),
+            ("X-Secret", "s"),
+            ("x-envoy-downstream-service-cluster", "c"),
+            ("x-envoy-foo", "kept"),
+        ];
+        let names = |rules: &Rules| -> Vec<String> {
+            let (head, _) = accepted(&headers, "10.0.0.1:1", rules);
+            let known =
+                head.headers.iter().filter(|header| header.name.to_ascii_lowercase() != b"x-request-id");
+            known
+                .map(|header| String::from_utf8(header.name.to_vec()).unwrap())
+                .filter(|name| !name.contains("forwarded") && !name.contains("external"))
+                .collect()
+        };
+        assert_eq!(names(&edge()), ["x-envoy-foo"]);
+        assert_eq!(names(&inner()), ["x-envoy-downstream-service-cluster", "x-envoy-foo"]);
+        let inside = Rules { internal_ranges: ["10.0.0.0/8".parse().unwrap()].into(), ..edge() };
+        assert_eq!(names(&inside).len(), headers.len() + 1, "an insider may; x-envoy-internal is added");
+    }
+
+    #[test]
+    fn the_external_address_is_told_by_an_edge() {
+        assert_eq!(get(&accepted(&[], "5.6.7.8:9", &edge()).0, "x-envoy-external-address"), "5.6.7.8");
+        assert_eq!(get(&accepted(&[], "127.0.0.1:9", &edge()).0, "x-envoy-external-address"), "127.0.0.1");
+        assert_eq!(get(&accepted(&[], "5.6.7.8:9", &inner()).0, "x-envoy-external-address"), "-");
+    }
+
+    #[test]
+    fn a_request_id_is_made_when_missing_and_remade_at_the_edge() {
+        let made = "01234567-89ab-4def-8123-456789abcdef";
+        let preserving = Rules { preserve_external_request_id: true, ..edge() };
+        let off = Rules::default();
+        for (rules, given, want) in [
+            (inner(), None, made),
+            (inner(), Some("abc"), "abc"),
+            (edge(), Some("abc"), made),
+            (preserving, Some("abc"), "abc"),
+            (off.clone(), None, "-"),
+            (off, Some("abc"), "abc"),
+        ] {
+            let headers: Vec<_> = given.map(|value| ("x-request-id", value)).into_iter().collect();
+            assert_eq!(get(&accepted(&headers, "5.6.7.8:9", &rules).0, "x-request-id"), want);
+        }
+    }
+
+    #[test]
+    fn via_and_user_agent_are_added_where_asked() {
+        let rules = Rules {
+            via: "1.1 here".into(),
+            user_agent: Some(UserAgent { cluster: "web".into(), node: "n1".into() }),
+            ..inner()
+        };
+        let (head, _) = accepted(&[("via", "1.0 other")], "5.6.7.8:9", &rules);
+        assert_eq!(get(&head, "via"), "1.0 other, 1.1 here");
+        assert_eq!(get(&head, "user-agent"), "web");
+        assert_eq!(get(&head, "x-envoy-downstream-service-cluster"), "web");
+        assert_eq!(get(&head, "x-envoy-downstream-service-node"), "n1");
+        let (head, _) = accepted(&[("user-agent", "curl")], "5.6.7.8:9", &rules);
+        assert_eq!(get(&head, "user-agent"), "curl");
+    }
+}

@@ -1,16 +1,29 @@
 //! The header list: one byte buffer and an entry per header.
+//!
+//! Looking a header up scans the entries: below some thirty headers nothing is faster, and order and case stay.
 
 use super::name::HeaderId;
 use std::borrow::Cow;
 
+/// Longest name. Codecs refuse heads long before: Envoy's largest limit is 8 MiB for all headers together.
+const MAX_NAME: usize = (1 << 24) - 1;
+
+/// 16 bytes, so that four headers share a cache line: the name's length has 24 bits.
 #[derive(Clone, Copy, Debug)]
 struct Entry {
     id: HeaderId,
-    name_len: u16,
+    name_len_high: u8,
+    name_len_low: u16,
     value_len: u32,
-    /// Offset of the name in `bytes`; the value follows at `value_at`.
+    /// Offset of the name in `bytes`; the value is at `value_at`.
     name_at: u32,
     value_at: u32,
+}
+
+impl Entry {
+    fn name_len(&self) -> usize {
+        usize::from(self.name_len_high) << 16 | usize::from(self.name_len_low)
+    }
 }
 
 /// Headers in order, names in the case they were given.
@@ -50,10 +63,11 @@ impl HeaderList {
 
     /// Bytes of all names and values.
     pub fn byte_size(&self) -> usize {
-        self.entries.iter().map(|e| usize::from(e.name_len) + e.value_len as usize).sum()
+        self.entries.iter().map(|e| e.name_len() + e.value_len as usize).sum()
     }
 
-    /// Adds a header at the end. The caller has checked that name and value are legal.
+    /// Adds a header at the end. The caller has checked that name and value are legal, and that the whole head
+    /// is of sane size: a name past 16 MiB or a list past 4 GiB is not added.
     pub fn append(&mut self, name: &[u8], value: &[u8]) {
         self.push(HeaderId::of(name), name, value);
     }
@@ -116,22 +130,12 @@ impl HeaderList {
 
     /// Replaces the first occurrence in place and removes others, or appends.
     pub fn set(&mut self, name: &[u8], value: &[u8]) {
-        let id = HeaderId::of(name);
-        let Some(first) = self.position(id, name) else { return self.push(id, name, value) };
-        let at = self.store(value);
-        self.entries[first].value_at = at;
-        self.entries[first].value_len = value.len() as u32;
-        let mut index = 0;
-        let bytes = &self.bytes;
-        self.entries.retain(|e| {
-            index += 1;
-            index - 1 <= first || !matches(bytes, e, id, name)
-        });
+        self.replace(HeaderId::of(name), name, value);
     }
 
     /// [`HeaderList::set`] for a well-known header.
     pub fn set_id(&mut self, id: HeaderId, value: &[u8]) {
-        self.set(id.as_str().as_bytes(), value);
+        self.replace(id, id.as_str().as_bytes(), value);
     }
 
     /// Removes all occurrences. Returns whether there were any.
@@ -161,22 +165,51 @@ impl HeaderList {
         self.entries.iter().map(|e| pair(&self.bytes, e))
     }
 
+    fn replace(&mut self, id: HeaderId, name: &[u8], value: &[u8]) {
+        let Some(first) = self.position(id, name) else { return self.push(id, name, value) };
+        let entry = self.entries[first];
+        let value_at = if value.len() <= entry.value_len as usize {
+            // The new value fits where the old one was.
+            self.bytes[entry.value_at as usize..][..value.len()].copy_from_slice(value);
+            entry.value_at
+        } else {
+            let Some(at) = self.store(value) else { return };
+            at
+        };
+        self.entries[first].value_at = value_at;
+        self.entries[first].value_len = value.len() as u32;
+        let bytes = &self.bytes;
+        if self.entries[first + 1..].iter().any(|e| matches(bytes, e, id, name)) {
+            let mut index = 0;
+            self.entries.retain(|e| {
+                index += 1;
+                index - 1 <= first || !matches(bytes, e, id, name)
+            });
+        }
+    }
+
     fn push(&mut self, id: HeaderId, name: &[u8], value: &[u8]) {
-        let name_at = self.store(name);
-        let value_at = self.store(value);
+        debug_assert!(name.len() <= MAX_NAME, "codecs limit the size of heads");
+        if name.len() > MAX_NAME {
+            return;
+        }
+        let (Some(name_at), Some(value_at)) = (self.store(name), self.store(value)) else { return };
         self.entries.push(Entry {
             id,
-            name_len: name.len() as u16,
+            name_len_high: (name.len() >> 16) as u8,
+            name_len_low: name.len() as u16,
             value_len: value.len() as u32,
             name_at,
             value_at,
         });
     }
 
-    fn store(&mut self, part: &[u8]) -> u32 {
-        let at = self.bytes.len() as u32;
+    /// Where `part` lies now; `None` when offsets would not fit.
+    fn store(&mut self, part: &[u8]) -> Option<u32> {
+        let at = u32::try_from(self.bytes.len()).ok()?;
+        u32::try_from(self.bytes.len() + part.len()).ok()?;
         self.bytes.extend_from_slice(part);
-        at
+        Some(at)
     }
 
     fn position(&self, id: HeaderId, name: &[u8]) -> Option<usize> {
@@ -195,11 +228,95 @@ impl HeaderList {
 fn pair<'a>(bytes: &'a [u8], e: &Entry) -> HeaderPair<'a> {
     HeaderPair {
         id: e.id,
-        name: &bytes[e.name_at as usize..][..usize::from(e.name_len)],
+        name: &bytes[e.name_at as usize..][..e.name_len()],
         value: &bytes[e.value_at as usize..][..e.value_len as usize],
     }
 }
 
 fn matches(bytes: &[u8], e: &Entry, id: HeaderId, name: &[u8]) -> bool {
     e.id == id && (id != HeaderId::Other || pair(bytes, e).name.eq_ignore_ascii_case(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn list(headers: &[(&str, &str)]) -> HeaderList {
+        let mut list = HeaderList::default();
+        for (name, value) in headers {
+            list.append(name.as_bytes(), value.as_bytes());
+        }
+        list
+    }
+
+    fn text(list: &HeaderList) -> Vec<(String, String)> {
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+        list.iter().map(|header| (text(header.name), text(header.value))).collect()
+    }
+
+    fn pairs(headers: &[(&str, &str)]) -> Vec<(String, String)> {
+        headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    }
+
+    #[test]
+    fn order_and_case_are_kept_and_names_are_found_in_any_case() {
+        let list = list(&[("X-B", "1"), ("Accept", "2"), ("x-b", "3")]);
+        assert_eq!(text(&list), pairs(&[("X-B", "1"), ("Accept", "2"), ("x-b", "3")]));
+        assert_eq!(list.get(b"ACCEPT"), Some(&b"2"[..]));
+        assert_eq!(list.get_id(HeaderId::Accept), Some(&b"2"[..]));
+        assert_eq!(list.get_all(b"x-B").collect::<Vec<_>>(), [b"1", b"3"]);
+        assert_eq!(list.get(b"x-c"), None);
+    }
+
+    #[test]
+    fn set_replaces_the_first_in_place_and_drops_the_rest() {
+        let mut list = list(&[("a", "1"), ("B", "two"), ("c", "3"), ("b", "4")]);
+        list.set(b"b", b"longer than before");
+        assert_eq!(text(&list), pairs(&[("a", "1"), ("B", "longer than before"), ("c", "3")]));
+        list.set(b"b", b"");
+        list.set(b"d", b"5");
+        assert_eq!(text(&list), pairs(&[("a", "1"), ("B", ""), ("c", "3"), ("d", "5")]));
+    }
+
+    #[test]
+    fn a_shorter_value_takes_no_memory() {
+        let mut list = list(&[("x", "123456")]);
+        let before = list.bytes.len();
+        for value in ["12345", "", "1"] {
+            list.set(b"x", value.as_bytes());
+        }
+        assert!(list.bytes.len() <= before + 1, "at most one value of one byte was stored anew");
+    }
+
+    #[test]
+    fn repeated_headers_are_joined_by_commas() {
+        let list = list(&[("x", "1"), ("y", "9"), ("X", "2"), ("x", "")]);
+        assert_eq!(list.joined(b"x").as_deref(), Some(&b"1,2,"[..]));
+        assert!(matches!(list.joined(b"y"), Some(Cow::Borrowed(b"9"))), "one value is not copied");
+        assert_eq!(list.joined(b"z"), None);
+    }
+
+    #[test]
+    fn removing_takes_every_occurrence() {
+        let mut list = list(&[("x", "1"), ("host", "h"), ("X", "2")]);
+        assert!(list.remove(b"x"));
+        assert!(!list.remove(b"x"));
+        assert!(list.remove_id(HeaderId::Host));
+        assert!(list.is_empty());
+    }
+
+    #[test]
+    fn names_longer_than_64_kib_stay_whole() {
+        let name = "n".repeat(70_000);
+        let mut list = list(&[(&name, "v"), ("a", "b")]);
+        assert_eq!(list.get(name.as_bytes()), Some(&b"v"[..]));
+        assert_eq!(list.byte_size(), 70_003);
+        list.remove(name.as_bytes());
+        assert_eq!(text(&list), pairs(&[("a", "b")]));
+    }
+
+    #[test]
+    fn an_entry_is_a_quarter_of_a_cache_line() {
+        assert_eq!(size_of::<Entry>(), 16);
+    }
 }

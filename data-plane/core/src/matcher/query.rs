@@ -25,3 +25,35 @@ pub fn parameters(path: &str) -> impl Iterator<Item = (&str, &str)> {
     let query = query.split_once('#').map_or(query, |(query, _)| query);
     query.split('&').filter(|part| !part.is_empty()).map(|part| part.split_once('=').unwrap_or((part, "")))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::matcher::StringPattern;
+
+    // As Envoy 1.40 answers.
+    #[test]
+    fn the_first_parameter_decides_undecoded() {
+        let matcher = |value: Option<&str>| QueryMatcher {
+            name: "f".into(),
+            value: value
+                .map(|text| StringMatcher { pattern: StringPattern::Exact(text.into()), ignore_case: false }),
+        };
+        for (path, value, want) in [
+            ("/q?f=1", Some("1"), true),
+            ("/q?f=2&f=1", Some("1"), false),
+            ("/q?f=1&f=2", Some("1"), true),
+            ("/q?a&f=1", Some("1"), true),
+            ("/q?f=b%20c", Some("b c"), false),
+            ("/q?f=b%20c", Some("b%20c"), true),
+            ("/q?f", Some(""), true),
+            ("/q?f", None, true),
+            ("/q?f=", None, true),
+            ("/q?ff=1", None, false),
+            ("/q", None, false),
+            ("/q?", None, false),
+        ] {
+            assert_eq!(matcher(value).matches(path), want, "{path} {value:?}");
+        }
+    }
+}
