@@ -30,8 +30,13 @@ const CONTINUE_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Where a connection goes once its exchange is over and it can take another.
 pub trait Reuse<S> {
-    /// Takes the connection. A connection that cannot be used again is dropped instead.
+    /// Takes a connection that can carry another exchange.
     fn put(&self, conn: ClientConn<S>);
+
+    /// Takes a connection whose exchange is over and that cannot be used again.
+    fn discard(&self, conn: ClientConn<S>) {
+        drop(conn);
+    }
 }
 
 /// An upstream connection between exchanges. Holds no buffer while idle, and has no timers.
@@ -369,6 +374,8 @@ impl<S: Io> Flow<S> {
         self.write.clear();
         if clean {
             reuse.put(self.conn);
+        } else {
+            reuse.discard(self.conn);
         }
     }
 }

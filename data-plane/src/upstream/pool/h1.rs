@@ -247,6 +247,11 @@ impl Reuse<Link> for Pool {
             self.hand_over(conn);
         }
     }
+
+    fn discard(&self, conn: Conn) {
+        conn.io().books().end();
+        self.cluster.borrow().stats.upstream_cx_close_notify.inc();
+    }
 }
 
 impl Owner for Pool {
