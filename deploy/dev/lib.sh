@@ -53,10 +53,10 @@ deb() {
     [ -n "$(mirror)" ] || die "no Debian mirror in the apt sources of this machine"
     [ -e "$keyring" ] || need /nonexistent debian-archive-keyring
     mkdir -p "$state"/{lists/partial,cache/archives/partial,down} "$dir/.have"
-    echo "deb [signed-by=$keyring] $(mirror) $suite main" >"$state/sources.list"
+    : >"$state/status" =$keyring] $(mirror) $suite main" >"$state/sources.list"
     local apt=(apt-get -qq
         -o "Dir::Etc::SourceList=$state/sources.list" -o Dir::Etc::SourceParts=/dev/null
-        -o "Dir::State::Lists=$state/lists" -o "Dir::Cache=$state/cache" -o APT::Sandbox::User=root
+        -o "Dir::State::Lists=$state/lists" -o "Dir::State::status=$state/status" -o "Dir::Cache=$state/cache" -o APT::Sandbox::User=root
         -o Acquire::Check-Valid-Until=false -o Acquire::Retries=3)
     "${apt[@]}" update >&2
     for package in "${missing[@]}"; do
