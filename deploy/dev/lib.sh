@@ -53,7 +53,8 @@ deb() {
     [ -n "$(mirror)" ] || die "no Debian mirror in the apt sources of this machine"
     [ -e "$keyring" ] || need /nonexistent debian-archive-keyring
     mkdir -p "$state"/{lists/partial,cache/archives/partial,down} "$dir/.have"
-    : >"$state/status" =$keyring] $(mirror) $suite main" >"$state/sources.list"
+    : >"$state/status" # what is installed on this machine does not matter here
+    echo "deb [signed-by=$keyring] $(mirror) $suite main" >"$state/sources.list"
     local apt=(apt-get -qq
         -o "Dir::Etc::SourceList=$state/sources.list" -o Dir::Etc::SourceParts=/dev/null
         -o "Dir::State::Lists=$state/lists" -o "Dir::State::status=$state/status" -o "Dir::Cache=$state/cache" -o APT::Sandbox::User=root
