@@ -4,7 +4,7 @@
 "$(dirname "$0")/envoy.sh"
 lock
 if [ ! -x "$DEV/bin/h2load" ]; then
-    deb bookworm nginx-light haproxy wrk nghttp2-client \
+    deb bookworm nginx haproxy wrk nghttp2-client \
         libev4 libjemalloc2 liblua5.3-0 libluajit-5.1-2 libnghttp2-14 libopentracing-c-wrapper0 libopentracing1 \
         libpcre2-8-0 libssl3 libsystemd0 libgcrypt20 liblz4-1 libzstd1
     root="$DEV/debian/bookworm"
