@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 /// The filters of a connection manager.
 pub(super) struct ChainConfig {
-    filters: Vec<Arc<dyn HttpFilterConfig>>,
+    pub(super) filters: Vec<Arc<dyn HttpFilterConfig>>,
     pub(super) router: Router,
 }
 

@@ -34,7 +34,7 @@ pub(super) async fn conduct(served: Rc<Served>, request: Request) -> Reply {
     }
     let body = match body {
         body if body.is_empty() => body,
-        body => WatchedBody::new(body, Rc::clone(&stream.cx.vitals)),
+        body => WatchedBody::body(body, Rc::clone(&stream.cx.vitals)),
     };
     served.hcm.log_start(&stream.cx, &stream.head);
 
@@ -274,6 +274,10 @@ fn send(mut stream: Stream, answer: Answer, alarm: Alarm) -> Reply {
     let early = !stream.cx.is_request_complete() && !upgraded;
     if early {
         hcm.stats.manager.downstream_rq_response_before_rq_complete.inc();
+        if stream.cx.protocol != Version::Http2 {
+            // Envoy counts the unread rest of the request as reset.
+            hcm.stats.manager.downstream_rq_rx_reset.inc();
+        }
     }
     hcm.stats.response(head.status);
     stream.cx.status = Some(head.status);
@@ -292,7 +296,7 @@ fn send(mut stream: Stream, answer: Answer, alarm: Alarm) -> Reply {
         }
         None => {
             let kept = hcm.keeps_heads().then(|| head.clone());
-            Tail::new(stream, kept, body, alarm, upstream, upgraded)
+            Tail::body(stream, kept, body, alarm, upstream, upgraded)
         }
     };
     Reply { close, ..Reply::new(head, body) }

@@ -173,7 +173,7 @@ fn rules(config: &config::Hcm, deps: &Deps) -> Rules {
         preserve_external_request_id: config.preserve_external_request_id,
         scheme: config.scheme_override,
         // `internal_address_config` is refused by translation so far.
-        internal_ranges: Box::default(),
+        internal_ranges: config.internal_ranges.iter().copied().collect(),
         user_agent: config.add_user_agent.then(|| (*deps.agent).clone()),
     }
 }
@@ -320,6 +320,7 @@ impl Served {
         let protocol = error.kind != ProtocolErrorKind::HeadersTimeout;
         if protocol {
             stats.manager.downstream_cx_protocol_error.inc();
+            stats.manager.downstream_rq_rx_reset.inc();
         } else {
             stats.manager.downstream_rq_header_timeout.inc();
         }

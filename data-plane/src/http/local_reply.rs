@@ -126,8 +126,8 @@ pub struct LocalReply {
     pub status: u16,
     /// Body as plain text; may be empty.
     pub body: Bytes,
-    /// `text/plain` unless changed.
-    pub content_type: Cow<'static, str>,
+    /// In place of `text/plain`.
+    pub content_type: Option<Box<str>>,
     /// For access logs.
     pub flags: ResponseFlags,
     /// For access logs.
@@ -135,7 +135,7 @@ pub struct LocalReply {
     /// In place of the one that follows from the status.
     pub grpc_status: Option<u32>,
     /// `location`.
-    pub location: Option<String>,
+    pub location: Option<Box<str>>,
     /// Say x-envoy-overloaded.
     pub overloaded: bool,
     /// Say x-envoy-attempt-count where the virtual host wants it.
@@ -150,7 +150,7 @@ impl LocalReply {
         Self {
             status,
             body: Bytes::new(),
-            content_type: Cow::Borrowed("text/plain"),
+            content_type: None,
             flags: ResponseFlags::NONE,
             details: details.into(),
             grpc_status: None,
@@ -191,7 +191,7 @@ impl LocalReply {
     }
 
     fn location(mut self, location: String) -> Self {
-        self.location = (!location.is_empty()).then_some(location);
+        self.location = (!location.is_empty()).then(|| location.into());
         self
     }
 }
@@ -289,7 +289,8 @@ impl LocalReply {
         let mut digits = itoa::Buffer::new();
         head.headers.set_id(HeaderId::ContentLength, digits.format(self.body.len()).as_bytes());
         if !head.headers.contains_id(HeaderId::ContentType) {
-            head.headers.append_id(HeaderId::ContentType, self.content_type.as_bytes());
+            let content_type = self.content_type.as_deref().unwrap_or("text/plain");
+            head.headers.append_id(HeaderId::ContentType, content_type.as_bytes());
         }
         (head, if is_head { Bytes::new() } else { self.body })
     }

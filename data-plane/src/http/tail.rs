@@ -28,7 +28,8 @@ pub(super) struct Tail {
 }
 
 impl Tail {
-    pub(super) fn new(
+    /// The body to send, around `body`.
+    pub(super) fn body(
         stream: Stream,
         head: Option<ResponseHead>,
         body: Body,

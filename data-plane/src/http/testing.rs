@@ -1,5 +1,6 @@
 //! A connection manager over real pools and loopback upstreams, for tests.
 
+use super::filter::HttpFilterConfig;
 use super::{AccessLogs, Connection, Deps, Hcm, RouteSlots, Worker, serve};
 use crate::stats::{MetricValue, Registry};
 use crate::task::{Shutdown, ShutdownTrigger, shutdown};
@@ -155,6 +156,20 @@ static_resources:
 }
 
 impl Proxy {
+    /// The manager with its configuration changed.
+    pub(super) fn rebuild(&mut self, change: impl FnOnce(&mut config::Hcm)) {
+        let mut config = (*self.hcm.config).clone();
+        change(&mut config);
+        let listener = self.deps.stats.scope("listener.127.0.0.1_8080.", "listener.", &[]);
+        self.hcm = Hcm::build(Arc::new(config), &self.deps, &listener).unwrap();
+    }
+
+    /// The manager with filters before its router.
+    pub(super) fn with_filters(&mut self, filters: Vec<Arc<dyn HttpFilterConfig>>) {
+        self.rebuild(|_| ());
+        Arc::get_mut(&mut self.hcm).unwrap().chain.filters = filters;
+    }
+
     /// A client's end of a new connection.
     pub(super) fn connect(&self) -> DuplexStream {
         self.connect_from("127.0.0.1:5555")
@@ -239,10 +254,15 @@ pub(super) async fn answer(client: &mut (impl AsyncReadExt + Unpin)) -> String {
     }
 }
 
-/// Line feeds only, the date as `DATE`.
+/// Line feeds only, the date as `DATE`, service times as `MS`.
 fn plain(text: &str) -> String {
-    let line =
-        |line: &str| if line.starts_with("date: ") { "date: DATE".to_owned() } else { line.to_owned() };
+    let line = |line: &str| match line.split_once(": ") {
+        Some(("date", _)) => "date: DATE".to_owned(),
+        Some((name @ "x-envoy-upstream-service-time", ms)) if ms.parse::<u64>().is_ok() => {
+            format!("{name}: MS")
+        }
+        _ => line.to_owned(),
+    };
     let lines: Vec<_> = text.split("\r\n").map(line).collect();
     lines.join("\n")
 }
@@ -254,6 +274,8 @@ pub(super) enum Act {
     Send(String),
     /// Sends this and closes.
     SendAndClose(String),
+    /// Sends this, then everything it gets.
+    Echo(String),
     /// Resets the connection.
     Reset,
     /// Says nothing.
@@ -328,6 +350,13 @@ async fn converse(mut stream: TcpStream, script: Rc<impl Fn(&str) -> Act>, log: 
         match act {
             Act::Send(text) => stream.write_all(text.as_bytes()).await.unwrap(),
             Act::SendAndClose(text) => return stream.write_all(text.as_bytes()).await.unwrap(),
+            Act::Echo(text) => {
+                stream.write_all(text.as_bytes()).await.unwrap();
+                let (mut read, mut write) = stream.split();
+                // Ends when the other side does, one way or another.
+                let _ = tokio::io::copy(&mut read, &mut write).await;
+                return;
+            }
             Act::Reset => {
                 socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
                 return;

@@ -2,7 +2,7 @@
 
 use super::testing::{Act, Proxy, Setup, Upstream, answer, ok, refusing, run, run_paused};
 use std::time::Duration;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const LOG: &str = r#"
 access_log:
@@ -128,6 +128,7 @@ fn local_replies_are_envoys_byte_for_byte() {
             ("http.test.no_cluster", 1),
             ("http.test.rq_direct_response", 3),
             ("http.test.rq_total", 10),
+            ("http.test.downstream_rq_rx_reset", 0),
             ("http.test.downstream_rq_5xx", 6),
             ("http.test.downstream_rq_active", 0),
             ("listener.127.0.0.1_8080.http.test.downstream_rq_4xx", 1),
@@ -201,7 +202,7 @@ fn a_request_reaches_the_upstream_with_envoys_headers() {
         );
         assert_eq!(
             got,
-            "HTTP/1.1 200 OK\ncontent-length: 2\nx-envoy-upstream-service-time: 0\ndate: DATE\nserver: envoy\n\nok"
+            "HTTP/1.1 200 OK\ncontent-length: 2\nx-envoy-upstream-service-time: MS\ndate: DATE\nserver: envoy\n\nok"
         );
     });
 }
@@ -233,11 +234,11 @@ fn responses_keep_what_upstream_said_but_for_the_server() {
         assert_eq!(
             proxy.get("/own").await,
             "HTTP/1.1 200 OK\nserver: envoy\ndate: DATE\nx-foo: Bar\ncontent-length: 2\n\
-             x-envoy-upstream-service-time: 0\n\nok"
+             x-envoy-upstream-service-time: MS\n\nok"
         );
         assert_eq!(
             proxy.get("/empty").await,
-            "HTTP/1.1 204 No Content\nx-foo: Bar\nx-envoy-upstream-service-time: 0\ndate: DATE\nserver: envoy\n\n"
+            "HTTP/1.1 204 No Content\nx-foo: Bar\nx-envoy-upstream-service-time: MS\ndate: DATE\nserver: envoy\n\n"
         );
         assert!(proxy.get("/chunks").await.ends_with("\n\n2\nab\n1\nc\n0\n\n"));
 
@@ -274,7 +275,7 @@ fn routes_edit_requests_and_responses_at_every_level() {
         let proxy = Setup { routes, host, table, clusters, ..Setup::default() }.start();
         assert_eq!(
             proxy.get("/rewrite/a?b").await,
-            "HTTP/1.1 200 OK\ncontent-length: 2\nx-envoy-upstream-service-time: 0\nx-route: r\nx-table: t\n\
+            "HTTP/1.1 200 OK\ncontent-length: 2\nx-envoy-upstream-service-time: MS\nx-route: r\nx-table: t\n\
              x-envoy-attempt-count: 1\ndate: DATE\nserver: envoy\n\nok"
         );
         assert_eq!(
@@ -367,6 +368,7 @@ fn an_answer_before_the_end_of_the_request_closes_the_connection() {
             "no service time: the request never ended"
         );
         assert_eq!(proxy.stat("http.test.downstream_rq_response_before_rq_complete"), 1);
+        assert_eq!(proxy.stat("http.test.downstream_rq_rx_reset"), 1);
     });
 }
 
@@ -579,10 +581,12 @@ access_log:
         let (time, rest) = line.split_once("] ").unwrap();
         assert_eq!(time.len(), "[2026-01-01T00:00:00.000Z".len(), "{line}");
         let mut fields: Vec<_> = rest.split(' ').collect();
-        assert!(fields[7].parse::<u32>().is_ok(), "duration: {line}");
-        fields[7] = "D";
+        for (index, shown) in [(7, "D"), (8, "S")] {
+            assert!(fields[index].parse::<u32>().is_ok(), "duration and service time: {line}");
+            fields[index] = shown;
+        }
         let expected = format!(
-            "\"POST /x HTTP/1.1\" 200 - 3 2 D 0 \"-\" \"me\" \"id\" \"a\" \"{}\"\n",
+            "\"POST /x HTTP/1.1\" 200 - 3 2 D S \"-\" \"me\" \"id\" \"a\" \"{}\"\n",
             upstream.address
         );
         assert_eq!(fields.join(" "), expected);
@@ -599,10 +603,7 @@ fn requests_find_no_route_until_routes_are_published() {
         let mut proxy = Setup { routes, ..Setup::default() }.start();
         let config::RouteSource::Static(table) = proxy.hcm.config.routes.clone() else { panic!("static") };
         let source = config::ConfigSource::Ads { initial_fetch_timeout: None };
-        let by_name = config::RouteSource::Rds { name: "late".into(), source };
-        let config = Arc::new(config::Hcm { routes: by_name, ..(*proxy.hcm.config).clone() });
-        let listener = proxy.deps.stats.scope("listener.x.", "listener.", &[]);
-        proxy.hcm = super::Hcm::build(config, &proxy.deps, &listener).unwrap();
+        proxy.rebuild(|config| config.routes = config::RouteSource::Rds { name: "late".into(), source });
         assert!(proxy.get("/").await.starts_with("HTTP/1.1 404 "));
         let slot = proxy.deps.routes.slot("late");
         slot.publish(Some(Arc::new(RouteTable::build(table))));
@@ -610,4 +611,199 @@ fn requests_find_no_route_until_routes_are_published() {
         slot.publish(None);
         assert!(proxy.get("/").await.starts_with("HTTP/1.1 404 "));
     });
+}
+
+#[test]
+fn upgrades_that_are_enabled_become_tunnels() {
+    run(async {
+        let upstream = Upstream::start(|head| {
+            assert!(
+                head.contains("\nconnection: upgrade") && head.contains("\nupgrade: websocket"),
+                "{head}"
+            );
+            Act::Echo(
+                "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n"
+                    .into(),
+            )
+        })
+        .await;
+        let clusters: &[(&str, &[_])] = &[("up", &[upstream.address])];
+        let mut proxy = Setup { routes: TO_UP, clusters, manager: LOG, ..Setup::default() }.start();
+        let upgrades = vec!["websocket".into()];
+        proxy.rebuild(|config| config.upgrades = upgrades);
+        let mut client = proxy.connect();
+        let request = "GET /ws HTTP/1.1\r\nhost: a\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\r\n";
+        client.write_all(request.as_bytes()).await.unwrap();
+        let head = answer(&mut client).await;
+        assert!(head.starts_with("HTTP/1.1 101 Switching Protocols\n"), "{head}");
+        assert!(
+            head.contains("\nconnection: upgrade\n") && head.contains("\nupgrade: websocket\n"),
+            "{head}"
+        );
+        assert_eq!(proxy.stat("http.test.downstream_cx_upgrades_active"), 1);
+        for word in ["ping", "pong"] {
+            client.write_all(word.as_bytes()).await.unwrap();
+            let mut got = [0; 4];
+            client.read_exact(&mut got).await.unwrap();
+            assert_eq!(got, word.as_bytes(), "bytes pass both ways");
+        }
+        drop(client);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        assert_eq!(proxy.stat("http.test.downstream_cx_upgrades_active"), 0);
+        assert_eq!(proxy.stat("http.test.downstream_cx_upgrades_total"), 1);
+        assert!(proxy.log().contains("GET /ws HTTP/1.1 101 "), "{}", proxy.log());
+    });
+}
+
+mod filters {
+    //! Filters of tests: they leave their name in headers, and do what the path says.
+
+    use super::*;
+    use crate::codec::{Body, BodyError, BodySource, Frame};
+    use crate::http::filter::{BodyUse, CONTINUE, HttpFilter, HttpFilterConfig, Step, Verdict};
+    use crate::http::{LocalReply, StreamCx};
+    use bytes::Bytes;
+    use data_plane_core::headers::{RequestHead, ResponseHead};
+    use std::sync::Arc;
+    use std::task::{Context, Poll};
+
+    struct Named(&'static str, BodyUse);
+
+    impl HttpFilterConfig for Named {
+        fn start(&self, cx: &StreamCx) -> Option<Box<dyn HttpFilter>> {
+            let skip = cx.route().is_some_and(|route| &*route.route.name == "bare");
+            (!skip).then(|| Box::new(Named(self.0, self.1)) as Box<dyn HttpFilter>)
+        }
+    }
+
+    impl HttpFilter for Named {
+        fn on_request<'a>(&'a mut self, head: &'a mut RequestHead, _: &'a mut StreamCx) -> Step<'a> {
+            head.headers.append(b"x-passed", self.0.as_bytes());
+            let deny = || Verdict::Reply(LocalReply::new(403, "denied").body("no"));
+            if !head.path.ends_with(self.0) {
+                return CONTINUE;
+            }
+            match head.path.as_str() {
+                path if path.starts_with("/deny") => Step::Done(deny()),
+                path if path.starts_with("/wait") => Step::Wait(Box::pin(async move {
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                    deny()
+                })),
+                path if path.starts_with("/hang") => Step::Wait(Box::pin(std::future::pending())),
+                _ => CONTINUE,
+            }
+        }
+
+        fn on_response<'a>(&'a mut self, head: &'a mut ResponseHead, _: &'a mut StreamCx) -> Step<'a> {
+            head.headers.append(b"x-back", self.0.as_bytes());
+            CONTINUE
+        }
+
+        fn request_body(&self) -> BodyUse {
+            self.1
+        }
+
+        fn response_body(&self) -> BodyUse {
+            self.1
+        }
+
+        fn wrap_response(&mut self, body: Body) -> Body {
+            Body::Stream(Box::new(Loud(body)))
+        }
+
+        fn on_request_buffered(
+            &mut self,
+            head: &mut RequestHead,
+            body: &mut Bytes,
+            _: &mut StreamCx,
+        ) -> Verdict {
+            head.headers.append(b"x-body", body);
+            Verdict::Continue
+        }
+
+        fn on_response_buffered(&mut self, _: &mut ResponseHead, body: &mut Bytes, _: &mut StreamCx) {
+            *body = [body, &b"+more"[..]].concat().into();
+        }
+    }
+
+    struct Loud(Body);
+
+    impl BodySource for Loud {
+        fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, BodyError>>> {
+            self.0.poll_frame(cx).map_ok(|frame| match frame {
+                Frame::Data(data) => Frame::Data(data.to_ascii_uppercase().into()),
+                trailers => trailers,
+            })
+        }
+
+        fn remaining(&self) -> Option<u64> {
+            self.0.remaining()
+        }
+    }
+
+    async fn filtered(filters: &[(&'static str, BodyUse)]) -> (Proxy, Upstream) {
+        let (mut proxy, upstream) = proxied(LOG, TO_UP).await;
+        let built = |&(name, uses): &(&'static str, BodyUse)| Arc::new(Named(name, uses)) as _;
+        proxy.with_filters(filters.iter().map(built).collect());
+        (proxy, upstream)
+    }
+
+    const PLAIN: &[(&str, BodyUse)] = &[("one", BodyUse::None), ("two", BodyUse::None)];
+
+    #[test]
+    fn requests_pass_filters_in_order_and_responses_backwards() {
+        run(async {
+            let (proxy, upstream) = filtered(PLAIN).await;
+            let got = proxy.get("/x").await;
+            assert!(upstream.seen()[0].contains("x-passed: one\nx-passed: two\n"));
+            assert!(got.contains("\nx-back: two\nx-back: one\n") && got.ends_with("\n\nok"), "{got}");
+        });
+    }
+
+    #[test]
+    fn a_filter_answers_in_place_of_the_upstream() {
+        run_paused(async {
+            let (proxy, upstream) = filtered(PLAIN).await;
+            for path in ["/deny/one", "/wait/two"] {
+                let got = proxy.get(path).await;
+                assert!(got.starts_with("HTTP/1.1 403 Forbidden\ncontent-length: 2\n"), "{got}");
+                assert!(got.contains("\nx-back: two\nx-back: one\n") && got.ends_with("\n\nno"), "{got}");
+            }
+            assert!(upstream.seen().is_empty());
+            assert!(proxy.log().contains("GET /deny/one HTTP/1.1 403 - denied 0 2 - - 0"), "{}", proxy.log());
+        });
+    }
+
+    #[test]
+    fn a_filter_that_hangs_runs_into_the_streams_deadline() {
+        run_paused(async {
+            let (proxy, _upstream) = filtered(PLAIN).await;
+            let got = proxy.get("/hang/one").await;
+            assert!(got.starts_with("HTTP/1.1 504 ") && got.ends_with("stream timeout"), "{got}");
+        });
+    }
+
+    #[test]
+    fn a_filter_may_change_frames_as_they_pass() {
+        run(async {
+            let (proxy, _upstream) = filtered(&[("one", BodyUse::Stream)]).await;
+            assert!(proxy.get("/chunks").await.ends_with("2\nAB\n1\nC\n0\n\n"));
+        });
+    }
+
+    #[test]
+    fn a_filter_may_take_bodies_whole() {
+        run(async {
+            let (proxy, upstream) = filtered(&[("one", BodyUse::Buffer(32))]).await;
+            let post = |body: &str| {
+                format!("POST /x HTTP/1.1\r\nhost: a\r\ncontent-length: {}\r\n\r\n{body}", body.len())
+            };
+            let got = proxy.ask(&post("abc")).await;
+            assert!(upstream.seen()[0].contains("\nx-body: abc"), "{:?}", upstream.seen());
+            assert!(got.contains("\ncontent-length: 7\n") && got.ends_with("\n\nok+more"), "{got}");
+            let got = proxy.ask(&post(&"long ".repeat(10))).await;
+            assert!(got.starts_with("HTTP/1.1 413 ") && got.ends_with("\n\nPayload Too Large+more"), "{got}");
+            assert_eq!(proxy.stat("http.test.downstream_rq_too_large"), 1);
+        });
+    }
 }

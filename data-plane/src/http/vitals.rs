@@ -72,7 +72,8 @@ pub(super) struct WatchedBody {
 }
 
 impl WatchedBody {
-    pub(super) fn new(body: Body, vitals: Rc<Vitals>) -> Body {
+    /// `body`, watched.
+    pub(super) fn body(body: Body, vitals: Rc<Vitals>) -> Body {
         Body::Stream(Box::new(Self { body, vitals }))
     }
 }
@@ -120,7 +121,7 @@ mod tests {
         vitals.idle.set(Some(Duration::from_secs(300)));
         assert_eq!(vitals.next(), Some((start + Duration::from_secs(300), Expired::Idle)));
 
-        let mut body = WatchedBody::new(Body::Full(Bytes::from_static(b"abc")), Rc::clone(&vitals));
+        let mut body = WatchedBody::body(Body::Full(Bytes::from_static(b"abc")), Rc::clone(&vitals));
         tokio::time::advance(Duration::from_secs(7)).await;
         assert!(matches!(body.frame().await, Some(Ok(Frame::Data(_)))));
         assert_eq!(vitals.received.get(), 3);

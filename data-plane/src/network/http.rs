@@ -1,7 +1,7 @@
 //! The HTTP connection manager as a network filter.
 
-use super::{Factory, LocalBoxFuture, NetworkFilter};
-use crate::http::{self, BuildError, Connection, Deps, Hcm, Worker};
+use super::{BuildResult, Factory, LocalBoxFuture, NetworkFilter};
+use crate::http::{self, Connection, Deps, Hcm, Worker};
 use crate::stats::Scope;
 use crate::transport::{ByteCounters, Stream};
 use data_plane_core::config;
@@ -21,11 +21,7 @@ impl NetworkFilter for Http {
     }
 }
 
-fn build(
-    config: &config::NetworkFilter,
-    deps: &Deps,
-    listener: &Scope,
-) -> Option<Result<Arc<dyn NetworkFilter>, BuildError>> {
+fn build(config: &config::NetworkFilter, deps: &Deps, listener: &Scope) -> Option<BuildResult> {
     let config::NetworkFilter::Http(config) = config;
     Some(
         Hcm::build(Arc::clone(config), deps, listener)

@@ -23,13 +23,15 @@ pub trait NetworkFilter: Send + Sync {
     fn serve(&self, connection: Connection<Stream>, worker: Rc<Worker>) -> LocalBoxFuture<'static, ()>;
 }
 
+/// A filter, or why it cannot be built.
+pub type BuildResult = Result<Arc<dyn NetworkFilter>, BuildError>;
+
 /// How a kind of filter is built.
 pub struct Factory {
     /// Envoy's name of the filter, for messages.
     pub name: &'static str,
     /// Builds the filter, or says that the configuration is of another kind.
-    pub build:
-        fn(&config::NetworkFilter, &Deps, &Scope) -> Option<Result<Arc<dyn NetworkFilter>, BuildError>>,
+    pub build: fn(&config::NetworkFilter, &Deps, &Scope) -> Option<BuildResult>,
 }
 
 /// Every kind of filter there is.

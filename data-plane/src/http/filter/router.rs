@@ -282,7 +282,7 @@ fn direct_response(direct: &DirectResponse, head: &RequestHead, cx: &StreamCx) -
     let mut body = Vec::new();
     cx.with_record(Some(head), None, None, |record| format.render(record, &mut body));
     let mut reply = LocalReply::from(Cause::Direct(direct.status, body.into()));
-    reply.content_type = Cow::Owned(content_type.to_string());
+    reply.content_type = Some(content_type.clone());
     reply
 }
 
