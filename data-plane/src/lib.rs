@@ -3,6 +3,7 @@
 //! Modules, low to high; each imports only those before it (`tests/layering.rs` holds them to it):
 //!
 //! - [`stats`]: sharded counters, gauges and histograms under Envoy's names
+//! - [`runtime`]: values by key that configuration refers to
 //! - [`task`]: owned tasks, cancellation, the drain signal
 //! - [`transport`]: sockets and counted streams
 //! - [`codec`]: HTTP/1.1 and HTTP/2 on the wire, both sides; bodies
@@ -19,6 +20,7 @@ pub mod codec;
 pub mod http;
 pub mod listener;
 pub mod network;
+pub mod runtime;
 pub mod server;
 pub mod stats;
 pub mod task;

@@ -1,3 +1,79 @@
-//! Skeleton.
+//! portolan-proxy: flags, logging, and the proxy's life.
 
-fn main() {}
+mod flags;
+
+use clap::Parser;
+use data_plane::server::{self, Boot, Logging, Proxy, StartError};
+use flags::{Flags, Mode};
+use std::process::ExitCode;
+use std::time::Duration;
+use tracing::{debug, error, info, warn};
+
+/// Returns freed memory to the system sooner than the system's own, and is faster.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Longest wait of `--mode init_only`: Envoy's two initial fetch timeouts and a little.
+const INIT_LIMIT: Duration = Duration::from_secs(60);
+
+fn main() -> ExitCode {
+    let flags = match Flags::try_parse() {
+        Ok(flags) => flags,
+        Err(error) => {
+            // Help is not an error.
+            let failed = error.use_stderr();
+            let _ = error.print();
+            return if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS };
+        }
+    };
+    if flags.version {
+        println!("portolan-proxy  version: {}", server::version());
+        return ExitCode::SUCCESS;
+    }
+    match run(&flags) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            // On standard error whatever the log level and file are.
+            eprintln!("error initializing configuration '{}':\n{}", flags.config_name(), failure.describe());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(flags: &Flags) -> Result<(), StartError> {
+    let (settings, bad_directives) = flags.logging();
+    let (logging, bad_components) = Logging::start(settings)
+        .map_err(|source| StartError::System { what: "cannot open the log file", source })?;
+    for directive in bad_directives {
+        warn!("--log-format: {directive} is not understood; the default format is used");
+    }
+    for component in bad_components {
+        warn!("--component-log-level: {component}");
+    }
+    for flag in flags.without_effect() {
+        debug!("{flag} has no effect");
+    }
+    // A panic ends its task and not the process: it must not go unseen in the log.
+    std::panic::set_hook(Box::new(|panic| {
+        let trace = std::backtrace::Backtrace::capture();
+        error!("{panic}\n{trace}");
+    }));
+    let boot = Boot::read(&flags.origin())?;
+    if flags.mode == Mode::Validate {
+        for finding in &boot.ignored {
+            eprintln!("warning: ignored: {finding}");
+        }
+        println!("configuration '{}' OK", flags.config_name());
+        return Ok(());
+    }
+    info!(version = server::version(), "starting");
+    let handle = Proxy::start(boot, flags.options(logging))?;
+    if flags.mode == Mode::InitOnly {
+        if !handle.ready(INIT_LIMIT) {
+            error!("not initialized in time");
+        }
+        return Ok(());
+    }
+    handle.join();
+    Ok(())
+}

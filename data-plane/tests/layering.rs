@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 type Layers = &'static [&'static [&'static str]];
 
 const PROXY: Layers = &[
-    &["stats", "task"],
+    &["runtime", "stats", "task"],
     &["transport"],
     &["codec"],
     &["upstream"],
@@ -112,7 +112,7 @@ fn unlisted(dir: &Path, layers: Layers) -> Vec<String> {
     std::fs::read_dir(dir)
         .unwrap()
         .filter_map(|e| Some(e.unwrap().path().file_stem()?.to_str()?.to_owned()))
-        .filter(|name| !listed.contains(name.as_str()) && !["lib", "main"].contains(&name.as_str()))
+        .filter(|name| !listed.contains(name.as_str()) && !["lib", "main", "flags"].contains(&name.as_str()))
         .collect()
 }
 

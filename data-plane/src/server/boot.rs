@@ -1,10 +1,14 @@
-//! Reading the bootstrap: text, command-line overrides, translation.
+//! Reading the bootstrap: text, command-line overrides, translation. Every error is reported at once, with its
+//! place in the text.
 
+use super::data::SystemData;
 use data_plane_core::config;
-use data_plane_core::path::Finding;
-use data_plane_core::translate::Overrides;
+use data_plane_core::path::{Diagnostics, Finding, Path};
+use data_plane_core::translate::{self, Options, Overrides};
+use prost::Message;
 use std::path::PathBuf;
 use xds_types::envoy::config::bootstrap::v3::Bootstrap;
+use xds_types::text::{self, Positions, Source, UnknownFields};
 
 /// A bootstrap that was read and found valid.
 #[derive(Clone, Debug)]
@@ -28,6 +32,8 @@ pub struct Origin {
     pub yaml: Option<String>,
     /// `--service-node` and the like.
     pub overrides: Overrides,
+    /// `--allow-unknown-static-fields`.
+    pub allow_unknown_fields: bool,
 }
 
 /// Why a bootstrap is refused: all reasons, each with its place.
@@ -35,13 +41,163 @@ pub struct Origin {
 #[error("{}", .0.join("\n"))]
 pub struct BootError(pub Vec<String>);
 
+/// A text that was parsed, and how to say where in it something is.
+struct Parsed {
+    name: String,
+    proto: Bootstrap,
+    positions: Positions,
+    unknown: Vec<Finding>,
+}
+
 impl Boot {
     /// Reads YAML or JSON.
     ///
     /// # Errors
     /// All that is wrong with it.
     pub fn from_yaml(text: &str) -> Result<Self, BootError> {
-        let _ = text;
-        Err(BootError(vec!["being built".into()]))
+        let parsed = parse("bootstrap", text, false)?;
+        Self::build(vec![parsed], &Overrides::default())
+    }
+
+    /// Reads what the command line names.
+    ///
+    /// # Errors
+    /// All that is wrong with it.
+    pub fn read(origin: &Origin) -> Result<Self, BootError> {
+        let mut parsed = Vec::new();
+        let mut errors = Vec::new();
+        if let Some(path) = &origin.path {
+            match read_file(path, origin.allow_unknown_fields) {
+                Ok(one) => parsed.push(one),
+                Err(error) => errors.extend(error.0),
+            }
+        }
+        if let Some(yaml) = &origin.yaml {
+            match parse("--config-yaml", yaml, origin.allow_unknown_fields) {
+                Ok(one) => parsed.push(one),
+                Err(error) => errors.extend(error.0),
+            }
+        }
+        if !errors.is_empty() {
+            return Err(BootError(errors));
+        }
+        if parsed.is_empty() {
+            return Err(BootError(vec![
+                "At least one of --config-path or --config-yaml or Options::configProto() should be non-empty".into(),
+            ]));
+        }
+        let mut boot = Self::build(parsed, &origin.overrides)?;
+        boot.origin = Some(origin.clone());
+        Ok(boot)
+    }
+
+    /// Merges the texts in order and translates the whole.
+    fn build(mut parsed: Vec<Parsed>, overrides: &Overrides) -> Result<Self, BootError> {
+        let mut proto = Bootstrap::default();
+        for one in &parsed {
+            proto =
+                text::merge(&proto, &one.proto).map_err(|e| BootError(vec![format!("cannot merge: {e}")]))?;
+        }
+        overrides.apply(&mut proto);
+        let mut d = Diagnostics::default();
+        let data = SystemData;
+        let config = translate::bootstrap(proto.clone(), &Path::root(""), &mut d, &Options::new(&data));
+        let mut ignored: Vec<Finding> =
+            parsed.iter_mut().flat_map(|p| std::mem::take(&mut p.unknown)).collect();
+        ignored.append(&mut d.ignored);
+        match config {
+            Ok(config) => Ok(Self { config, proto: Box::new(proto), ignored, origin: None }),
+            Err(_) => {
+                let mut lines: Vec<String> = d.rejected.iter().map(|f| explain(f, &parsed)).collect();
+                if d.omitted > 0 {
+                    lines.push(format!("and {} more", d.omitted));
+                }
+                Err(BootError(lines))
+            }
+        }
+    }
+}
+
+/// A finding with its place. Paths are those of the merged message: with two texts the place is looked for in the
+/// one that has the path in full.
+fn explain(finding: &Finding, parsed: &[Parsed]) -> String {
+    let Finding { path, message } = finding;
+    let colon = if path.is_empty() { "" } else { ": " };
+    let place = match parsed {
+        [one] => one.positions.locate(path).map(|place| (one, place)),
+        _ => None,
+    };
+    match place {
+        Some((one, place)) => {
+            format!("{path}{colon}{message} ({}:{}:{})", one.name, place.line, place.column)
+        }
+        None => format!("{path}{colon}{message}"),
+    }
+}
+
+fn read_file(path: &std::path::Path, allow_unknown: bool) -> Result<Parsed, BootError> {
+    let name = path.to_string_lossy();
+    let fail = |why: String| BootError(vec![format!("{name}: {why}")]);
+    let bytes = std::fs::read(path).map_err(|e| fail(format!("unable to read file: {e}")))?;
+    if path.extension().is_some_and(|e| e == "pb") {
+        let proto = Bootstrap::decode(&*bytes).map_err(|e| fail(e.to_string()))?;
+        return Ok(Parsed { name: name.into(), proto, positions: Positions::default(), unknown: Vec::new() });
+    }
+    let text = String::from_utf8(bytes).map_err(|e| fail(e.to_string()))?;
+    parse(&name, &text, allow_unknown)
+}
+
+fn parse(name: &str, text: &str, allow_unknown: bool) -> Result<Parsed, BootError> {
+    let unknown_fields = if allow_unknown { UnknownFields::Report } else { UnknownFields::Refuse };
+    let options = text::Options { unknown_fields };
+    let parsed = text::parse_with(Source { name, text }, options)
+        .map_err(|errors| BootError(errors.to_string().lines().map(Into::into).collect()))?;
+    let unknown =
+        parsed.ignored.list.into_iter().map(|e| Finding { path: e.path, message: e.message }).collect();
+    Ok(Parsed { name: name.into(), proto: parsed.message, positions: parsed.positions, unknown })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_error_is_told_with_its_place() {
+        let text = "static_resources:\n  clusters:\n  - name: a\n    connect_timeout: -1s\n  - name: b\n    lb_policy: CLUSTER_PROVIDED\n";
+        let BootError(lines) = Boot::from_yaml(text).unwrap_err();
+        assert!(lines.iter().any(|l| l.contains("clusters[0]") && l.contains("(bootstrap:4:")), "{lines:?}");
+        assert!(lines.iter().any(|l| l.contains("clusters[1]") && l.contains("(bootstrap:")), "{lines:?}");
+    }
+
+    #[test]
+    fn unknown_field_is_refused_with_its_place_unless_allowed() {
+        let text = "nod:\n  id: a\n";
+        let BootError(lines) = Boot::from_yaml(text).unwrap_err();
+        assert!(lines[0].contains("nod") && lines[0].contains("(bootstrap:1:1)"), "{lines:?}");
+        let origin = Origin { yaml: Some(text.into()), allow_unknown_fields: true, ..Origin::default() };
+        let boot = Boot::read(&origin).unwrap();
+        assert_eq!(boot.ignored.len(), 1, "{:?}", boot.ignored);
+    }
+
+    #[test]
+    fn yaml_of_the_command_line_is_merged_over_the_file_and_flags_over_both() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("b.yaml");
+        std::fs::write(&path, "node:\n  id: file\n  cluster: file\n").unwrap();
+        let origin = Origin {
+            path: Some(path),
+            yaml: Some("node: {id: yaml}".into()),
+            overrides: Overrides { zone: Some("z".into()), ..Overrides::default() },
+            ..Origin::default()
+        };
+        let node = Boot::read(&origin).unwrap().config.node;
+        assert_eq!((&*node.id, &*node.cluster, &*node.locality.zone), ("yaml", "file", "z"));
+    }
+
+    #[test]
+    fn missing_file_is_named() {
+        let origin = Origin { path: Some("/nonexistent/b.yaml".into()), ..Origin::default() };
+        let BootError(lines) = Boot::read(&origin).unwrap_err();
+        assert!(lines[0].contains("/nonexistent/b.yaml"), "{lines:?}");
     }
 }

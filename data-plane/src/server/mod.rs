@@ -2,14 +2,41 @@
 //!
 //! Called by `main` and by tests; several proxies can live in one process, since nothing here is static. One
 //! control thread runs xDS, DNS, file watching and the admin server; N worker threads serve connections.
+//!
+//! Start order: admin server, static clusters and bound static listeners (either failing ends the start), workers,
+//! then as [`crate::xds`] says: static clusters warm, clusters are asked for and warm, listeners are asked for and
+//! accept.
 
 mod boot;
+mod control;
+mod data;
+mod dump;
+mod gauges;
 mod handle;
+pub mod logging;
 mod options;
+mod signals;
+mod threads;
+mod view;
 
 pub use boot::{Boot, BootError, Origin};
 pub use handle::{Handle, ListenerInfo};
+pub use logging::Logging;
 pub use options::{DrainStrategy, Options};
+
+use crate::xds::ListenerFailure;
+use control::Start;
+use std::fmt::Write;
+use std::sync::mpsc::sync_channel;
+use tokio::sync::mpsc;
+
+/// Commands from outside that wait for the control thread. Full: the asker waits.
+const COMMAND_QUEUE: usize = 16;
+
+/// This build, as Envoy's `--version` writes it: `revision/version/status/build/tls`.
+pub fn version() -> String {
+    view::version()
+}
 
 /// Why a proxy does not start.
 #[derive(Debug, thiserror::Error)]
@@ -17,15 +44,10 @@ pub enum StartError {
     /// The bootstrap cannot be read or is wrong.
     #[error("configuration is not valid")]
     Boot(#[from] BootError),
-    /// A static listener cannot be built or bound.
-    #[error("listener {name:?}: {reason}")]
-    Listener {
-        /// Its name.
-        name: String,
-        /// Why, in words.
-        reason: String,
-    },
-    /// The admin server cannot listen.
+    /// Static listeners cannot be built or bound: all of them.
+    #[error("listeners cannot be started")]
+    Listeners(Vec<ListenerFailure>),
+    /// The admin server cannot listen, or its address cannot be written down.
     #[error("admin address {address}")]
     Admin {
         /// The address asked for.
@@ -45,6 +67,26 @@ pub enum StartError {
     },
 }
 
+impl StartError {
+    /// All reasons, a line each.
+    pub fn describe(&self) -> String {
+        let mut out = String::new();
+        match self {
+            Self::Boot(BootError(lines)) => out.push_str(&lines.join("\n")),
+            Self::Listeners(failures) => {
+                for (i, ListenerFailure { name, reason }) in failures.iter().enumerate() {
+                    let gap = if i > 0 { "\n" } else { "" };
+                    let _ = write!(out, "{gap}listener {name:?}: {reason}");
+                }
+            }
+            Self::Admin { source, .. } | Self::System { source, .. } => {
+                let _ = write!(out, "{self}: {source}");
+            }
+        }
+        out
+    }
+}
+
 /// A running proxy's beginning.
 #[derive(Debug)]
 pub struct Proxy;
@@ -56,7 +98,27 @@ impl Proxy {
     /// # Errors
     /// Something that the bootstrap asks for at once cannot be had; nothing keeps running then.
     pub fn start(boot: Boot, options: Options) -> Result<Handle, StartError> {
-        let _ = (boot, options);
-        Err(StartError::System { what: "being built", source: std::io::ErrorKind::Unsupported.into() })
+        let system = |what| move |source| StartError::System { what, source };
+        let runtime = threads::runtime;
+        let (tell, commands) = mpsc::channel(COMMAND_QUEUE);
+        let (started, answer) = sync_channel(1);
+        let start = Start { boot, options, commands, started };
+        let thread = std::thread::Builder::new()
+            .name("main".into())
+            .spawn(move || match runtime() {
+                Ok(runtime) => runtime.block_on(control::run(start)),
+                Err(source) => {
+                    let error = StartError::System { what: "cannot start the control thread", source };
+                    // The caller waits for this.
+                    let _ = start.started.send(Err(error));
+                }
+            })
+            .map_err(system("cannot start the control thread"))?;
+        let lost = || StartError::System {
+            what: "the control thread ended",
+            source: std::io::ErrorKind::Other.into(),
+        };
+        let started = answer.recv().map_err(|_| lost())??;
+        Ok(Handle::new(started, tell, thread))
     }
 }

@@ -1,15 +1,17 @@
 //! What the command line says besides the bootstrap.
 
+use super::logging::Logging;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// How a draining proxy tells its clients (Envoy `--drain-strategy`).
+/// How a draining proxy tells its clients (Envoy `--drain-strategy`). Both mean the same here: every connection is
+/// told at once, and may finish what it has under way until the drain time ends.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DrainStrategy {
-    /// A growing share of requests is answered with `connection: close` over the drain time.
+    /// Envoy's default.
     #[default]
     Gradual,
-    /// Every connection is told at once.
+    /// At once.
     Immediate,
 }
 
@@ -26,6 +28,10 @@ pub struct Options {
     pub admin_address_path: Option<PathBuf>,
     /// Serve SIGTERM, SIGINT, SIGHUP and SIGUSR1. Only one proxy of a process should.
     pub signals: bool,
+    /// Log levels, for `/logging`; `None`: they cannot be changed.
+    pub logging: Option<Logging>,
+    /// The command line as `/server_info` shows it: Envoy's `command_line_options`.
+    pub command_line: serde_json::Map<String, serde_json::Value>,
 }
 
 impl Default for Options {
@@ -36,6 +42,8 @@ impl Default for Options {
             drain_strategy: DrainStrategy::default(),
             admin_address_path: None,
             signals: false,
+            logging: None,
+            command_line: serde_json::Map::new(),
         }
     }
 }

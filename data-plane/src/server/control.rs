@@ -1,0 +1,363 @@
+//! The control thread: everything that is not a connection.
+
+use super::dump::Taken;
+use super::gauges::Gauges;
+use super::handle::{Command, ListenerInfo, Started};
+use super::threads::{self, Parts};
+use super::{Boot, Options, StartError, signals};
+use crate::admin::{self, Proxy, ServerState};
+use crate::http::{AccessLogs, Deps, FLUSH_INTERVAL, RouteSlots};
+use crate::runtime::Runtime;
+use crate::stats::Registry;
+use crate::task::{self, Phase, Shutdown, ShutdownTrigger};
+use crate::upstream::dns::SystemResolver;
+use crate::xds::{self, Xds};
+use crate::{listener, upstream};
+use data_plane_core::config;
+use data_plane_core::headers::Process;
+use data_plane_core::headers::forwarded::UserAgent;
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime};
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio::task::{JoinSet, spawn_local};
+use tokio::time::{MissedTickBehavior, interval, sleep};
+use tracing::{error, info, warn};
+
+/// Envoy's `stats_flush_interval`: histograms show this interval next to their totals.
+const STATS_FLUSH: Duration = Duration::from_secs(5);
+
+/// The control thread's things.
+pub(super) struct Control {
+    pub(super) registry: Registry,
+    pub(super) upstream: upstream::Manager,
+    pub(super) listeners: listener::Manager,
+    pub(super) runtime: Runtime,
+    pub(super) xds: Xds,
+    pub(super) gauges: Gauges,
+    pub(super) options: Options,
+    pub(super) taken: RefCell<Rc<Taken>>,
+    pub(super) fails_health_checks: Cell<bool>,
+    access_logs: AccessLogs,
+    trigger: ShutdownTrigger,
+    shutdown: Shutdown,
+    tasks: RefCell<JoinSet<()>>,
+}
+
+/// What the control thread is started with.
+pub(super) struct Start {
+    pub(super) boot: Boot,
+    pub(super) options: Options,
+    pub(super) commands: mpsc::Receiver<Command>,
+    pub(super) started: SyncSender<Result<Started, StartError>>,
+}
+
+/// Runs a proxy to its end.
+pub(super) async fn run(start: Start) {
+    let Start { boot, options, mut commands, started } = start;
+    let began = Instant::now();
+    let (control, workers, admin) = match build(boot, options).await {
+        Ok(built) => built,
+        Err(error) => {
+            // The caller waits for this.
+            let _ = started.send(Err(error));
+            return;
+        }
+    };
+    let address = admin.as_ref().and_then(|listener| listener.local_addr().ok());
+    let answer = Started { admin: address, stats: control.registry.clone() };
+    if started.send(Ok(answer)).is_err() {
+        return control.end(workers).await;
+    }
+    if let Some(listener) = admin {
+        let proxy: Rc<dyn Proxy> = Rc::clone(&control) as Rc<dyn Proxy>;
+        control.own(async move { admin::serve(listener, proxy).await });
+    }
+    let xds = control.xds.clone();
+    control.own(async move { xds.run().await });
+    control.own(announce(Rc::clone(&control), began));
+    control.own(tick(Rc::clone(&control)));
+    if control.options.signals {
+        control.own(signals::serve(Rc::clone(&control)));
+    }
+    let mut stopped = control.shutdown.clone();
+    loop {
+        tokio::select! {
+            // Both cancel safe.
+            () = stopped.reached(Phase::Stopped) => break,
+            command = commands.recv() => match command {
+                Some(command) => control.obey(command),
+                // The handle is gone.
+                None => control.stop(),
+            }
+        }
+    }
+    control.end(workers).await;
+}
+
+type Built = (Rc<Control>, Vec<JoinHandle<()>>, Option<TcpListener>);
+
+async fn build(boot: Boot, options: Options) -> Result<Built, StartError> {
+    let system = |what| move |source| StartError::System { what, source };
+    let concurrency = options.concurrency.max(1);
+    let registry = Registry::new(concurrency);
+    registry.set_fixed_tags(&boot.config.stats.fixed_tags);
+    let runtime = Runtime::new(&boot.config.runtime, boot.config.runtime_admin_layer);
+    let gauges = Gauges::new(&registry, concurrency, &runtime);
+    gauges.server.ignored_fields.set(boot.ignored.len() as u64);
+    // First, so that it says how the start goes.
+    let admin = match &boot.config.admin {
+        Some(config) => Some(open_admin(config, options.admin_address_path.as_deref()).await?),
+        None => None,
+    };
+    let upstream = upstream::Manager::new(&registry, Arc::new(SystemResolver::new()));
+    let access_logs = AccessLogs::new(&registry, concurrency, FLUSH_INTERVAL);
+    let routes = RouteSlots::default();
+    let deps = Deps {
+        stats: registry.clone(),
+        routes: routes.clone(),
+        access_logs: access_logs.clone(),
+        process: Arc::new(process()),
+        agent: Arc::new(UserAgent {
+            cluster: boot.config.node.cluster.as_str().into(),
+            node: boot.config.node.id.as_str().into(),
+        }),
+    };
+    let (listeners, sides) = listener::Manager::new(listener::Options {
+        workers: concurrency,
+        registry: registry.clone(),
+        drain_time: options.drain_time,
+        deps,
+    });
+    let xds = Xds::new(
+        &boot.config,
+        xds::Deps {
+            registry: registry.clone(),
+            upstream: upstream.clone(),
+            listeners: listeners.clone(),
+            routes,
+            data: Arc::new(super::data::SystemData),
+        },
+    )
+    .map_err(StartError::Listeners)?;
+    let (trigger, shutdown) = task::shutdown();
+    let mut workers = Vec::with_capacity(concurrency);
+    for side in sides {
+        let parts = Parts { side, clusters: upstream.clusters(), shutdown: shutdown.clone() };
+        workers.push(threads::spawn(parts).map_err(system("cannot start a worker thread"))?);
+    }
+    let control = Rc::new(Control {
+        registry,
+        upstream,
+        listeners,
+        runtime,
+        xds,
+        gauges,
+        options,
+        taken: RefCell::new(Rc::new(Taken { boot, at: SystemTime::now() })),
+        fails_health_checks: Cell::new(false),
+        access_logs,
+        trigger,
+        shutdown,
+        tasks: RefCell::default(),
+    });
+    control.warn_of_ignored();
+    Ok((control, workers, admin))
+}
+
+async fn open_admin(config: &config::Admin, address_path: Option<&Path>) -> Result<TcpListener, StartError> {
+    let address = config.address;
+    let fail = |source| StartError::Admin { address, source };
+    if !address.ip().is_loopback() {
+        warn!(%address, "the admin interface is not on loopback: anyone who reaches it can stop this proxy");
+    }
+    let listener = TcpListener::bind(address).await.map_err(fail)?;
+    let bound = listener.local_addr().map_err(fail)?;
+    info!(address = %bound, "admin address");
+    for path in address_path.into_iter().chain(config.address_path.as_deref()) {
+        std::fs::write(path, bound.to_string()).map_err(fail)?;
+    }
+    Ok(listener)
+}
+
+fn process() -> Process {
+    let hostname = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    // Names and values that are not text cannot be configured either.
+    let environment =
+        std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)));
+    Process { hostname, environment: environment.collect(), ..Process::default() }
+}
+
+/// Says when the proxy serves.
+async fn announce(control: Rc<Control>, began: Instant) {
+    let mut phase = control.xds.phase();
+    if phase.wait_for(|phase| *phase == xds::Phase::Live).await.is_ok() {
+        let took_ms = began.elapsed().as_millis() as u64;
+        control.gauges.server.initialization_time_ms.record(took_ms);
+        control.refresh();
+        info!(took_ms, "serving");
+    }
+}
+
+async fn tick(control: Rc<Control>) {
+    let mut ticks = interval(STATS_FLUSH);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        control.refresh();
+        control.registry.flush();
+    }
+}
+
+impl Control {
+    /// A task that ends with the proxy.
+    fn own(self: &Rc<Self>, task: impl Future<Output = ()> + 'static) {
+        self.tasks.borrow_mut().spawn_local(task);
+    }
+
+    /// Brings gauges up to date that are not kept so at all times.
+    pub(super) fn refresh(&self) {
+        self.upstream.refresh_stats();
+        self.gauges.refresh(self.listeners.connections());
+        let state = self.state();
+        self.gauges.server.state.set(state.number());
+        self.gauges.server.live.set(u64::from(state == ServerState::Live));
+    }
+
+    fn obey(self: &Rc<Self>, command: Command) {
+        match command {
+            Command::Listeners(answer) => {
+                let active =
+                    self.listeners.infos().into_iter().filter(|l| l.state == listener::State::Active);
+                let infos = active.map(|l| ListenerInfo { name: l.name.into(), addresses: l.addresses });
+                // The asker may have gone.
+                let _ = answer.send(infos.collect());
+            }
+            Command::WhenReady(answer) => {
+                let mut phase = self.xds.phase();
+                self.own(async move {
+                    if phase.wait_for(|phase| *phase == xds::Phase::Live).await.is_ok() {
+                        let _ = answer.send(());
+                    }
+                });
+            }
+            Command::Reload(boot, answer) => {
+                let _ = answer.send(self.reload(*boot));
+            }
+            Command::Drain => self.drain(),
+            Command::Stop => self.stop(),
+        }
+    }
+
+    pub(super) fn is_ending(&self) -> bool {
+        self.shutdown.phase() > Phase::Running
+    }
+
+    /// Not ready, no new connections; ends once no connection is left or the drain time is over.
+    pub(super) fn drain(self: &Rc<Self>) {
+        if self.is_ending() {
+            return;
+        }
+        let connections = self.listeners.connections();
+        info!(connections, drain_time_s = self.options.drain_time.as_secs(), "draining");
+        self.fails_health_checks.set(true);
+        self.trigger.advance(Phase::Draining);
+        self.listeners.drain_all();
+        let control = Rc::clone(self);
+        self.own(async move {
+            tokio::select! {
+                () = control.listeners.drained() => info!("drained"),
+                () = sleep(control.options.drain_time) => {
+                    let left = control.listeners.connections();
+                    warn!(left, "drain time is over; connections are closed");
+                }
+            }
+            control.stop();
+        });
+    }
+
+    /// Ends at once.
+    pub(super) fn stop(&self) {
+        self.fails_health_checks.set(true);
+        self.trigger.advance(Phase::Stopped);
+    }
+
+    /// Takes another bootstrap's static resources in the place of the present ones.
+    pub(super) fn reload(&self, boot: Boot) -> Result<(), StartError> {
+        let before = Rc::clone(&self.taken.borrow());
+        for part in needs_restart(&before.boot.config, &boot.config) {
+            warn!("{part} of the bootstrap changed; takes effect at the next start");
+        }
+        let changed = self.xds.reload(&boot.config).map_err(StartError::Listeners)?;
+        info!(?changed, "bootstrap taken again");
+        self.runtime.set_base(&boot.config.runtime, boot.config.runtime_admin_layer);
+        self.gauges.runtime_changed(&self.runtime);
+        self.gauges.server.ignored_fields.set(boot.ignored.len() as u64);
+        self.registry.set_fixed_tags(&boot.config.stats.fixed_tags);
+        *self.taken.borrow_mut() = Rc::new(Taken { boot, at: SystemTime::now() });
+        self.warn_of_ignored();
+        Ok(())
+    }
+
+    /// SIGHUP: reads the bootstrap again. One that is wrong changes nothing.
+    pub(super) fn reread(&self) {
+        let Some(origin) = self.taken.borrow().boot.origin.clone() else {
+            return warn!("there is no file to read the configuration from again");
+        };
+        let done = Boot::read(&origin).map_err(StartError::Boot).and_then(|boot| self.reload(boot));
+        if let Err(failure) = done {
+            error!("configuration kept as it was: {}", failure.describe());
+        }
+    }
+
+    /// SIGUSR1: opens log files anew.
+    pub(super) fn reopen_logs(&self) {
+        self.access_logs.reopen();
+        if let Some(Err(error)) = self.options.logging.as_ref().map(super::Logging::reopen) {
+            error!(%error, "cannot reopen the log file");
+        }
+        info!("log files reopened");
+    }
+
+    fn warn_of_ignored(&self) {
+        for finding in &self.taken.borrow().boot.ignored {
+            warn!("ignored: {finding}");
+        }
+    }
+
+    /// Waits for the workers, which end by themselves once stopped, and writes what is left to write.
+    async fn end(&self, workers: Vec<JoinHandle<()>>) {
+        self.trigger.advance(Phase::Stopped);
+        self.xds.stop();
+        self.tasks.borrow_mut().abort_all();
+        let joined = spawn_local(async move {
+            for worker in workers {
+                // Joined on a thread that may block; a worker's panic was reported when it happened.
+                let _ = tokio::task::spawn_blocking(move || worker.join()).await;
+            }
+        });
+        let _ = joined.await;
+        self.access_logs.flush();
+        info!("exiting");
+    }
+}
+
+/// Parts of the bootstrap that are only read at the start.
+fn needs_restart(old: &config::Bootstrap, new: &config::Bootstrap) -> Vec<&'static str> {
+    let changed = [
+        ("node", old.node != new.node),
+        ("dynamic_resources", old.dynamic != new.dynamic),
+        ("admin", admin_address(old) != admin_address(new)),
+    ];
+    changed.into_iter().filter(|(_, changed)| *changed).map(|(part, _)| part).collect()
+}
+
+fn admin_address(config: &config::Bootstrap) -> Option<SocketAddr> {
+    config.admin.as_ref().map(|admin| admin.address)
+}
