@@ -1,11 +1,14 @@
 //! "Did you mean": the nearest of the names that would have been right.
 
+/// Separators by which names of one meaning may differ; a cheap first sieve.
+const SEPARATORS: usize = 6;
+
 /// The nearest candidate, when it is near enough to be what was meant.
 pub(crate) fn nearest<'c>(wrong: &str, candidates: impl Iterator<Item = &'c str>) -> Option<&'c str> {
     let limit = (wrong.chars().count() / 3).clamp(1, 6);
     let plain = fold(wrong);
     candidates
-        .filter(|c| c.len().abs_diff(wrong.len()) <= limit * 4)
+        .filter(|c| c.len().abs_diff(wrong.len()) <= limit + SEPARATORS)
         .filter_map(|c| distance(&plain, &fold(c), limit).map(|d| (d, c)))
         .min_by_key(|(d, _)| *d)
         .map(|(_, c)| c)

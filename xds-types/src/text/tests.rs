@@ -445,6 +445,27 @@ fn bombs_are_refused() {
 }
 
 #[test]
+fn the_deepest_text_that_is_read_fits_the_stack_everywhere() {
+    let open =
+        "{'@type': type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig, name: a, typed_config: ";
+    let nested = |n: usize| {
+        format!(
+            "node: {{id: a}}\ndefault_socket_interface: x\nbootstrap_extensions: [{{name: a, typed_config: {}{{}}{}}}]",
+            open.repeat(n),
+            "}".repeat(n)
+        )
+    };
+    let deepest = (1..100).rev().find(|n| parse::<Bootstrap>(Source { name: "", text: &nested(*n) }).is_ok());
+    let deepest = deepest.expect("some depth is read");
+    assert!(deepest > 40, "{deepest}");
+    let message = read(&nested(deepest));
+    let again: Bootstrap = from_yaml(&to_yaml(&message)).unwrap();
+    assert_eq!(again, message);
+    crate::redact::redacted(&message);
+    assert_eq!(crate::rules::check(&message), []);
+}
+
+#[test]
 fn json_comes_back_as_the_same_message() {
     let text = include_str!("../../tests/bootstraps/edge.yaml");
     let message = read(text);

@@ -232,7 +232,9 @@ impl Build<'_> {
             return None;
         }
         let found = descriptors::message(name);
-        if found.is_none() {
+        if found.is_none() && self.errors.is_full() {
+            self.fail(at, ""); // only counted
+        } else if found.is_none() {
             let names =
                 descriptors::pool().all_messages().map(|m| m.full_name().to_owned()).collect::<Vec<_>>();
             let near = suggestion(name, names.iter().map(String::as_str));
