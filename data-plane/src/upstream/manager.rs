@@ -467,7 +467,13 @@ impl Inner {
         };
         let first = slot.assignment.replace(Arc::clone(assignment)).is_none();
         let new_id = || self.next_host.fetch_add(1, Relaxed);
-        let update = members::update(&cluster.hosts(), assignment, kind, &cluster.config, new_id);
+        let old = Arc::clone(&cluster.hosts());
+        let mut update = members::update(&old, assignment, kind, &cluster.config, new_id);
+        if update.membership_changed && !first && cluster.config.close_connections_on_host_change {
+            // All hosts begin anew, and with them their pools.
+            update = members::update(&HostSet::default(), assignment, kind, &cluster.config, new_id);
+            update.left = old.iter().map(|host| Arc::clone(host.identity())).collect();
+        }
         if !update.changed && !first {
             membership.update_no_rebuild.inc();
             return;

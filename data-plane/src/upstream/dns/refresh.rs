@@ -161,3 +161,83 @@ fn resolved(assignment: &Assignment, known: &BTreeMap<Arc<str>, Vec<IpAddr>>, na
     }
     out
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::upstream::testing::{dns_options, endpoint, group, socket};
+    use futures_util::FutureExt;
+    use futures_util::future::BoxFuture;
+    use parking_lot::Mutex;
+
+    #[test]
+    fn backoff_is_a_random_share_of_a_window_that_doubles_up_to_its_cap() {
+        let ms = Duration::from_millis;
+        let options = DnsOptions { failure_refresh: Some((ms(100), ms(1000))), ..dns_options() };
+        for (failures, roll, expected) in [
+            (0, 0.5, ms(50)),
+            (0, 0.0, ms(10)),
+            (1, 0.5, ms(100)),
+            (3, 0.5, ms(400)),
+            (4, 0.5, ms(500)),
+            (40, 0.5, ms(500)),
+        ] {
+            assert_eq!(backoff(&options, failures, roll), expected, "{failures} failures, roll {roll}");
+        }
+        assert_eq!(
+            backoff(&dns_options(), 7, 0.1),
+            dns_options().refresh_rate,
+            "without one, the refresh rate"
+        );
+    }
+
+    /// `slow.test` never answers, `web.test` always.
+    struct OneSlow;
+
+    impl Resolve for OneSlow {
+        fn resolve<'a>(
+            &'a self,
+            name: &'a str,
+            _: &'a DnsOptions,
+        ) -> BoxFuture<'a, Result<Answer, ResolveError>> {
+            if name == "slow.test" {
+                return std::future::pending().boxed();
+            }
+            let addresses = vec![IpAddr::from([192, 0, 2, 2]), IpAddr::from([192, 0, 2, 1])];
+            async move { Ok(Answer { addresses, ttl: None }) }.boxed()
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_name_without_an_answer_has_a_deadline_and_does_not_hold_up_others_for_long() {
+        let name = |name: &str| endpoint(EndpointAddress::Name(name.into(), 80));
+        let fixed = socket("192.0.2.9:80".parse().unwrap());
+        let assignment = Arc::new(group(vec![name("slow.test"), name("web.test"), fixed]));
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let sink = Arc::clone(&told);
+        let started = tokio::time::Instant::now();
+        let refreshing = refresh(
+            assignment,
+            dns_options(),
+            Names::All,
+            Arc::new(OneSlow),
+            Arc::new(Semaphore::new(2)),
+            move |event| sink.lock().push((started.elapsed(), event)),
+        );
+        let _ = timeout(Duration::from_secs(11), refreshing).await;
+        let told = told.lock();
+        let (when, endpoints) = told
+            .iter()
+            .find_map(|(when, event)| match event {
+                Event::Endpoints(assignment) => Some((*when, &assignment.localities[0].endpoints)),
+                _ => None,
+            })
+            .expect("warming ends");
+        assert_eq!(when, RESOLVE_TIMEOUT);
+        let addresses: Vec<_> = endpoints.iter().map(|e| &e.address).collect();
+        let expected = ["192.0.2.1:80", "192.0.2.2:80", "192.0.2.9:80"]
+            .map(|a| EndpointAddress::Socket(a.parse().unwrap()));
+        assert_eq!(addresses, expected.iter().collect::<Vec<_>>(), "in a stable order");
+        assert!(told.iter().any(|(_, e)| matches!(e, Event::Failure { error: ResolveError::Timeout, .. })));
+    }
+}

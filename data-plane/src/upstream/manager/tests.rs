@@ -224,6 +224,20 @@ fn a_changed_weight_keeps_the_identity_and_is_no_membership_change() {
 }
 
 #[test]
+fn a_cluster_that_closes_connections_on_host_changes_begins_anew() {
+    let (manager, _) = manager(Script::new([]));
+    set(&manager, config::Cluster { close_connections_on_host_change: true, ..eds("a") });
+    manager.set_assignment("a", Some(Arc::new(assignment(&[addr(1)]))));
+    let before = host(&manager, "a", addr(1));
+    let heavier = config::Endpoint { weight: 7, ..socket(addr(1)) };
+    manager.set_assignment("a", Some(Arc::new(group(vec![heavier]))));
+    assert!(!before.is_retired(), "the members are the same");
+    manager.set_assignment("a", Some(Arc::new(assignment(&[addr(1), addr(2)]))));
+    assert!(before.is_retired(), "pools of hosts that stay drain too");
+    assert!(!host(&manager, "a", addr(1)).is_retired());
+}
+
+#[test]
 fn an_equal_assignment_rebuilds_nothing() {
     let (manager, registry) = manager(Script::new([]));
     set(&manager, eds("a"));

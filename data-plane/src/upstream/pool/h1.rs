@@ -19,7 +19,8 @@ type Conn = ClientConn<Link>;
 pub(super) struct Pool {
     me: Weak<Self>,
     shared: Rc<Shared>,
-    host: Arc<Host>,
+    /// The latest of its identity: a name's address may move.
+    host: RefCell<Arc<Host>>,
     cluster: RefCell<Arc<Cluster>>,
     options: RefCell<Arc<ClientOptions>>,
     idle: RefCell<Vec<Idle>>,
@@ -40,7 +41,7 @@ impl Pool {
         Rc::new_cyclic(|me| Self {
             me: Weak::clone(me),
             shared: Rc::clone(shared),
-            host: Arc::clone(host),
+            host: RefCell::new(Arc::clone(host)),
             options: RefCell::new(Arc::new(ClientOptions::new(&cluster.config))),
             cluster: RefCell::new(Arc::clone(cluster)),
             idle: RefCell::default(),
@@ -58,7 +59,7 @@ impl Pool {
         head: &RequestHead,
         body: Body,
     ) -> Result<Exchange, UpstreamError> {
-        self.follow(cluster);
+        self.follow(cluster, host);
         let conn = match self.take_idle() {
             Some(conn) => conn,
             None => match self.wait(cluster).await {
@@ -127,8 +128,11 @@ impl Pool {
         }
     }
 
-    /// Follows an update of the cluster.
-    fn follow(&self, cluster: &Arc<Cluster>) {
+    /// Follows an update of the cluster or of the host.
+    fn follow(&self, cluster: &Arc<Cluster>, host: &Arc<Host>) {
+        if !Arc::ptr_eq(&self.host.borrow(), host) {
+            *self.host.borrow_mut() = Arc::clone(host);
+        }
         if !Arc::ptr_eq(&self.cluster.borrow(), cluster) {
             *self.options.borrow_mut() = Arc::new(ClientOptions::new(&cluster.config));
             *self.cluster.borrow_mut() = Arc::clone(cluster);
@@ -162,7 +166,7 @@ impl Pool {
         let waiting = self.waiters.len();
         while self.connecting.get() < waiting {
             let Some(permit) = room(&cluster, self.open.get()) else { return };
-            let books = Books::open(&cluster, &self.host, self.owner(), permit, Protocol::Http1);
+            let books = Books::open(&cluster, &self.host.borrow(), self.owner(), permit, Protocol::Http1);
             self.open.set(self.open.get() + 1);
             self.connecting.set(self.connecting.get() + 1);
             let me = Rc::clone(&me);
@@ -188,7 +192,7 @@ impl Pool {
     /// Gives a connection to the first waiter, or keeps it.
     fn hand_over(&self, conn: Conn) {
         if let Some(Ok(conn)) = self.waiters.give(Ok(conn)) {
-            if self.host.is_retired() {
+            if self.host.borrow().is_retired() {
                 return;
             }
             let since = self.shared.tick();
@@ -206,7 +210,7 @@ impl Pool {
     pub(super) fn sweep(&self, now: u64) -> bool {
         let cluster = Arc::clone(&self.cluster.borrow());
         let (config, stats) = (&cluster.config, &cluster.stats);
-        let retired = self.host.is_retired();
+        let retired = self.host.borrow().is_retired();
         let idle = std::mem::take(&mut *self.idle.borrow_mut());
         let mut kept = Vec::with_capacity(idle.len());
         for mut entry in idle {

@@ -16,7 +16,8 @@ use std::sync::Arc;
 pub(super) struct Pool {
     me: Weak<Self>,
     shared: Rc<Shared>,
-    host: Arc<Host>,
+    /// The latest of its identity: a name's address may move.
+    host: RefCell<Arc<Host>>,
     cluster: RefCell<Arc<Cluster>>,
     options: RefCell<Arc<ClientOptions>>,
     /// Connections that take requests.
@@ -69,7 +70,7 @@ impl Pool {
         Rc::new_cyclic(|me| Self {
             me: Weak::clone(me),
             shared: Rc::clone(shared),
-            host: Arc::clone(host),
+            host: RefCell::new(Arc::clone(host)),
             options: RefCell::new(Arc::new(ClientOptions::new(&cluster.config))),
             cluster: RefCell::new(Arc::clone(cluster)),
             conns: RefCell::default(),
@@ -87,7 +88,7 @@ impl Pool {
         head: &RequestHead,
         body: Body,
     ) -> Result<Exchange, UpstreamError> {
-        self.follow(cluster);
+        self.follow(cluster, host);
         let mut body = body;
         let mut repeated = false;
         loop {
@@ -152,8 +153,11 @@ impl Pool {
         }
     }
 
-    /// Follows an update of the cluster.
-    fn follow(&self, cluster: &Arc<Cluster>) {
+    /// Follows an update of the cluster or of the host.
+    fn follow(&self, cluster: &Arc<Cluster>, host: &Arc<Host>) {
+        if !Arc::ptr_eq(&self.host.borrow(), host) {
+            *self.host.borrow_mut() = Arc::clone(host);
+        }
         if !Arc::ptr_eq(&self.cluster.borrow(), cluster) {
             *self.options.borrow_mut() = Arc::new(ClientOptions::new(&cluster.config));
             *self.cluster.borrow_mut() = Arc::clone(cluster);
@@ -194,7 +198,7 @@ impl Pool {
                 let me: Weak<Self> = Weak::clone(&self.me);
                 me
             };
-            let books = Books::open(&cluster, &self.host, owner, permit, Protocol::Http2);
+            let books = Books::open(&cluster, &self.host.borrow(), owner, permit, Protocol::Http2);
             self.open.set(self.open.get() + 1);
             self.connecting.set(self.connecting.get() + 1);
             let (me, cluster) = (Rc::clone(&me), Arc::clone(&cluster));
@@ -295,7 +299,7 @@ impl Pool {
         let all: Vec<_> = self.conns.borrow().iter().map(Rc::clone).collect();
         for conn in &all {
             let idle = now.saturating_sub(conn.idle_since.get());
-            if self.host.is_retired() {
+            if self.host.borrow().is_retired() {
                 self.retire(conn);
             } else if conn.streams.get() == 0
                 && config.idle_timeout.is_some_and(|limit| idle >= limit.as_secs().max(1))

@@ -3,13 +3,16 @@
 use super::*;
 use crate::codec::Frame;
 use crate::stats::Registry;
-use crate::upstream::dns::SystemResolver;
+use crate::upstream::dns::{Answer, Resolve, ResolveError, SystemResolver};
 use crate::upstream::manager::{Manager, Origin};
-use crate::upstream::testing::{assignment, eds, fixed};
+use crate::upstream::testing::{assignment, cluster, dns_options, eds, endpoint, fixed, group};
 use bytes::Bytes;
-use data_plane_core::config::{self, CircuitThresholds, Discovery};
+use data_plane_core::config::{self, CircuitThresholds, Discovery, DnsOptions, EndpointAddress};
 use data_plane_core::headers::{HeaderList, Scheme};
 use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use parking_lot::Mutex;
+use std::net::IpAddr;
 use std::sync::atomic::Ordering::Relaxed;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -623,6 +626,63 @@ fn a_host_that_leaves_finishes_what_it_has_and_keeps_no_connection() {
             assert!(bench.local.0.h1.borrow().is_empty(), "the pool is gone");
         },
     );
+}
+
+#[test]
+fn a_name_whose_address_moves_keeps_its_connections_and_makes_new_ones_to_the_new_address() {
+    with_host(
+        |_| {},
+        |bench| async move {
+            let endpoint =
+                endpoint(EndpointAddress::Name("127.0.0.1".into(), bench.host.local_addr().unwrap().port()));
+            let options = DnsOptions { refresh_rate: Duration::from_millis(1), ..dns_options() };
+            let moving = Arc::new(Moving(Mutex::new("127.0.0.1".parse().unwrap())));
+            let resolver: Arc<dyn Resolve> = Arc::<Moving>::clone(&moving);
+            let manager = Manager::new(&bench.registry, resolver);
+            let logical = cluster("l", Discovery::LogicalDns(group(vec![endpoint]), options));
+            manager.set_cluster(Arc::new(logical), Origin::Static);
+            let clusters = manager.clusters();
+            eventually("the name resolves", || clusters.load().get("l").is_some()).await;
+            let local = Local::new(clusters.clone());
+            let start = |path| {
+                let (local, cluster) = (local.clone(), Arc::clone(clusters.load().get("l").unwrap()));
+                let host = cluster.pick(0, None).unwrap();
+                tokio::task::spawn_local(async move {
+                    local.send(&cluster, &host, &head("GET", path), Body::Empty).await
+                })
+            };
+            let sent = start("/1");
+            let mut old = bench.accept().await;
+            old.request().await;
+
+            let port = bench.host.local_addr().unwrap().port();
+            let elsewhere = TcpListener::bind(("127.0.0.2", port)).await.unwrap();
+            *moving.0.lock() = "127.0.0.2".parse().unwrap();
+            let moved = elsewhere.local_addr().unwrap();
+            let address = || clusters.load().get("l").unwrap().pick(0, None).unwrap().address;
+            eventually("the address moves", || address() == moved).await;
+            let second = start("/2");
+            let mut new = Peer(elsewhere.accept().await.unwrap().0);
+            assert_eq!(new.request().await, "/2");
+            new.ok().await;
+            text(second.await.unwrap().unwrap()).await.unwrap();
+            old.ok().await;
+            text(sent.await.unwrap().unwrap()).await.unwrap();
+            let third = start("/3");
+            assert_eq!(old.request().await, "/3", "the old connection goes on");
+            third.abort();
+        },
+    );
+}
+
+/// Resolves every name to one address, which the test changes.
+struct Moving(Mutex<IpAddr>);
+
+impl Resolve for Moving {
+    fn resolve<'a>(&'a self, _: &'a str, _: &'a DnsOptions) -> BoxFuture<'a, Result<Answer, ResolveError>> {
+        let addresses = vec![*self.0.lock()];
+        async move { Ok(Answer { addresses, ttl: None }) }.boxed()
+    }
 }
 
 #[test]
