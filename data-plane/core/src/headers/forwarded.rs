@@ -459,8 +459,7 @@ mod tests {
         ];
         let names = |rules: &Rules| -> Vec<String> {
             let (head, _) = accepted(&headers, "10.0.0.1:1", rules);
-            let known =
-                head.headers.iter().filter(|header| header.name.to_ascii_lowercase() != b"x-request-id");
+            let known = head.headers.iter().filter(|header| header.id != HeaderId::XRequestId);
             known
                 .map(|header| String::from_utf8(header.name.to_vec()).unwrap())
                 .filter(|name| !name.contains("forwarded") && !name.contains("external"))

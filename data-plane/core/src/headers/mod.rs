@@ -11,10 +11,12 @@ pub mod forwarded;
 pub mod hop_by_hop;
 mod list;
 mod name;
+mod query;
 mod record;
 
 pub use list::{HeaderList, HeaderPair};
 pub use name::HeaderId;
+pub use query::parameters;
 pub use record::{ByteCounts, Downstream, LogType, Process, Record, ResponseFlags, Timing, Upstream};
 
 /// The protocol a message arrived by.

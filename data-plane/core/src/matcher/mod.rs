@@ -6,7 +6,7 @@ mod regex;
 mod string;
 
 pub use header::{HeaderMatcher, HeaderRule};
-pub use query::{QueryMatcher, parameters};
+pub use query::QueryMatcher;
 pub use regex::{Regex, Substitution, SubstitutionError};
 pub use string::{StringMatcher, StringPattern};
 

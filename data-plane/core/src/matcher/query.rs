@@ -1,6 +1,7 @@
 //! Query parameter matchers (Envoy `config.route.v3.QueryParameterMatcher`).
 
 use super::StringMatcher;
+use crate::headers::parameters;
 
 /// A query parameter matcher.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,13 +18,6 @@ impl QueryMatcher {
         let Some((_, value)) = parameters(path).find(|(name, _)| *name == &*self.name) else { return false };
         self.value.as_ref().is_none_or(|matcher| matcher.matches(value.as_bytes()))
     }
-}
-
-/// Parameters of a path's query in order, undecoded. A fragment does not belong to the query.
-pub fn parameters(path: &str) -> impl Iterator<Item = (&str, &str)> {
-    let query = path.split_once('?').map_or("", |(_, query)| query);
-    let query = query.split_once('#').map_or(query, |(query, _)| query);
-    query.split('&').filter(|part| !part.is_empty()).map(|part| part.split_once('=').unwrap_or((part, "")))
 }
 
 #[cfg(test)]

@@ -601,7 +601,7 @@ impl Command {
             Self::Address(get, part) => write_address(get(record)?, *part, out),
             Self::Environment(name) => put(record.process?.environment.get(&**name)?, out),
             Self::QueryParameter(name) => {
-                let mut parameters = crate::matcher::parameters(&record.request?.path);
+                let mut parameters = crate::headers::parameters(&record.request?.path);
                 let (_, value) = parameters.find(|(key, _)| *decode(key) == *name.as_bytes())?;
                 out.extend_from_slice(&decode(value));
                 Some(())
