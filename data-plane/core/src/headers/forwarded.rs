@@ -76,6 +76,8 @@ pub struct Origin {
     pub internal: bool,
 }
 
+const _: () = assert!(HeaderId::COUNT <= 64, "a set of well-known names is a u64");
+
 /// Headers by which only callers from inside may steer this proxy.
 const INTERNAL_ONLY: &[HeaderId] = &[
     HeaderId::XEnvoyRetriableStatusCodes,
@@ -218,14 +220,25 @@ fn address_from_xff(headers: &HeaderList, skip: usize) -> Option<(IpAddr, bool)>
 }
 
 fn remove_internal_only(headers: &mut HeaderList, edge: bool, names: &[Box<str>]) {
+    // One bit for each well-known name.
+    const fn mask(ids: &[HeaderId]) -> u64 {
+        let (mut mask, mut at) = (0, 0);
+        while at < ids.len() {
+            mask |= 1 << ids[at] as u8;
+            at += 1;
+        }
+        mask
+    }
+    const INTERNAL: u64 = mask(INTERNAL_ONLY);
+    const WITH_EDGE: u64 = INTERNAL | mask(EDGE_ONLY);
+    let removed = if edge { WITH_EDGE } else { INTERNAL };
     headers.retain(|header| match header.id {
         HeaderId::Other => {
             !header.name.eq_ignore_ascii_case(b"x-envoy-original-url")
                 && !names.iter().any(|name| header.name.eq_ignore_ascii_case(name.as_bytes()))
         }
         id => {
-            let goes = INTERNAL_ONLY.contains(&id)
-                || (edge && EDGE_ONLY.contains(&id))
+            let goes = removed & (1 << id as u8) != 0
                 || names.iter().any(|name| id.as_str().eq_ignore_ascii_case(name));
             !goes
         }
@@ -261,8 +274,18 @@ fn write_ip(address: IpAddr, out: &mut List) {
             Ok(())
         }
     }
-    // Writing to memory does not fail.
-    let _ = write!(Sink(out), "{address}");
+    match address {
+        IpAddr::V4(address) => {
+            for (at, octet) in address.octets().into_iter().enumerate() {
+                if at > 0 {
+                    out.push(b'.');
+                }
+                out.extend_from_slice(itoa::Buffer::new().format(octet).as_bytes());
+            }
+        }
+        // Writing to memory does not fail.
+        IpAddr::V6(address) => _ = write!(Sink(out), "{address}"),
+    }
 }
 
 fn transport_scheme(connection: &Connection) -> &'static str {

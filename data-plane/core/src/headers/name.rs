@@ -15,6 +15,9 @@ macro_rules! header_ids {
             }
 
             const ALL: &'static [HeaderId] = &[$(Self::$id,)*];
+
+            /// Number of ids, `Other` included.
+            pub const COUNT: usize = Self::ALL.len() + 1;
         }
     };
 }

@@ -1,5 +1,6 @@
 //! Regular expressions as Envoy uses them: RE2 syntax, the whole input must match.
 
+use regex_automata::util::syntax;
 use std::sync::OnceLock;
 
 /// Most bytes a compiled expression may take; RE2's program size limit in spirit.
@@ -21,10 +22,14 @@ impl Regex {
     /// # Errors
     /// The syntax error in words, or that the expression is too large.
     pub fn new(source: &str) -> Result<Self, regex::Error> {
-        // The source is compiled on its own first: in `\A(?:` .. `)\z` an unbalanced `)` could change its meaning.
-        let part = build(source)?;
-        let whole = build(&format!(r"\A(?:{source})\z"))?;
-        Ok(Self { source: source.into(), whole, part: OnceLock::new(), groups: part.captures_len() - 1 })
+        // The source is parsed on its own first: in `\A(?:` .. `)\z` an unbalanced `)` could change its meaning.
+        let options = syntax::Config::new().utf8(false);
+        let groups = match syntax::parse_with(source, &options) {
+            Ok(parsed) => parsed.properties().explicit_captures_len(),
+            Err(_) => build(source, SIZE_LIMIT)?.captures_len() - 1,
+        };
+        let whole = build(&format!(r"\A(?:{source})\z"), SIZE_LIMIT)?;
+        Ok(Self { source: source.into(), whole, part: OnceLock::new(), groups })
     }
 
     /// The expression as written.
@@ -40,7 +45,9 @@ impl Regex {
     /// Replaces every match in `value`; `\1` in `substitution` names a group (RE2 rewrite syntax).
     pub fn replace_all(&self, value: &[u8], substitution: &Substitution) -> Vec<u8> {
         let part = self.part.get_or_init(|| {
-            build(&self.source).expect("INVARIANT: the source compiled when the expression was made")
+            build(&self.source, 4 * SIZE_LIMIT).expect(
+                "INVARIANT: the source compiled within a quarter of this limit with anchors around it",
+            )
         });
         part.replace_all(value, substitution.template.as_bytes()).into_owned()
     }
@@ -51,8 +58,8 @@ impl Regex {
     }
 }
 
-fn build(source: &str) -> Result<regex::bytes::Regex, regex::Error> {
-    regex::bytes::RegexBuilder::new(source).size_limit(SIZE_LIMIT).dfa_size_limit(SIZE_LIMIT).build()
+fn build(source: &str, limit: usize) -> Result<regex::bytes::Regex, regex::Error> {
+    regex::bytes::RegexBuilder::new(source).size_limit(limit).dfa_size_limit(SIZE_LIMIT).build()
 }
 
 impl PartialEq for Regex {

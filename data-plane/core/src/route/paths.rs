@@ -126,12 +126,21 @@ impl Iterator for Candidates<'_> {
     }
 }
 
-/// Routes that end at a node, ascending.
+/// Routes that end at a node, while the tree is built.
 #[derive(Debug, Default)]
 struct Terminal {
     prefix: Vec<u32>,
     exact: Vec<u32>,
     separated: Vec<u32>,
+}
+
+/// Routes that end at a node: parts of `Tree::routes`, each ascending.
+#[derive(Debug)]
+struct Ends {
+    prefix_at: u32,
+    exact_at: u32,
+    separated_at: u32,
+    end: u32,
 }
 
 #[derive(Debug)]
@@ -140,8 +149,8 @@ struct Node {
     label_len: u32,
     edges_at: u32,
     edges_len: u32,
-    /// Index into `terminals`, or `NONE`.
-    terminal: u32,
+    /// Index into `ends`, or `NONE`.
+    ends: u32,
 }
 
 const NONE: u32 = u32::MAX;
@@ -152,7 +161,8 @@ struct Tree {
     nodes: Vec<Node>,
     labels: Vec<u8>,
     edges: Vec<(u8, u32)>,
-    terminals: Vec<Terminal>,
+    ends: Vec<Ends>,
+    routes: Vec<u32>,
 }
 
 impl Tree {
@@ -162,7 +172,16 @@ impl Tree {
             return tree;
         }
         let (keys, terminals): (Vec<_>, Vec<_>) = keys.into_iter().unzip();
-        tree.terminals = terminals;
+        for terminal in terminals {
+            let mut put = |list: Vec<u32>| {
+                let at = tree.routes.len() as u32;
+                tree.routes.extend(list);
+                at
+            };
+            let (prefix_at, exact_at, separated_at) =
+                (put(terminal.prefix), put(terminal.exact), put(terminal.separated));
+            tree.ends.push(Ends { prefix_at, exact_at, separated_at, end: tree.routes.len() as u32 });
+        }
         tree.nodes.push(Node::PENDING);
         // Work list rather than recursion: its depth is the configuration's to choose.
         let mut work = vec![(0_usize, 0..keys.len(), 0_usize)];
@@ -172,9 +191,9 @@ impl Tree {
             let shared = first.iter().zip(last).take_while(|(a, b)| a == b).count();
             let (label_at, end) = (tree.labels.len() as u32, depth + shared);
             tree.labels.extend_from_slice(&first[..shared]);
-            let mut terminal = NONE;
+            let mut ends = NONE;
             if keys[range.start].len() == end {
-                terminal = range.start as u32;
+                ends = range.start as u32;
                 range.start += 1;
             }
             let edges_at = tree.edges.len() as u32;
@@ -192,7 +211,7 @@ impl Tree {
                 label_len: shared as u32,
                 edges_at,
                 edges_len: tree.edges.len() as u32 - edges_at,
-                terminal,
+                ends,
             };
         }
         tree
@@ -209,21 +228,19 @@ impl Tree {
                 return;
             }
             rest = tail;
-            if node.terminal != NONE {
-                let terminal = &self.terminals[node.terminal as usize];
-                let mut add = |list: &'a Vec<u32>| {
-                    if !list.is_empty() {
-                        lists.push(list);
+            if node.ends != NONE {
+                let ends = &self.ends[node.ends as usize];
+                let mut add = |from: u32, to: u32| {
+                    if from < to {
+                        lists.push(&self.routes[from as usize..to as usize]);
                     }
                 };
-                add(&terminal.prefix);
-                match rest.first() {
-                    None => {
-                        add(&terminal.exact);
-                        add(&terminal.separated);
-                    }
-                    Some(b'/') => add(&terminal.separated),
-                    Some(_) => {}
+                add(ends.prefix_at, ends.exact_at);
+                if rest.is_empty() {
+                    add(ends.exact_at, ends.separated_at);
+                }
+                if matches!(rest.first(), None | Some(b'/')) {
+                    add(ends.separated_at, ends.end);
                 }
             }
             let Some(&byte) = rest.first() else { return };
@@ -237,5 +254,5 @@ impl Tree {
 
 impl Node {
     /// Replaced when its turn in the work list comes.
-    const PENDING: Self = Self { label_at: 0, label_len: 0, edges_at: 0, edges_len: 0, terminal: NONE };
+    const PENDING: Self = Self { label_at: 0, label_len: 0, edges_at: 0, edges_len: 0, ends: NONE };
 }
