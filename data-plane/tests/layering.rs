@@ -24,9 +24,9 @@ const CORE: Layers = &[
     &["headers"],
     &["matcher"],
     &["guard"],
+    &["config"],
     &["lb"],
     &["accesslog"],
-    &["config"],
     &["route"],
     &["translate"],
 ];
