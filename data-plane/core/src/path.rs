@@ -122,8 +122,13 @@ impl Diagnostics {
     }
 
     fn reject_path(&mut self, path: impl FnOnce() -> String, message: impl fmt::Display) -> Rejected {
+        let path = path();
+        // A place is refused once: the first reason is enough.
+        if self.rejected.iter().any(|known| known.path == path) {
+            return Rejected;
+        }
         if self.rejected.len() < MAX_FINDINGS {
-            self.rejected.push(Finding { path: path(), message: message.to_string() });
+            self.rejected.push(Finding { path, message: message.to_string() });
         } else {
             self.omitted += 1;
         }

@@ -42,10 +42,7 @@ fn log(
     o: &Options<'_>,
 ) -> Result<AccessLog, Rejected> {
     let proto::AccessLog { name, filter: filter_proto, config_type } = proto;
-    let filter = match filter_proto {
-        Some(proto) => Some(filter(proto, &at.field("filter"), d)?),
-        None => None,
-    };
+    let filter = filter_proto.map(|proto| filter(proto, &at.field("filter"), d));
     let packed = config_type.map(|ConfigType::TypedConfig(packed)| packed);
     let packed = extension::packed(packed.as_ref(), at, d)?;
     let at = at.field("typed_config");
@@ -62,7 +59,7 @@ fn log(
     } else {
         return Err(extension::unknown("access log", &name, packed, &at, d));
     };
-    Ok(AccessLog { sink, format, filter })
+    Ok(AccessLog { sink, format, filter: filter.transpose()? })
 }
 
 fn file(

@@ -70,7 +70,7 @@ pub(super) fn forward(
     unsupported!(d, at, "subset balancing is not built yet"; metadata_match);
     unsupported!(d, at, "retries are not built yet"; retry_policy, retry_policy_typed_config, hedge_policy);
     unsupported!(d, at, "mirroring is not built yet"; request_mirror_policies);
-    unsupported!(d, at, "upgrades are not built yet"; upgrade_configs);
+    unsupported!(d, at, "upgrades are set on the connection manager"; upgrade_configs);
     unsupported!(d, at, "no balancer that hashes is built yet"; hash_policy);
     unsupported!(d, at, "internal redirects are not built yet"; internal_redirect_policy, max_internal_redirects);
     unsupported!(d, at; path_rewrite_policy, path_rewrite, rate_limits, include_vh_rate_limits = false, cors);

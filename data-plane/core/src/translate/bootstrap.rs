@@ -19,7 +19,6 @@ use xds_types::envoy::config::core::v3 as core_proto;
 use xds_types::envoy::config::core::v3::node::UserAgentVersionType;
 use xds_types::envoy::config::listener::v3::Listener as ListenerProto;
 use xds_types::envoy::config::metrics::v3::{StatsConfig, TagSpecifier, tag_specifier::TagValue};
-use xds_types::envoy::config::overload::v3::OverloadManager;
 use xds_types::envoy::extensions::regex_engines::v3::GoogleRe2;
 
 /// A bootstrap. Its resources are checked against what it offers itself.
@@ -73,6 +72,7 @@ pub(super) fn bootstrap(
         stats_eviction,
     } = proto;
     unsupported!(d, at, "tracing is not built yet"; tracing);
+    unsupported!(d, at, "overload management is not built yet"; overload_manager);
     unsupported!(d, at, "xdstp names are not supported"; node_context_params, config_sources, default_config_source);
     unsupported!(d, at;
         hds_config,
@@ -93,7 +93,6 @@ pub(super) fn bootstrap(
     ignored!(d, at, "the allocator and the scheduler decide"; memory_allocator_manager, enable_worker_cpu_affinity);
     stats_extras(deferred_stat_options, stats_flush, stats_eviction, at, d);
     cluster_manager_options(cluster_manager, &at.field("cluster_manager"), d);
-    overload(overload_manager, &at.field("overload_manager"), d);
     regex_engine(default_regex_engine, &at.field("default_regex_engine"), d);
     manager_extension(listener_manager, &at.field("listener_manager"), d);
     let resolver =
@@ -327,19 +326,6 @@ fn cluster_manager_options(proto: Option<proto::ClusterManager>, at: &Path<'_>, 
         let at = at.field("outlier_detection");
         ignored!(d, at, "there are no such events"; event_log_path, event_service);
     }
-}
-
-fn overload(proto: Option<OverloadManager>, at: &Path<'_>, d: &mut Diagnostics) {
-    let Some(proto) = proto else { return };
-    let OverloadManager {
-        refresh_interval,
-        resource_monitors,
-        actions,
-        loadshed_points,
-        buffer_factory_config,
-    } = proto;
-    unsupported!(d, at, "overload management is not built yet"; resource_monitors, actions, loadshed_points);
-    ignored!(d, at, "nothing is monitored"; refresh_interval, buffer_factory_config);
 }
 
 /// RE2 is the only engine; the one here takes its syntax.

@@ -16,7 +16,7 @@ use xds_types::envoy::config::core::v3::scheme_header_transformation::Transforma
 use xds_types::envoy::extensions::filters::network::http_connection_manager::v3 as proto;
 use xds_types::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::{
     CodecType as Codec, ForwardClientCertDetails, HcmAccessLogOptions, InternalAddressConfig,
-    PathWithEscapedSlashesAction, RouteSpecifier, ServerHeaderTransformation, StripPortMode,
+    PathWithEscapedSlashesAction, RouteSpecifier, ServerHeaderTransformation, StripPortMode, UpgradeConfig,
 };
 use xds_types::envoy::extensions::request_id::uuid::v3::UuidRequestIdConfig;
 
@@ -95,7 +95,6 @@ pub(super) fn manager(
     } = proto;
     unsupported!(d, at, "tracing is not built yet"; tracing);
     unsupported!(d, at, "HTTP/3 is not built yet"; http3_protocol_options);
-    unsupported!(d, at, "upgrades are not built yet"; upgrade_configs);
     unsupported!(d, at, "client certificates are not built yet";
         set_current_client_cert_details, forward_client_cert_matcher);
     unsupported!(d, at;
@@ -189,7 +188,7 @@ pub(super) fn manager(
         strip_port: strip_port(strip_matching_host_port, strip_port_mode, at, d),
         strip_trailing_host_dot,
         local_reply: LocalReplyConfig::default(),
-        upgrades: Vec::new(),
+        upgrades: upgrades(upgrade_configs, &at.field("upgrade_configs"), d),
         add_user_agent: add_user_agent.is_some_and(|v| v.value),
         proxy_100_continue,
         append_x_forwarded_port,
@@ -290,6 +289,27 @@ fn internal_ranges(proto: Option<InternalAddressConfig>, at: &Path<'_>, d: &mut 
     let InternalAddressConfig { unix_sockets, cidr_ranges } = proto.unwrap_or_default();
     ignored!(d, at, "there are no unix sockets"; unix_sockets);
     field::each(cidr_ranges, &at.field("cidr_ranges"), d, address::range)
+}
+
+/// The upgrade types that are enabled.
+fn upgrades(list: Vec<UpgradeConfig>, at: &Path<'_>, d: &mut Diagnostics) -> Vec<Box<str>> {
+    let mut upgrades: Vec<String> = Vec::new();
+    for (index, UpgradeConfig { upgrade_type, filters, enabled }) in list.into_iter().enumerate() {
+        let at = at.index(index);
+        unsupported!(d, at, "the filters of the connection manager are used"; filters);
+        let type_at = at.field("upgrade_type");
+        let kind = upgrade_type.to_ascii_lowercase();
+        if kind.is_empty() {
+            d.reject(&type_at, "is required");
+        } else if kind.starts_with("connect") {
+            d.reject(&type_at, format_args!("{upgrade_type} is not supported"));
+        } else if upgrades.iter().any(|known| *known == kind) {
+            d.reject(&type_at, format_args!("duplicate upgrade type {kind:?}"));
+        } else if enabled.is_none_or(|v| v.value) {
+            upgrades.push(kind);
+        }
+    }
+    upgrades.into_iter().map(Into::into).collect()
 }
 
 fn client_certificate(value: i32, at: &Path<'_>, d: &mut Diagnostics) {

@@ -93,6 +93,9 @@ pub(super) fn listener(
     }
 
     let addresses = addresses(address_proto, additional_addresses, at, d)?;
+    if filter_chains.is_empty() && default_filter_chain.is_none() {
+        d.reject(&at.field("filter_chains"), "at least one filter chain is required");
+    }
     let filter_chains = chain::chains(filter_chains, &at.field("filter_chains"), d, o);
     let default_filter_chain = match default_filter_chain {
         Some(proto) => Some(Arc::new(chain::default(proto, &at.field("default_filter_chain"), d, o)?)),

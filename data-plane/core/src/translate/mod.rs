@@ -9,7 +9,8 @@
 //! destructured in full, without `..`, so that an API update fails to compile until someone decides.
 //!
 //! Translators record every rejection and go on with a stand-in value, so that all errors are reported at once; the
-//! entries of this module turn any rejection into [`Rejected`]. They also run the API's own `validate.rules` first.
+//! entries of this module turn any rejection into [`Rejected`]. They also run the API's own `validate.rules`, so that
+//! translators may assume them.
 
 #![expect(deprecated, reason = "deprecated fields are decided upon like all others")]
 
@@ -248,7 +249,7 @@ pub fn resource(
     }
 }
 
-/// Runs the API's rules, then `translate`; anything rejected on the way makes it an error.
+/// Runs `translate` and the API's rules; anything rejected by either makes it an error.
 fn checked<P: Message + Name, T>(
     proto: P,
     at: &Path<'_>,
@@ -256,10 +257,12 @@ fn checked<P: Message + Name, T>(
     translate: impl FnOnce(P, &Path<'_>, &mut Diagnostics) -> Result<T, Rejected>,
 ) -> Result<T, Rejected> {
     let before = d.rejections();
-    for rules::Violation { path, message } in rules::check(&proto) {
+    let violations = rules::check(&proto);
+    let translated = translate(proto, at, d);
+    // After what translation found, so that broken rules inside of something unsupported do not crowd it out.
+    for rules::Violation { path, message } in violations {
         d.reject_below(at, &path, message);
     }
-    let translated = translate(proto, at, d);
     if d.rejections() > before { Err(Rejected) } else { translated }
 }
 

@@ -114,7 +114,7 @@ fn virtual_hosts_of(
         if let Some(first) = names.insert(proto.name.clone(), index) {
             d.reject(
                 &at.field("name"),
-                format_args!("duplicate of virtual_hosts[{first}].name {:?}", proto.name),
+                format_args!("{:?} is already the name of virtual_hosts[{first}]", proto.name),
             );
         }
         let domains_at = at.field("domains");

@@ -33,7 +33,10 @@ pub(super) fn config_source(
     let initial_fetch_timeout_set = initial_fetch_timeout.is_some();
     let initial_fetch_timeout =
         duration::limit(initial_fetch_timeout, Some(INITIAL_FETCH_TIMEOUT), &timeout_at, d);
-    let source = match required(config_source_specifier, at, d)? {
+    let Some(specifier) = config_source_specifier else {
+        return Err(d.reject(at, "one of ads, path_config_source, api_config_source is required"));
+    };
+    let source = match specifier {
         Specifier::Ads(core_proto::AggregatedConfigSource {}) => {
             if o.sources.is_some_and(|s| !s.ads) {
                 d.reject(&at.field("ads"), "the bootstrap has no dynamic_resources.ads_config");

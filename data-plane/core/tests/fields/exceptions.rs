@@ -56,8 +56,6 @@ const SILENT: &[Row] = &[
         "*",
         "of an optional filter that is reported",
     ),
-    ("routes: typed_per_filter_config[\"unknown\"].config", "*", "of an optional filter that is reported"),
-    ("routes: typed_per_filter_config[\"unknown\"].disabled", "*", "of an optional filter that is reported"),
 ];
 
 /// May be refused with the path of another field: one that does not go with the change.

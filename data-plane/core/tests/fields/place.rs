@@ -71,6 +71,18 @@ impl Place {
         format!("{}{}", self.path, dotted(&self.path, field.name()))
     }
 
+    /// What makes the message here a case of its own: the field that holds it, and which of its fields are set.
+    pub(crate) fn shape(&self, root: &DynamicMessage) -> String {
+        let holder = self.steps.iter().rev().find_map(|step| match step {
+            Step::Field(field) => Some(field.full_name().to_owned()),
+            _ => None,
+        });
+        let message = self.get(root);
+        let mut set: Vec<u32> = message.fields().map(|(field, _)| field.number()).collect();
+        set.sort_unstable();
+        format!("{}: {} {set:?}", holder.unwrap_or_default(), message.descriptor().full_name())
+    }
+
     /// The message here.
     pub(crate) fn get(&self, root: &DynamicMessage) -> DynamicMessage {
         get(root, &self.steps)

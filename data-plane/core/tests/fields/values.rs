@@ -16,16 +16,27 @@ pub(crate) struct Case {
 /// Texts to try: a word, a path, a host, an address, a scheme.
 const TEXTS: &[&str] = &["sweep", "/sweep", "sweep.example.com", "127.0.0.7", "http"];
 
+/// Fields whose rules know a few values only.
+const KNOWN: &[(&str, &str)] = &[("envoy.config.accesslog.v3.ResponseFlagFilter.flags", "DPE")];
+
 /// Numbers to try.
-const NUMBERS: &[u32] = &[7, 1, 404, 70_000];
+const NUMBERS: &[u32] = &[7, 404, 1, 70_000];
 
 /// Deep enough to reach what any translator looks at.
-const DEPTH: usize = 3;
+const DEPTH: usize = 5;
 
 /// The changes of `field` in `message`.
 pub(crate) fn cases(message: &DynamicMessage, field: &FieldDescriptor) -> Vec<Case> {
     let current = message.get_field(field).into_owned();
     let set = message.has_field(field);
+    if let Some(value) = known(field) {
+        let label = value.to_string();
+        let value = match current {
+            Value::List(list) => Value::List(list.into_iter().chain([value]).collect()),
+            _ => value,
+        };
+        return vec![Case { value, label, any_will_do: true }];
+    }
     if field.is_map() {
         return map_cases(field, current);
     }
@@ -50,6 +61,11 @@ pub(crate) fn cases(message: &DynamicMessage, field: &FieldDescriptor) -> Vec<Ca
         .into_iter()
         .map(|(value, label, any_will_do)| Case { value, label, any_will_do })
         .collect()
+}
+
+fn known(field: &FieldDescriptor) -> Option<Value> {
+    let (_, text) = KNOWN.iter().find(|(name, _)| *name == field.full_name())?;
+    Some(Value::String((*text).into()))
 }
 
 fn map_cases(field: &FieldDescriptor, current: Value) -> Vec<Case> {
@@ -155,9 +171,12 @@ fn filled(of: &MessageDescriptor, depth: usize) -> DynamicMessage {
             Kind::Message(inner) if depth > 0 => messages_at(&inner, depth - 1),
             Kind::Message(_) => continue,
             Kind::Enum(of) => Value::EnumNumber(of.values().last().unwrap().number()),
-            kind => singles(&kind, None).swap_remove(0).0,
+            Kind::Uint32 if field.name() == "status" => Value::U32(404),
+            kind => known(&field).unwrap_or_else(|| singles(&kind, None).swap_remove(0).0),
         };
-        message.set_field(&field, if field.is_list() { Value::List(vec![value]) } else { value });
+        // Some lists must have two elements.
+        let value = if field.is_list() { Value::List(vec![value.clone(), value]) } else { value };
+        message.set_field(&field, value);
     }
     message
 }
