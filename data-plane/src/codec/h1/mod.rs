@@ -21,4 +21,6 @@ mod tests;
 mod write;
 
 pub use client::{ClientConn, Reuse};
+pub(super) use framing::forbidden_in_trailers;
+pub(super) use parse::decimal;
 pub(super) use server::serve;

@@ -323,7 +323,7 @@ fn response_length(
 }
 
 /// RFC 9110 8.6: digits only.
-pub(super) fn decimal(value: &[u8]) -> Option<u64> {
+pub(in crate::codec) fn decimal(value: &[u8]) -> Option<u64> {
     if value.is_empty() || value.len() > 19 {
         return None;
     }

@@ -6,23 +6,14 @@
 //! - `server`: downstream connections
 //! - `client`: upstream connections
 
+mod batch;
 mod client;
+mod convert;
+mod flow;
+mod keepalive;
+mod server;
+#[cfg(test)]
+mod tests;
 
 pub use client::{Client, connect};
-
-use super::{ConnectionEnd, Handler, Io, ServerOptions};
-use crate::task::Shutdown;
-use bytes::BytesMut;
-use std::rc::Rc;
-use tokio::time::Instant;
-
-pub(super) async fn serve<S: Io, H: Handler>(
-    _io: S,
-    _received: BytesMut,
-    _born: Instant,
-    _options: &ServerOptions,
-    _handler: Rc<H>,
-    _shutdown: Shutdown,
-) -> ConnectionEnd {
-    todo!()
-}
+pub(super) use server::serve;
