@@ -1,0 +1,113 @@
+//! Who a client is: from the node of the first request on a stream [20].
+
+use std::sync::Arc;
+
+use xds_types::envoy::config::core::v3::Node as ProtoNode;
+use xds_types::envoy::config::core::v3::node::UserAgentVersionType;
+
+use super::session::Traits;
+use crate::snapshot::Audience;
+
+/// A client.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// `node.id`.
+    pub id: String,
+    /// Node group: `node.cluster`.
+    pub group: Arc<str>,
+    /// `user_agent_name`, as in `envoy`, `gRPC C-core`.
+    pub user_agent: String,
+    /// Its version; empty when it does not say.
+    pub version: String,
+}
+
+/// Where a client connects from.
+pub type Peer = Option<std::net::SocketAddr>;
+
+impl Node {
+    /// Reads the node of a request. A client that does not say who it is has neither id nor group.
+    pub fn read(node: Option<&ProtoNode>) -> Self {
+        let Some(n) = node else {
+            return Self {
+                id: String::new(),
+                group: "".into(),
+                user_agent: String::new(),
+                version: String::new(),
+            };
+        };
+        let version = match &n.user_agent_version_type {
+            Some(UserAgentVersionType::UserAgentVersion(text)) => text.clone(),
+            Some(UserAgentVersionType::UserAgentBuildVersion(build)) => build
+                .version
+                .as_ref()
+                .map(|v| format!("{}.{}.{}", v.major_number, v.minor_number, v.patch))
+                .unwrap_or_default(),
+            None => String::new(),
+        };
+        Self {
+            id: n.id.clone(),
+            group: n.cluster.as_str().into(),
+            user_agent: n.user_agent_name.clone(),
+            version,
+        }
+    }
+
+    /// What it sees: gRPC libraries say so in their user agent.
+    pub fn audience(&self) -> Audience {
+        if self.user_agent.starts_with("gRPC") || self.user_agent.starts_with("grpc") {
+            Audience::Grpc
+        } else {
+            Audience::Proxy { group: self.group.clone() }
+        }
+    }
+
+    /// What is known of its ways.
+    pub fn traits(&self) -> Traits {
+        Traits { waits_for_missing_routes: self.user_agent == "envoy" }
+    }
+
+    /// User agent and version, for people.
+    pub fn agent(&self) -> String {
+        if self.version.is_empty() {
+            self.user_agent.clone()
+        } else {
+            format!("{}/{}", self.user_agent, self.version)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(agent: &str) -> Node {
+        let proto = ProtoNode {
+            id: "n1".into(),
+            cluster: "edge".into(),
+            user_agent_name: agent.into(),
+            ..ProtoNode::default()
+        };
+        Node::read(Some(&proto))
+    }
+
+    #[test]
+    fn grpc_libraries_are_told_from_proxies_by_their_user_agent() {
+        for agent in ["gRPC C-core Linux", "gRPC Go", "gRPC Java", "gRPC Node Pure JS", "grpc-node-js"] {
+            assert_eq!(node(agent).audience(), Audience::Grpc, "{agent}");
+        }
+        for agent in ["envoy", "portolan-proxy", ""] {
+            assert_eq!(node(agent).audience(), Audience::Proxy { group: "edge".into() }, "{agent}");
+        }
+    }
+
+    #[test]
+    fn only_real_envoy_waits_for_routes_it_was_told_are_missing() {
+        assert!(node("envoy").traits().waits_for_missing_routes);
+        assert!(!node("portolan-proxy").traits().waits_for_missing_routes);
+    }
+
+    #[test]
+    fn a_client_may_say_nothing_about_itself() {
+        assert_eq!(&*Node::read(None).group, "");
+    }
+}

@@ -1,0 +1,266 @@
+//! The gRPC services: ADS, and one for each type [36], each in both dialects.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context as TaskContext, Poll};
+use std::time::Duration;
+
+use futures_util::{Stream, StreamExt};
+use prost::Message;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tonic::body::Body;
+use tonic::server::{Grpc, StreamingService};
+use tonic::service::Routes;
+use tonic::transport::Server;
+use tonic::{Request as GrpcRequest, Response as GrpcResponse, Status, Streaming};
+use xds_types::ResourceType;
+use xds_types::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
+use xds_types::google::rpc;
+
+use super::session::{Limits, Request};
+use super::stream::{self, Context, Inbound};
+use super::wire::{Frame, FrameCodec};
+use super::{Mode, Registry, delta, sotw};
+use crate::snapshot::Cache;
+
+/// Largest request, bytes: room for some hundred thousand names.
+const MAX_REQUEST: usize = 16 << 20;
+
+/// Streams on one connection. A proxy has one; one with its own stream for each cluster, a few hundred [36].
+const MAX_STREAMS: u32 = 4096;
+
+/// How the services behave.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Name of this replica: `control_plane.identifier` [35].
+    pub identifier: String,
+    /// What one stream may ask for.
+    pub limits: Limits,
+    /// Age at which a stream ends, so that clients spread over replicas anew; 10 % are added or taken away at
+    /// random. Default none [29].
+    pub max_age: Option<Duration>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { identifier: "portolan-control".to_owned(), limits: Limits::default(), max_age: None }
+    }
+}
+
+/// Every discovery service.
+#[derive(Clone, Debug)]
+pub struct Service {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    cache: Arc<Cache>,
+    registry: Arc<Registry>,
+    options: Options,
+    identifier: Arc<str>,
+    stop: CancellationToken,
+}
+
+/// Service, type, and the names of its methods in both dialects.
+#[rustfmt::skip]
+const SERVICES: &[(&str, Option<ResourceType>, &str, &str)] = &[
+    ("envoy.service.discovery.v3.AggregatedDiscoveryService", None, "StreamAggregatedResources", "DeltaAggregatedResources"),
+    ("envoy.service.cluster.v3.ClusterDiscoveryService", Some(ResourceType::Cluster), "StreamClusters", "DeltaClusters"),
+    ("envoy.service.endpoint.v3.EndpointDiscoveryService", Some(ResourceType::ClusterLoadAssignment), "StreamEndpoints", "DeltaEndpoints"),
+    ("envoy.service.listener.v3.ListenerDiscoveryService", Some(ResourceType::Listener), "StreamListeners", "DeltaListeners"),
+    ("envoy.service.route.v3.RouteDiscoveryService", Some(ResourceType::RouteConfiguration), "StreamRoutes", "DeltaRoutes"),
+];
+
+impl Service {
+    /// Services over what the pipeline publishes. Cancelling `stop` ends every stream.
+    pub fn new(
+        cache: Arc<Cache>,
+        registry: Arc<Registry>,
+        options: Options,
+        stop: CancellationToken,
+    ) -> Self {
+        describe();
+        let identifier = options.identifier.as_str().into();
+        Self { shared: Arc::new(Shared { cache, registry, options, identifier, stop }) }
+    }
+
+    /// The services, to be served by tonic.
+    pub fn routes(&self) -> Routes {
+        let mut router = axum::Router::new();
+        for (name, ..) in SERVICES {
+            router = router.route_service(&format!("/{name}/{{method}}"), self.clone());
+        }
+        router.into()
+    }
+
+    /// A server with what discovery streams need: HTTP/2 keepalive, so that a dead client is noticed [29], and
+    /// room for clients that open a stream for each cluster.
+    pub fn server() -> Server {
+        Server::builder()
+            .http2_keepalive_interval(Some(Duration::from_secs(30)))
+            .http2_keepalive_timeout(Some(Duration::from_secs(10)))
+            .tcp_keepalive(Some(Duration::from_secs(60)))
+            .tcp_nodelay(true)
+            .max_concurrent_streams(MAX_STREAMS)
+    }
+
+    fn context(&self, mode: Mode, only: Option<ResourceType>, request: &http::Extensions) -> Context {
+        let shared = &self.shared;
+        let until =
+            shared.options.max_age.map(|age| Instant::now() + age.mul_f64(0.9 + 0.2 * fastrand::f64()));
+        Context {
+            mode,
+            only,
+            limits: shared.options.limits,
+            peer: request
+                .get::<tonic::transport::server::TcpConnectInfo>()
+                .and_then(tonic::transport::server::TcpConnectInfo::remote_addr),
+            identifier: shared.identifier.clone(),
+            cache: shared.cache.clone(),
+            registry: shared.registry.clone(),
+            until,
+            stop: shared.stop.clone(),
+        }
+    }
+}
+
+impl tower::Service<http::Request<axum::body::Body>> for Service {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut TaskContext<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<axum::body::Body>) -> Self::Future {
+        let path = request.uri().path().trim_start_matches('/');
+        let (service, method) = path.split_once('/').unwrap_or((path, ""));
+        let found = SERVICES.iter().find(|(name, ..)| *name == service).and_then(|(_, only, sotw, delta)| {
+            if method == *sotw {
+                Some((*only, Mode::Sotw))
+            } else if method == *delta {
+                Some((*only, Mode::Delta))
+            } else {
+                None
+            }
+        });
+        let this = self.clone();
+        Box::pin(async move {
+            let Some((only, mode)) = found else {
+                // Fetch (REST) is not offered over gRPC.
+                return Ok(Status::unimplemented("only streams are served").into_http());
+            };
+            let cx = this.context(mode, only, request.extensions());
+            Ok(match mode {
+                Mode::Sotw => serve::<DiscoveryRequest>(cx, request).await,
+                Mode::Delta => serve::<DeltaDiscoveryRequest>(cx, request).await,
+            })
+        })
+    }
+}
+
+async fn serve<M>(cx: Context, request: http::Request<axum::body::Body>) -> http::Response<Body>
+where
+    M: Message + Default + Into<Inbound> + 'static,
+{
+    let mut grpc = Grpc::new(FrameCodec::<M>::default())
+        .max_decoding_message_size(MAX_REQUEST)
+        .max_encoding_message_size(usize::MAX);
+    grpc.streaming(Open { cx: Some(cx) }, request).await
+}
+
+/// Opens the stream of one request.
+struct Open {
+    cx: Option<Context>,
+}
+
+impl<M: Message + Default + Into<Inbound> + 'static> StreamingService<M> for Open {
+    type Response = Frame;
+    type ResponseStream = Pin<Box<dyn Stream<Item = Result<Frame, Status>> + Send>>;
+    type Future = std::future::Ready<Result<GrpcResponse<Self::ResponseStream>, Status>>;
+
+    fn call(&mut self, request: GrpcRequest<Streaming<M>>) -> Self::Future {
+        let Some(cx) = self.cx.take() else {
+            return std::future::ready(Err(Status::internal("a stream is opened once")));
+        };
+        let requests = request.into_inner().map(|r| r.map(Into::into));
+        let responses: Self::ResponseStream = Box::pin(stream::responses(Box::pin(requests), cx));
+        std::future::ready(Ok(GrpcResponse::new(responses)))
+    }
+}
+
+impl From<DiscoveryRequest> for Inbound {
+    fn from(r: DiscoveryRequest) -> Self {
+        let DiscoveryRequest {
+            version_info: _, // what a client last accepted says nothing about what it has [24], [5]
+            node,
+            resource_names,
+            resource_locators: _, // dynamic parameters [37]
+            type_url,
+            response_nonce,
+            error_detail,
+        } = r;
+        let request = sotw::Request {
+            type_url,
+            names: resource_names,
+            nonce: response_nonce,
+            error: error_detail.map(reason),
+        };
+        Self { node, request: Request::Sotw(request) }
+    }
+}
+
+impl From<DeltaDiscoveryRequest> for Inbound {
+    fn from(r: DeltaDiscoveryRequest) -> Self {
+        let DeltaDiscoveryRequest {
+            node,
+            type_url,
+            resource_names_subscribe,
+            resource_names_unsubscribe,
+            resource_locators_subscribe: _,
+            resource_locators_unsubscribe: _,
+            initial_resource_versions,
+            response_nonce,
+            error_detail,
+        } = r;
+        let request = delta::Request {
+            type_url,
+            subscribe: resource_names_subscribe,
+            unsubscribe: resource_names_unsubscribe,
+            initial_versions: initial_resource_versions,
+            nonce: response_nonce,
+            error: error_detail.map(reason),
+        };
+        Self { node, request: Request::Delta(request) }
+    }
+}
+
+/// The longest reason kept, bytes: it is shown in status and logs.
+const MAX_REASON: usize = 4096;
+
+fn reason(status: rpc::Status) -> String {
+    let mut text = status.message;
+    if text.is_empty() {
+        text = format!("code {}", status.code);
+    }
+    if text.len() > MAX_REASON {
+        let end = (0..=MAX_REASON).rev().find(|i| text.is_char_boundary(*i)).unwrap_or(0);
+        text.truncate(end);
+    }
+    text
+}
+
+fn describe() {
+    use metrics::{describe_counter, describe_gauge};
+    describe_gauge!("xds_streams", "Discovery streams open, by dialect.");
+    describe_counter!("xds_pushes_total", "Discovery responses sent, by type.");
+    describe_counter!("xds_push_bytes_total", "Bytes of resources sent, by type.");
+    describe_counter!("xds_acks_total", "Discovery responses accepted by clients, by type.");
+    describe_counter!("xds_nacks_total", "Discovery responses refused by clients, by type.");
+    describe_counter!("xds_stale_requests_total", "Requests ignored because of an old nonce, by type.");
+}

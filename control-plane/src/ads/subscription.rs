@@ -1,0 +1,377 @@
+//! One resource type on one stream: what the client asked for, what it was told, and what it answered.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use super::session::{ACK_TIMEOUT, Kind, Response};
+use crate::snapshot::{Resource, Snapshot, Version};
+
+/// Flights remembered, answered or not: a client that never answers cannot make us remember more.
+const MAX_FLIGHTS: usize = 64;
+
+/// What a client was last told about a name.
+#[derive(Clone, Debug)]
+pub(super) enum Told {
+    /// It is this.
+    Is(Arc<Resource>),
+    /// Something of this version, on an earlier stream.
+    Was(Version),
+    /// Something that we cannot know: another control plane told it, or it was in a refused response.
+    Unsure,
+    /// It does not exist.
+    Gone,
+}
+
+/// What a client knows about a name.
+#[derive(Clone, Debug)]
+pub(super) struct Known {
+    /// What it was last told.
+    pub told: Told,
+    /// The response that told it; 0 before the first of this stream.
+    pub nonce: u64,
+    /// It has a version that it accepted, this one or an older one, and was not told since that it is gone.
+    pub has: bool,
+    /// The newest response that told that it is gone; 0: none.
+    pub gone: u64,
+    /// It has answered the response that told it.
+    pub settled: bool,
+    /// The newest that it accepted, if that was on this stream.
+    pub using: Option<Arc<Resource>>,
+}
+
+impl Known {
+    /// Nothing is known.
+    pub(super) fn unsure() -> Self {
+        Self { told: Told::Unsure, nonce: 0, has: false, gone: 0, settled: true, using: None }
+    }
+
+    fn tell_gone(&mut self, nonce: u64) {
+        (self.told, self.nonce, self.settled) = (Told::Gone, nonce, false);
+        (self.has, self.gone) = (false, nonce);
+    }
+
+    pub(super) fn is(&self, version: Version) -> bool {
+        match &self.told {
+            Told::Is(r) => r.version == version,
+            Told::Was(v) => *v == version,
+            Told::Unsure | Told::Gone => false,
+        }
+    }
+}
+
+/// A response that may still be answered.
+#[derive(Debug)]
+struct Flight {
+    nonce: u64,
+    /// What it said of each name; `None`: removed.
+    items: Vec<(Arc<str>, Option<Version>)>,
+    /// Version of the whole, for responses that are the full state.
+    full: Option<Version>,
+    version: String,
+    sent: Instant,
+}
+
+/// Names to look at again.
+#[derive(Debug)]
+pub(super) enum Dirty {
+    /// Every name subscribed or known.
+    All,
+    /// These.
+    Names(BTreeSet<Arc<str>>),
+}
+
+/// What an answer turned out to be.
+#[derive(Debug)]
+pub(super) enum Answer {
+    /// It accepts the response of this version.
+    Ack(String),
+    /// It refuses the response of this version, which held these names.
+    Nack(String, Vec<Arc<str>>),
+}
+
+/// One type on one stream.
+#[derive(Debug)]
+pub(super) struct Subscription {
+    pub kind: Kind,
+    /// Everything is subscribed.
+    pub wildcard: bool,
+    /// The client has named something, so that an empty list is no wildcard any more [6].
+    pub named: bool,
+    /// Names subscribed. They need not exist [34].
+    pub names: BTreeSet<Arc<str>>,
+    /// What the client knows.
+    pub known: BTreeMap<Arc<str>, Known>,
+    pub dirty: Dirty,
+    /// Names to send even though the client has them.
+    pub forced: BTreeSet<Arc<str>>,
+    /// A response is owed even if there is nothing in it [16].
+    pub owed: bool,
+    /// Newest nonce sent; 0: none.
+    pub newest: u64,
+    /// Names in their refused versions, which are not sent again unchanged [2].
+    pub refused: BTreeMap<Arc<str>, Option<Version>>,
+    /// Refused full state.
+    pub refused_full: Option<Version>,
+    /// Parts of a refused response, to be sent each by itself.
+    pub retries: VecDeque<Vec<Arc<str>>>,
+    flights: VecDeque<Flight>,
+}
+
+impl Subscription {
+    pub(super) fn new(kind: Kind) -> Self {
+        Self {
+            kind,
+            wildcard: false,
+            named: false,
+            names: BTreeSet::new(),
+            known: BTreeMap::new(),
+            dirty: Dirty::Names(BTreeSet::new()),
+            forced: BTreeSet::new(),
+            owed: false,
+            newest: 0,
+            refused: BTreeMap::new(),
+            refused_full: None,
+            retries: VecDeque::new(),
+            flights: VecDeque::new(),
+        }
+    }
+
+    pub(super) fn subscribes(&self, name: &str) -> bool {
+        self.wildcard || self.names.contains(name)
+    }
+
+    pub(super) fn mark(&mut self, name: Arc<str>) {
+        if let Dirty::Names(names) = &mut self.dirty {
+            names.insert(name);
+        }
+    }
+
+    pub(super) fn is_marked(&self, name: &str) -> bool {
+        match &self.dirty {
+            Dirty::All => true,
+            Dirty::Names(names) => names.contains(name),
+        }
+    }
+
+    pub(super) fn mark_all(&mut self) {
+        self.dirty = Dirty::All;
+    }
+
+    /// Takes the names to look at.
+    pub(super) fn take_dirty(&mut self, snapshot: &Snapshot) -> BTreeSet<Arc<str>> {
+        match std::mem::replace(&mut self.dirty, Dirty::Names(BTreeSet::new())) {
+            Dirty::Names(names) => names,
+            Dirty::All => self.all(snapshot),
+        }
+    }
+
+    /// Every name subscribed or known.
+    pub(super) fn all(&self, snapshot: &Snapshot) -> BTreeSet<Arc<str>> {
+        let mut names: BTreeSet<Arc<str>> = self.names.iter().chain(self.known.keys()).cloned().collect();
+        if let (true, Kind::Served(kind)) = (self.wildcard, &self.kind) {
+            names.extend(snapshot.set(*kind).resources().keys().cloned());
+        }
+        names
+    }
+
+    pub(super) fn is_dirty(&self) -> bool {
+        self.owed
+            || !self.retries.is_empty()
+            || match &self.dirty {
+                Dirty::All => true,
+                Dirty::Names(names) => !names.is_empty(),
+            }
+    }
+
+    /// Starts to subscribe a name: its resource goes out at once, whatever the client has [13], [14], [9].
+    pub(super) fn add(&mut self, name: Arc<str>) {
+        self.forced.insert(name.clone());
+        self.mark(name.clone());
+        self.names.insert(name);
+    }
+
+    /// Stops to subscribe a name. Needs no answer [13].
+    pub(super) fn drop_name(&mut self, name: &str) {
+        self.names.remove(name);
+        if !self.wildcard {
+            self.forget(name);
+        }
+    }
+
+    /// The client has thrown the name away.
+    pub(super) fn forget(&mut self, name: &str) {
+        self.known.remove(name);
+        self.refused.remove(name);
+        self.forced.remove(name);
+        self.retries.iter_mut().for_each(|batch| batch.retain(|n| **n != *name));
+        self.retries.retain(|batch| !batch.is_empty());
+    }
+
+    /// The client says which version it has from an earlier stream.
+    pub(super) fn has_version(&mut self, name: Arc<str>, version: &str, current: Option<Arc<Resource>>) {
+        let version = Version::parse(version);
+        let using = current.filter(|r| Some(r.version) == version);
+        let told = match (&using, version) {
+            (Some(r), _) => Told::Is(r.clone()),
+            (None, Some(version)) => Told::Was(version),
+            (None, None) => Told::Unsure,
+        };
+        self.known.insert(name, Known { told, has: true, using, ..Known::unsure() });
+    }
+
+    pub(super) fn is_retrying(&self, name: &str) -> bool {
+        self.retries.iter().any(|batch| batch.iter().any(|n| **n == *name))
+    }
+
+    /// Responses that wait for an answer, those that have waited too long not counted.
+    pub(super) fn in_flight(&self, now: Instant) -> usize {
+        self.flights.iter().filter(|f| now < f.sent + ACK_TIMEOUT).count()
+    }
+
+    /// When the oldest response that waits for an answer will have waited too long.
+    pub(super) fn expiry(&self, now: Instant) -> Option<Instant> {
+        self.flights.iter().map(|f| f.sent + ACK_TIMEOUT).filter(|at| *at > now).min()
+    }
+
+    /// Notes that a response was sent: what it held, and what it said or, being the full state, implied to
+    /// be gone.
+    pub(super) fn sent(&mut self, response: &Response, full: Option<Version>, now: Instant) {
+        let Response { kind: _, version, nonce, resources, removed } = response;
+        let nonce = *nonce;
+        if full.is_some() {
+            self.imply_gone(resources, nonce);
+            self.refused_full = None; // other content came between
+        }
+        let mut items: Vec<(Arc<str>, Option<Version>)> =
+            resources.iter().map(|r| (r.name.clone(), Some(r.version))).collect();
+        items.extend(removed.iter().map(|name| (name.clone(), None)));
+        for r in resources {
+            let known = self.known.entry(r.name.clone()).or_insert_with(Known::unsure);
+            // Sent once more for the sake of others in a full state: still settled.
+            known.settled &= full.is_some() && known.is(r.version);
+            (known.told, known.nonce) = (Told::Is(r.clone()), nonce);
+            self.forced.remove(&r.name);
+        }
+        for name in removed {
+            let known = self.known.entry(name.clone()).or_insert_with(Known::unsure);
+            known.tell_gone(nonce);
+            self.forced.remove(name);
+        }
+        self.owed = false;
+        self.newest = nonce;
+        if self.flights.len() == MAX_FLIGHTS {
+            self.flights.pop_front();
+        }
+        self.flights.push_back(Flight { nonce, items, full, version: version.clone(), sent: now });
+    }
+
+    fn imply_gone(&mut self, all: &[Arc<Resource>], nonce: u64) {
+        let there: BTreeSet<&str> = all.iter().map(|r| &*r.name).collect();
+        for (_, known) in self.known.iter_mut().filter(|(name, _)| !there.contains(&***name)) {
+            if !matches!(known.told, Told::Gone) {
+                known.tell_gone(nonce);
+            }
+        }
+    }
+
+    /// Hash of everything that the client will know once it has these.
+    pub(super) fn version_with(&self, resources: &[Arc<Resource>]) -> Version {
+        let told = self.known.iter().filter_map(|(name, k)| match &k.told {
+            Told::Is(r) => Some((&**name, r.version)),
+            Told::Was(version) => Some((&**name, *version)),
+            Told::Unsure | Told::Gone => None,
+        });
+        let mut all: BTreeMap<&str, Version> = told.collect();
+        all.extend(resources.iter().map(|r| (&*r.name, r.version)));
+        Version::of_all(all)
+    }
+
+    /// Notes an answer. Only the first request that names a nonce answers it [1]; an answer to a response
+    /// answers the older ones too where `covers_older` (SotW).
+    pub(super) fn answered(&mut self, nonce: u64, refuses: bool, covers_older: bool) -> Option<Answer> {
+        let at = self.flights.iter().position(|f| f.nonce == nonce)?;
+        if covers_older {
+            for flight in self.flights.drain(..at).collect::<Vec<_>>() {
+                self.accept(&flight);
+            }
+        }
+        let at = if covers_older { 0 } else { at };
+        let flight = self.flights.remove(at)?;
+        if refuses { Some(self.refuse(flight)) } else { Some(self.accept(&flight)) }
+    }
+
+    fn accept(&mut self, flight: &Flight) -> Answer {
+        for (name, version) in &flight.items {
+            match (self.known.get_mut(name), version) {
+                (Some(known), Some(version)) => {
+                    known.has |= flight.nonce > known.gone;
+                    if known.is(*version) {
+                        known.settled |= known.nonce <= flight.nonce;
+                        known.using = match &known.told {
+                            Told::Is(r) => Some(r.clone()),
+                            _ => None,
+                        };
+                    }
+                    // Accepted after all, in other company, or in a newer version: nothing stands against it.
+                    if known.is(*version) || self.refused.get(name) == Some(&Some(*version)) {
+                        self.refused.remove(name);
+                    }
+                }
+                (Some(known), None) if matches!(known.told, Told::Gone) => {
+                    *known = Known { has: false, using: None, settled: true, ..known.clone() };
+                    self.refused.remove(name);
+                }
+                _ => {}
+            }
+        }
+        // What is gone and not asked for by name is of no interest any more.
+        let (names, nonce) = (&self.names, flight.nonce);
+        self.known.retain(|name, k| !matches!(k.told, Told::Gone) || k.nonce > nonce || names.contains(name));
+        Answer::Ack(flight.version.clone())
+    }
+
+    /// Counts nothing of the response as delivered [33]. Full state waits for other content. Other responses
+    /// are sent again in halves, so that the good resources arrive and the bad one is found; what is refused
+    /// by itself waits until it changes.
+    fn refuse(&mut self, flight: Flight) -> Answer {
+        let names: Vec<Arc<str>> = flight.items.iter().map(|(name, _)| name.clone()).collect();
+        let mut again = Vec::new();
+        if let (None, [(name, version)]) = (flight.full, flight.items.as_slice()) {
+            self.refused.insert(name.clone(), *version);
+        }
+        for (name, _) in &flight.items {
+            let Some(known) = self.known.get_mut(name) else { continue };
+            if known.nonce != flight.nonce {
+                continue; // told something newer since
+            }
+            known.settled = true;
+            if flight.full.is_none() {
+                known.told = Told::Unsure;
+                if flight.items.len() > 1 {
+                    again.push(name.clone());
+                }
+            }
+        }
+        if let Some(full) = flight.full {
+            self.refused_full = Some(full);
+            self.mark_all(); // to be sent again if it has changed meanwhile
+        }
+        match again.len() {
+            0 => {}
+            1 => self.retries.push_back(again),
+            n => {
+                let second = again.split_off(n / 2);
+                self.retries.push_back(again);
+                self.retries.push_back(second);
+            }
+        }
+        Answer::Nack(flight.version, names)
+    }
+
+    /// Whether a refusal stands.
+    pub(super) fn stands_refused(&self) -> bool {
+        self.refused_full.is_some() || !self.refused.is_empty() || !self.retries.is_empty()
+    }
+}
