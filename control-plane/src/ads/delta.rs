@@ -39,12 +39,11 @@ pub(super) fn read(
     };
     let by_wildcard = matches!(sub.kind, Kind::Served(ResourceType::Listener | ResourceType::Cluster));
     let all = request.subscribe.iter().any(|n| n == "*");
-    if all || (first && by_wildcard && request.subscribe.is_empty()) {
-        if !sub.wildcard || all {
-            sub.wildcard = true;
-            sub.owed = true; // [16]
-            sub.mark_all();
-        }
+    let legacy = first && by_wildcard && request.subscribe.is_empty(); // [6]
+    if all || (legacy && !sub.wildcard) {
+        sub.wildcard = true;
+        sub.owed = true; // [16]
+        sub.mark_all();
     }
     for name in request.unsubscribe.iter().filter(|n| *n != "*") {
         let name: Arc<str> = name.as_str().into();

@@ -286,7 +286,7 @@ fn blame(
             blamed
                 .iter()
                 .filter_map(|n| snapshot.get(*kind, n))
-                .flat_map(|r| r.origin.iter().cloned().collect::<Vec<_>>()),
+                .flat_map(|r| r.origin.to_vec()),
         );
     }
     objects.sort();
@@ -300,8 +300,8 @@ fn mentions(text: &str, name: &str) -> bool {
     text.match_indices(name).any(|(at, _)| {
         let (before, after) = (&text[..at], &text[at + name.len()..]);
         // A full stop that ends a sentence ends the name too.
-        let goes_on = after.chars().next().is_some_and(part)
-            && !(after.starts_with('.') && !after[1..].starts_with(|c: char| part(c)));
+        let after = after.strip_prefix('.').filter(|rest| !rest.starts_with(part)).unwrap_or(after);
+        let goes_on = after.starts_with(part);
         !before.chars().next_back().is_some_and(part) && !goes_on
     })
 }

@@ -85,7 +85,7 @@ fn build(name: &str, spec: &Service, dialect: Dialect) -> Cluster {
     };
     let mut cluster = Cluster {
         name: name.to_owned(),
-        connect_timeout: connect_timeout.clone().or_else(|| seconds(5)),
+        connect_timeout: connect_timeout.or_else(|| seconds(5)),
         lb_policy: lb.into(),
         ..Cluster::default()
     };

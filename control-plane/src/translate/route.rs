@@ -118,7 +118,7 @@ fn route_matches(m: &Match, dialect: Dialect) -> Vec<(RouteMatch, Separated)> {
         let matching = RouteMatch {
             headers: conditions.clone(),
             query_parameters: query.iter().map(query_parameter).collect(),
-            grpc: grpc_only.clone(),
+            grpc: grpc_only,
             path_specifier: Some(on),
             ..RouteMatch::default()
         };
@@ -214,7 +214,7 @@ fn action(rule: &Rule, m: &Match, separated: Separated, dialect: Dialect) -> Opt
     }
     let mut action = RouteAction { cluster_specifier: cluster(backends), ..RouteAction::default() };
     match dialect {
-        Dialect::Envoy => action.timeout = timeout.clone(),
+        Dialect::Envoy => action.timeout = *timeout,
         // gRFC A31: clients look at this one, and have no limit of their own.
         Dialect::Grpc => action.max_stream_duration = timeout.as_ref().and_then(stream_duration),
     }
@@ -232,7 +232,7 @@ fn action(rule: &Rule, m: &Match, separated: Separated, dialect: Dialect) -> Opt
 fn stream_duration(timeout: &Duration) -> Option<MaxStreamDuration> {
     let none = timeout.seconds == 0 && timeout.nanos == 0;
     (!none).then(|| MaxStreamDuration {
-        max_stream_duration: Some(timeout.clone()),
+        max_stream_duration: Some(*timeout),
         ..MaxStreamDuration::default()
     })
 }

@@ -32,6 +32,9 @@ fn step() -> impl Strategy<Value = Step> {
 /// What the client has of each type: name -> version.
 type Held = BTreeMap<ResourceType, BTreeMap<Arc<str>, Arc<Resource>>>;
 
+/// Names and versions of a response.
+type Content = Vec<(Arc<str>, Version)>;
+
 struct Client {
     bench: Bench,
     mode: Mode,
@@ -42,7 +45,7 @@ struct Client {
     /// Clusters of this revision are refused; 0: none are.
     poison: u32,
     /// Refused by itself, and not to come again.
-    refused: BTreeSet<(ResourceType, Vec<(Arc<str>, Version)>)>,
+    refused: BTreeSet<(ResourceType, Content)>,
     passed: bool,
     /// What is published.
     last: Vec<Arc<Resource>>,
