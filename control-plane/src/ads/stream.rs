@@ -282,12 +282,7 @@ fn blame(
     let blamed = if said.is_empty() { names } else { said };
     let mut objects = Vec::new();
     if let (Kind::Served(kind), Some(snapshot)) = (kind, snapshot) {
-        objects.extend(
-            blamed
-                .iter()
-                .filter_map(|n| snapshot.get(*kind, n))
-                .flat_map(|r| r.origin.to_vec()),
-        );
+        objects.extend(blamed.iter().filter_map(|n| snapshot.get(*kind, n)).flat_map(|r| r.origin.to_vec()));
     }
     objects.sort();
     objects.dedup();

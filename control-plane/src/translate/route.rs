@@ -231,10 +231,7 @@ fn action(rule: &Rule, m: &Match, separated: Separated, dialect: Dialect) -> Opt
 
 fn stream_duration(timeout: &Duration) -> Option<MaxStreamDuration> {
     let none = timeout.seconds == 0 && timeout.nanos == 0;
-    (!none).then(|| MaxStreamDuration {
-        max_stream_duration: Some(*timeout),
-        ..MaxStreamDuration::default()
-    })
+    (!none).then(|| MaxStreamDuration { max_stream_duration: Some(*timeout), ..MaxStreamDuration::default() })
 }
 
 fn cluster(backends: &[Backend]) -> Option<ClusterSpecifier> {
