@@ -1,0 +1,157 @@
+//! Route match and host choice: the cost must follow neither the number of routes nor that of hosts.
+
+use criterion::{BatchSize, BenchmarkId, Criterion, criterion_group, criterion_main};
+use data_plane_core::config::{
+    Action, ClusterChoice, DirectResponse, Forward, LbPolicy, PathMatch, RequireTls, Route, RouteConfig,
+    RouteMatch, VirtualHost,
+};
+use data_plane_core::headers::edit::HeaderEdits;
+use data_plane_core::headers::{HeaderList, RequestHead, Scheme, Version};
+use data_plane_core::lb::{Health, HostView, PickCx, Selector, SelectorOptions};
+use data_plane_core::matcher::Regex;
+use data_plane_core::route::{RouteQuery, RouteTable};
+use std::hint::black_box;
+use std::sync::Arc;
+use std::time::Duration;
+
+fn head(path: &str) -> RequestHead {
+    let mut headers = HeaderList::default();
+    for (name, value) in [("user-agent", "bench"), ("accept", "*/*"), ("x-forwarded-proto", "http")] {
+        headers.append(name.as_bytes(), value.as_bytes());
+    }
+    RequestHead {
+        method: "GET".into(),
+        path: path.into(),
+        authority: "www.example.com".into(),
+        scheme: Scheme::Http,
+        version: Version::Http11,
+        headers,
+    }
+}
+
+fn route(path: PathMatch, action: Action) -> Route {
+    let matches = RouteMatch {
+        path,
+        case_sensitive: true,
+        fraction: None,
+        headers: Vec::new(),
+        query: Vec::new(),
+        grpc: false,
+    };
+    Route {
+        name: "".into(),
+        matches,
+        action,
+        request_edits: HeaderEdits::default(),
+        response_edits: HeaderEdits::default(),
+    }
+}
+
+fn to_cluster() -> Action {
+    Action::Forward(Box::new(Forward {
+        cluster: ClusterChoice::Named("backend".into()),
+        cluster_not_found_status: 503,
+        path_rewrite: None,
+        host_rewrite: None,
+        append_x_forwarded_host: false,
+        timeout: Some(Duration::from_secs(15)),
+        idle_timeout: None,
+        max_stream_duration: None,
+        grpc_timeout_header_max: None,
+        grpc_timeout_header_offset: Duration::ZERO,
+        high_priority: false,
+    }))
+}
+
+fn config(routes: Vec<Route>) -> Arc<RouteConfig> {
+    let virtual_host = VirtualHost {
+        name: "all".into(),
+        domains: vec!["*.example.com".into()],
+        routes,
+        require_tls: RequireTls::No,
+        request_edits: HeaderEdits::default(),
+        response_edits: HeaderEdits::default(),
+        include_request_attempt_count: false,
+        include_attempt_count_in_response: false,
+    };
+    Arc::new(RouteConfig {
+        name: "bench".into(),
+        virtual_hosts: vec![virtual_host],
+        request_edits: HeaderEdits::default(),
+        response_edits: HeaderEdits::default(),
+        internal_only_headers: Vec::new(),
+        most_specific_header_mutations_wins: false,
+        ignore_port_in_host_matching: false,
+        ignore_path_parameters: false,
+        validate_clusters: false,
+    })
+}
+
+fn prefix(at: usize) -> PathMatch {
+    PathMatch::Prefix(format!("/service/{at}/api").into())
+}
+
+fn exact(at: usize) -> PathMatch {
+    PathMatch::Exact(format!("/service/{at}/api/users").into())
+}
+
+fn regex(at: usize) -> PathMatch {
+    PathMatch::Regex(Regex::new(&format!("/service/{at}/api/[a-z]+")).expect("the expression is valid"))
+}
+
+/// Of n routes the last one matches.
+fn last_route(c: &mut Criterion) {
+    let mut group = c.benchmark_group("last_route");
+    type Path = fn(usize) -> PathMatch;
+    let kinds: [(&str, Path, usize); 3] =
+        [("prefix", prefix, 10_000), ("exact", exact, 10_000), ("regex", regex, 1_000)];
+    for (kind, path, most) in kinds {
+        for n in [1, 100, 1_000, 10_000].into_iter().filter(|n| *n <= most) {
+            let table = RouteTable::build(config((0..n).map(|at| route(path(at), to_cluster())).collect()));
+            let head = head(&format!("/service/{}/api/users", n - 1));
+            group.bench_function(BenchmarkId::new(kind, n), |b| {
+                b.iter(|| {
+                    let query =
+                        RouteQuery { head: &head, random: 7, is_tls: false, internal: false, runtime: None };
+                    black_box(table.route(&query).and_then(|matched| matched.cluster(&head)).is_some())
+                });
+            });
+        }
+    }
+    group.finish();
+}
+
+fn build(c: &mut Criterion) {
+    let direct = || Action::Direct(DirectResponse { status: 200, body: "".into(), body_format: None });
+    let config = config((0..10_000).map(|at| route(prefix(at), direct())).collect());
+    c.bench_function("build_10000_prefixes", |b| {
+        b.iter_batched(|| config.clone(), RouteTable::build, BatchSize::LargeInput);
+    });
+}
+
+fn host_choice(c: &mut Criterion) {
+    let mut group = c.benchmark_group("host_choice_of_1000");
+    let policies = [
+        ("round_robin", LbPolicy::RoundRobin),
+        ("least_request", LbPolicy::LeastRequest { choices: 2 }),
+        ("random", LbPolicy::Random),
+    ];
+    for (name, policy) in policies {
+        for (kind, weights) in [("equal", 1), ("weighted", 7)] {
+            let hosts: Vec<_> = (0..1_000)
+                .map(|at| HostView { priority: 0, weight: 1 + at % weights, health: Health::Healthy })
+                .collect();
+            let selector = Selector::build(&policy, &hosts, SelectorOptions::default(), 1);
+            group.bench_function(BenchmarkId::new(name, kind), |b| {
+                b.iter(|| {
+                    let cx = PickCx { random: fastrand::u64(..), hash: None, active: &|host| host.0 & 3 };
+                    black_box(selector.pick(&cx))
+                });
+            });
+        }
+    }
+    group.finish();
+}
+
+criterion_group!(benches, last_route, build, host_choice);
+criterion_main!(benches);
