@@ -6,7 +6,7 @@ use super::filter::router::Router;
 use super::hcm::Served;
 use super::local_reply::{Cause, LocalReply};
 use super::normalize::{self, Normalized};
-use super::stream::{End, Stream, StreamCx};
+use super::stream::{End, Stream, StreamCx, whole_length};
 use super::tail::Tail;
 use super::timeouts;
 use super::vitals::{Expired, Vitals, WatchedBody};
@@ -32,9 +32,9 @@ pub(super) async fn conduct(served: Rc<Served>, request: Request) -> Reply {
         let answer = local(&mut stream, reply, false);
         return send(stream, answer, alarm);
     }
-    let body = match body {
-        body if body.is_empty() => body,
-        body => WatchedBody::body(body, Rc::clone(&stream.cx.vitals)),
+    let body = match whole_length(&body) {
+        Some(_) => body,
+        None => WatchedBody::body(body, Rc::clone(&stream.cx.vitals)),
     };
     served.hcm.log_start(&stream.cx, &stream.head);
 
@@ -300,13 +300,4 @@ fn send(mut stream: Stream, answer: Answer, alarm: Alarm) -> Reply {
         }
     };
     Reply { close, ..Reply::new(head, body) }
-}
-
-/// The length of a body that is all at hand.
-fn whole_length(body: &Body) -> Option<u64> {
-    match body {
-        Body::Empty => Some(0),
-        Body::Full(bytes) => Some(bytes.len() as u64),
-        Body::Frames(_) | Body::Stream(_) => None,
-    }
 }

@@ -4,7 +4,7 @@ use super::hcm::Served;
 use super::local_reply::is_grpc;
 use super::vitals::Vitals;
 use super::worker::Table;
-use crate::codec::Request;
+use crate::codec::{Body, Request};
 use crate::upstream::{Cluster, Host};
 use data_plane_core::headers::forwarded::Origin;
 use data_plane_core::headers::{
@@ -79,8 +79,9 @@ pub(super) struct Moments {
 impl StreamCx {
     pub(super) fn new(served: &Rc<Served>, request: &Request) -> Self {
         let mut cx = Self::bare(served, request.head.version);
-        if request.body.is_empty() {
+        if let Some(length) = whole_length(&request.body) {
             cx.vitals.complete.set(Some(cx.start));
+            cx.vitals.received.set(length);
         }
         cx.head_bytes = request.head_bytes;
         cx.grpc = is_grpc(&request.head);
@@ -219,6 +220,15 @@ impl StreamCx {
     }
 }
 
+/// The length of a body that is all at hand.
+pub(super) fn whole_length(body: &Body) -> Option<u64> {
+    match body {
+        Body::Empty => Some(0),
+        Body::Full(bytes) => Some(bytes.len() as u64),
+        Body::Frames(_) | Body::Stream(_) => None,
+    }
+}
+
 /// How a stream ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum End {
@@ -239,7 +249,7 @@ pub(super) struct Stream {
 
 impl Stream {
     /// Takes a request's head; its body stays with the caller.
-    pub(super) fn begin(served: &Rc<Served>, request: Request) -> (Self, crate::codec::Body) {
+    pub(super) fn begin(served: &Rc<Served>, request: Request) -> (Self, Body) {
         let cx = StreamCx::new(served, &request);
         served.hcm.stats.request(cx.protocol);
         (Self { head: request.head, cx, finished: false }, request.body)
