@@ -174,12 +174,13 @@ fn accept(stream: &mut Stream, flags: Flags) -> Result<(), LocalReply> {
         head.scheme = if by_tls { Scheme::Https } else { Scheme::Http };
     }
     if let Some(table) = &table {
+        let runtime = |key: &str| hcm.runtime.per_million(key);
         let query = RouteQuery {
             head: &*head,
             random: cx.random,
             is_tls: by_tls,
             internal: cx.origin.internal,
-            runtime: None,
+            runtime: Some(&runtime),
         };
         // A CONNECT needs a route that is made for it, and there is no such match yet.
         cx.route = if is_connect { None } else { table.route(&query).map(|matched| matched.id()) };

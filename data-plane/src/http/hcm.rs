@@ -11,6 +11,7 @@ use super::{BuildError, Connection, Deps, Worker};
 use crate::codec::{
     self, EndReason, Handler, Io, ProtocolError, ProtocolErrorKind, Reply, Request, ServerOptions,
 };
+use crate::runtime::Runtime;
 use crate::stats::{Counter, Scope};
 use data_plane_core::accesslog::{Filter, Renderer};
 use data_plane_core::config::{self, AccessLogSink, RouteSource};
@@ -33,6 +34,7 @@ pub struct Hcm {
     pub(super) chain: ChainConfig,
     pub(super) rules: Rules,
     pub(super) process: Arc<Process>,
+    pub(super) runtime: Runtime,
     options: ServerOptions,
     logs: Vec<Log>,
 }
@@ -68,6 +70,7 @@ impl Hcm {
             chain: ChainConfig::build(&config.filters, deps)?,
             rules: rules(&config, deps),
             process: Arc::clone(&deps.process),
+            runtime: deps.runtime.clone(),
             options: ServerOptions::new(&config),
             logs,
             config,
@@ -108,8 +111,9 @@ impl Hcm {
     }
 
     fn write_logs(&self, cx: &StreamCx, record: &Record<'_>) {
+        let runtime = |key: &str| self.runtime.per_million(key);
         for log in &self.logs {
-            if log.filter.as_ref().is_none_or(|filter| filter.passes(record, cx.random, None)) {
+            if log.filter.as_ref().is_none_or(|filter| filter.passes(record, cx.random, Some(&runtime))) {
                 log.sink.append(cx.served.worker.index, |out| log.renderer.render(record, out));
             }
         }
@@ -320,7 +324,9 @@ impl Served {
         let protocol = error.kind != ProtocolErrorKind::HeadersTimeout;
         if protocol {
             stats.manager.downstream_cx_protocol_error.inc();
-            stats.manager.downstream_rq_rx_reset.inc();
+            // Envoy counts the message and what it left unread.
+            stats.manager.downstream_rq_response_before_rq_complete.inc();
+            stats.manager.downstream_rq_rx_reset.add(2);
         } else {
             stats.manager.downstream_rq_header_timeout.inc();
         }

@@ -35,6 +35,7 @@ pub use route_slot::{RouteSlot, RouteSlots};
 pub use stream::StreamCx;
 pub use worker::Worker;
 
+use crate::runtime::Runtime;
 use crate::stats::Registry;
 use data_plane_core::headers::Process;
 use data_plane_core::headers::forwarded::UserAgent;
@@ -53,6 +54,8 @@ pub struct Deps {
     pub process: Arc<Process>,
     /// Who this proxy says it is, where it is asked to (`add_user_agent`).
     pub agent: Arc<UserAgent>,
+    /// Overrides of shares.
+    pub runtime: Runtime,
 }
 
 /// Why a filter chain cannot be built. The configuration is valid in itself; its place is known to the caller.

@@ -2,6 +2,7 @@
 
 use super::filter::HttpFilterConfig;
 use super::{AccessLogs, Connection, Deps, Hcm, RouteSlots, Worker, serve};
+use crate::runtime::Runtime;
 use crate::stats::{MetricValue, Registry};
 use crate::task::{Shutdown, ShutdownTrigger, shutdown};
 use crate::upstream::{Local, Manager, Origin};
@@ -143,6 +144,7 @@ static_resources:
             routes: RouteSlots::default(),
             process: Arc::default(),
             agent: Arc::default(),
+            runtime: Runtime::default(),
             stats,
         };
         let config::NetworkFilter::Http(hcm) = &bootstrap.listeners[0].filter_chains[0].filters[0];

@@ -128,6 +128,7 @@ async fn build(boot: Boot, options: Options) -> Result<Built, StartError> {
             cluster: boot.config.node.cluster.as_str().into(),
             node: boot.config.node.id.as_str().into(),
         }),
+        runtime: runtime.clone(),
     };
     let (listeners, sides) = listener::Manager::new(listener::Options {
         workers: concurrency,

@@ -144,7 +144,9 @@ impl Router {
         match sent {
             Ok(exchange) => Ok(self.answered(exchange, &host, head, cx)),
             Err(error) => {
-                cx.upstream.transport_failure = error.transport_failure;
+                // One word, so that it is one field of a log line.
+                cx.upstream.transport_failure =
+                    error.transport_failure.map(|why| why.replace(' ', "_").into());
                 Err(self.failed(&error.kind, &host, head, cx))
             }
         }
