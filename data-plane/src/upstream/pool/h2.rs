@@ -26,6 +26,8 @@ pub(super) struct Pool {
     connecting: Cell<usize>,
     /// All connections, those being made and those that only finish included.
     open: Cell<usize>,
+    /// Requests that a connection takes at a time, as far as is known.
+    each: Cell<usize>,
 }
 
 struct Conn {
@@ -77,6 +79,7 @@ impl Pool {
             waiters: Queue::default(),
             connecting: Cell::new(0),
             open: Cell::new(0),
+            each: Cell::new(cluster.config.http2.max_concurrent_streams.max(1) as usize),
         })
     }
 
@@ -132,7 +135,7 @@ impl Pool {
         conn.books.begin();
         if cluster.config.max_requests_per_connection.is_some_and(|max| conn.books.requests() >= max.into()) {
             cluster.stats.upstream_cx_max_requests.inc();
-            self.retire(&conn);
+            self.forget(&conn);
         }
         match conn.client.exchange(head, body).await {
             Ok((head, body)) => Ok(Exchange {
@@ -190,8 +193,7 @@ impl Pool {
     fn connect_for_waiters(&self) {
         let Some(me) = self.me.upgrade() else { return };
         let cluster = Arc::clone(&self.cluster.borrow());
-        let each = cluster.config.http2.max_concurrent_streams.max(1) as usize;
-        let wanted = self.waiters.len().div_ceil(each);
+        let wanted = self.waiters.len().div_ceil(self.each.get());
         while self.connecting.get() < wanted {
             let Some(permit) = room(&cluster, self.open.get()) else { return };
             let owner: Weak<dyn Owner> = {
@@ -210,6 +212,9 @@ impl Pool {
                         me.conns.borrow_mut().push(Rc::clone(&conn));
                         conn.idle_since.set(me.shared.tick());
                         me.offer(&conn);
+                        // The host may take fewer at a time than was hoped for.
+                        me.each.set(conn.client.max_concurrent().max(1));
+                        me.connect_for_waiters();
                     }
                     Err(failure) => {
                         let ejected = me.waiters.give_all(|| Err(failure.clone()));
@@ -263,12 +268,6 @@ impl Pool {
         }
     }
 
-    /// Takes a connection out of use; it ends after its requests.
-    fn retire(&self, conn: &Rc<Conn>) {
-        self.forget(conn);
-        conn.client.close();
-    }
-
     /// The host takes no more requests on the connection.
     fn gone(&self, conn: &Rc<Conn>) {
         if self.forget(conn) {
@@ -276,6 +275,7 @@ impl Pool {
         }
     }
 
+    /// Takes a connection out of use: it ends with the last request that holds it.
     fn forget(&self, conn: &Rc<Conn>) -> bool {
         let mut conns = self.conns.borrow_mut();
         let before = conns.len();
@@ -300,15 +300,15 @@ impl Pool {
         for conn in &all {
             let idle = now.saturating_sub(conn.idle_since.get());
             if self.host.borrow().is_retired() {
-                self.retire(conn);
+                self.forget(conn);
             } else if conn.streams.get() == 0
                 && config.idle_timeout.is_some_and(|limit| idle >= limit.as_secs().max(1))
             {
                 stats.upstream_cx_idle_timeout.inc();
-                self.retire(conn);
+                self.forget(conn);
             } else if config.max_connection_duration.is_some_and(|limit| conn.books.age() >= limit) {
                 stats.upstream_cx_max_duration_reached.inc();
-                self.retire(conn);
+                self.forget(conn);
             }
         }
         self.open.get() == 0

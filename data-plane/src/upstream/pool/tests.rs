@@ -1,5 +1,7 @@
 //! Pools over real loopback sockets, against a host that does what the test says.
 
+mod http2;
+
 use super::*;
 use crate::codec::Frame;
 use crate::stats::Registry;
