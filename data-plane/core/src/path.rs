@@ -166,3 +166,50 @@ impl fmt::Display for Diagnostics {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_print_as_users_write_them() {
+        let root = Path::root("");
+        let clusters = root.field("clusters");
+        let cluster = clusters.index(3);
+        let options = cluster.field("options");
+        assert_eq!(options.key("a.b").to_string(), r#"clusters[3].options["a.b"]"#);
+        assert_eq!(Path::root("web").field("name").to_string(), "web.name");
+    }
+
+    #[test]
+    fn findings_of_other_validators_are_placed_below_a_path() {
+        let mut d = Diagnostics::default();
+        d.reject_below(&Path::root(""), "name", "is required");
+        d.reject_below(&Path::root("web"), "name", "is required");
+        d.reject_below(&Path::root("list"), "[0]", "is required");
+        d.reject_below(&Path::root("all"), "", "is required");
+        let paths: Vec<_> = d.rejected.iter().map(|f| f.path.as_str()).collect();
+        assert_eq!(paths, ["name", "web.name", "list[0]", "all"]);
+    }
+
+    #[test]
+    fn a_place_is_refused_once() {
+        let mut d = Diagnostics::default();
+        d.reject(&Path::root("a"), "first");
+        d.reject(&Path::root("a"), "second");
+        assert_eq!(d.to_string(), "a: first");
+    }
+
+    #[test]
+    fn findings_past_the_limit_are_counted() {
+        let mut d = Diagnostics::default();
+        let root = Path::root("list");
+        for i in 0..MAX_FINDINGS + 2 {
+            d.reject(&root.index(i), "bad");
+            d.ignored(&root.index(i), "unused");
+        }
+        assert_eq!((d.rejected.len(), d.omitted, d.rejections()), (MAX_FINDINGS, 2, MAX_FINDINGS + 2));
+        assert_eq!((d.ignored.len(), d.ignored_omitted), (MAX_FINDINGS, 2));
+        assert!(d.to_string().ends_with("; and 2 more"));
+    }
+}

@@ -1,21 +1,14 @@
-//! What routes do: forward, redirect, answer directly.
+//! Routes that forward: which cluster, rewrites, timeouts.
 
 use super::edits::{self, Direction};
 use super::field::{self, ignored, required, unsupported};
 use super::route::Scope;
-use super::{cluster, data, duration, filters, format, matcher};
-use crate::config::{
-    AccessLogFormat, ClusterChoice, ClusterWeight, DirectResponse, Forward, HostRewrite, PathRewrite,
-    Redirect, RedirectPath, WeightedClusters,
-};
-use crate::headers::format::Format;
+use super::{cluster, duration, filters, matcher};
+use crate::config::{ClusterChoice, ClusterWeight, Forward, HostRewrite, PathRewrite, WeightedClusters};
 use crate::path::{Diagnostics, Path, Rejected};
 use std::time::Duration;
-use xds_types::envoy::config::core::v3::{RoutingPriority, SubstitutionFormatString};
+use xds_types::envoy::config::core::v3::RoutingPriority;
 use xds_types::envoy::config::route::v3 as proto;
-use xds_types::envoy::config::route::v3::redirect_action::{
-    PathRewriteSpecifier, RedirectResponseCode, SchemeRewriteSpecifier,
-};
 use xds_types::envoy::config::route::v3::route_action::{
     ClusterNotFoundResponseCode, ClusterSpecifier, HostRewriteSpecifier, InternalRedirectAction,
     MaxStreamDuration,
@@ -326,99 +319,4 @@ fn host_rewrite(
         }
         None => None,
     })
-}
-
-/// Answering with a redirect.
-pub(super) fn redirect(
-    proto: proto::RedirectAction,
-    at: &Path<'_>,
-    d: &mut Diagnostics,
-) -> Result<Redirect, Rejected> {
-    let proto::RedirectAction {
-        host_redirect,
-        port_redirect,
-        response_code,
-        strip_query,
-        scheme_rewrite_specifier,
-        path_rewrite_specifier,
-    } = proto;
-    let path = match path_rewrite_specifier {
-        Some(PathRewriteSpecifier::PathRedirect(path)) => Some(RedirectPath::Full(path.into())),
-        Some(PathRewriteSpecifier::PrefixRewrite(prefix)) => Some(RedirectPath::Prefix(prefix.into())),
-        Some(PathRewriteSpecifier::RegexRewrite(proto)) => {
-            let (regex, substitution) = matcher::substitution(proto, &at.field("regex_rewrite"), d)?;
-            Some(RedirectPath::Regex(regex, substitution))
-        }
-        Some(PathRewriteSpecifier::PathRewrite(_)) => {
-            return Err(d.reject(&at.field("path_rewrite"), "formatted paths are not supported"));
-        }
-        None => None,
-    };
-    Ok(Redirect {
-        scheme: match scheme_rewrite_specifier {
-            Some(SchemeRewriteSpecifier::HttpsRedirect(true)) => Some("https".into()),
-            Some(SchemeRewriteSpecifier::SchemeRedirect(scheme)) => Some(scheme.into()),
-            Some(SchemeRewriteSpecifier::HttpsRedirect(false)) | None => None,
-        },
-        host: Some(host_redirect).filter(|h| !h.is_empty()).map(Into::into),
-        port: match port_redirect {
-            0 => None,
-            port => Some(field::port(port, 0, &at.field("port_redirect"), d)?),
-        },
-        path,
-        status: match field::variant(response_code, &at.field("response_code"), d)? {
-            RedirectResponseCode::MovedPermanently => 301,
-            RedirectResponseCode::Found => 302,
-            RedirectResponseCode::SeeOther => 303,
-            RedirectResponseCode::TemporaryRedirect => 307,
-            RedirectResponseCode::PermanentRedirect => 308,
-        },
-        strip_query,
-    })
-}
-
-/// Answering as written.
-pub(super) fn direct(
-    proto: proto::DirectResponseAction,
-    at: &Path<'_>,
-    d: &mut Diagnostics,
-    scope: Scope<'_>,
-) -> Result<DirectResponse, Rejected> {
-    let proto::DirectResponseAction { status, body, body_format } = proto;
-    let status_at = at.field("status");
-    let status = match u16::try_from(status) {
-        Ok(code @ 200..=599) => code,
-        _ => return Err(d.reject(&status_at, format_args!("{status} is not a status, must be 200 to 599"))),
-    };
-    let body_at = at.field("body");
-    let body = match body {
-        Some(source) => data::bytes(source, &body_at, d, scope.options)?,
-        None => Vec::new(),
-    };
-    if body.len() > scope.max_body_bytes as usize {
-        let message = format!("has {} bytes, more than the {} allowed", body.len(), scope.max_body_bytes);
-        return Err(d.reject(&body_at, message));
-    }
-    let body_format = match body_format {
-        Some(proto) => Some(body_format_of(proto, &at.field("body_format"), d, scope)?),
-        None => None,
-    };
-    Ok(DirectResponse { status, body: body.into(), body_format })
-}
-
-fn body_format_of(
-    proto: SubstitutionFormatString,
-    at: &Path<'_>,
-    d: &mut Diagnostics,
-    scope: Scope<'_>,
-) -> Result<(Format, Box<str>), Rejected> {
-    match format::substitution(proto, at, d, scope.options)? {
-        (AccessLogFormat::Text(format), content_type) if content_type.is_empty() => {
-            Ok((format, "text/plain".into()))
-        }
-        (AccessLogFormat::Text(format), content_type) => Ok((format, content_type)),
-        (AccessLogFormat::Json { .. }, _) => Err(
-            d.reject(&at.field("json_format"), "not supported in direct responses: use text_format_source")
-        ),
-    }
 }

@@ -2,7 +2,8 @@
 
 use super::field::{self, ignored, unsupported};
 use super::{
-    DataLoader, Options, Sources, accesslog, address, cluster, dns, extension, listener, runtime, source,
+    DataLoader, Options, Sources, accesslog, address, cluster, discovery, dns, extension, listener, runtime,
+    source,
 };
 use crate::config::{self, Admin, Cluster, Dynamic, Listener, Locality, Node, StatsOptions};
 use crate::path::{Diagnostics, Path, Rejected};
@@ -114,7 +115,7 @@ pub(super) fn bootstrap(
         ads: ads_config.is_some(),
         clusters: clusters
             .iter()
-            .filter(|c| cluster::reaches_servers(c))
+            .filter(|c| discovery::reaches_servers(c))
             .map(|c| c.name.as_str().into())
             .collect(),
         dns,

@@ -1,22 +1,16 @@
 //! Clusters.
 
 use super::address;
-use super::endpoint::{self, Hosts};
-use super::field::{self, ignored, required, unsupported};
+use super::field::{ignored, unsupported};
 use super::listener::BUFFER_LIMIT_BYTES;
-use super::{Options, dns, duration, extension, fraction, lb, source, upstream_http};
-use crate::config::{Assignment, CircuitThresholds, Cluster, Discovery, DnsOptions, TcpKeepalive};
+use super::{Options, action, discovery, dns, duration, extension, fraction, lb, upstream_http};
+use crate::config::{CircuitThresholds, Cluster, TcpKeepalive};
 use crate::path::{Diagnostics, Path, Rejected};
 use std::time::Duration;
 use xds_types::envoy::config::cluster::v3 as proto;
 use xds_types::envoy::config::cluster::v3::circuit_breakers::Thresholds;
+use xds_types::envoy::config::cluster::v3::cluster::CommonLbConfig;
 use xds_types::envoy::config::cluster::v3::cluster::common_lb_config::LocalityConfigSpecifier;
-use xds_types::envoy::config::cluster::v3::cluster::{
-    ClusterDiscoveryType, CommonLbConfig, CustomClusterType, DiscoveryType, EdsClusterConfig,
-};
-use xds_types::envoy::config::core::v3::config_source::ConfigSourceSpecifier;
-use xds_types::envoy::config::endpoint::v3::ClusterLoadAssignment;
-use xds_types::envoy::extensions::clusters::dns::v3::DnsCluster;
 
 /// Envoy's default of `connect_timeout`.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -123,7 +117,7 @@ pub(super) fn cluster(
         typed_dns_resolver_config,
         wait_for_warm_on_init,
     };
-    let places = Places { cluster: &name, eds_cluster_config, load_assignment, dns };
+    let places = discovery::Places { cluster: &name, eds_cluster_config, load_assignment, dns };
     let discovery = places.discovery(cluster_discovery_type, at, d, o);
     let http = upstream_http::Legacy {
         upstream_http_protocol_options,
@@ -167,124 +161,6 @@ pub(super) fn cluster(
     })
 }
 
-/// Everything that says where endpoints come from.
-struct Places<'a> {
-    cluster: &'a str,
-    eds_cluster_config: Option<EdsClusterConfig>,
-    load_assignment: Option<ClusterLoadAssignment>,
-    dns: dns::Legacy,
-}
-
-impl Places<'_> {
-    fn discovery(
-        self,
-        kind: Option<ClusterDiscoveryType>,
-        at: &Path<'_>,
-        d: &mut Diagnostics,
-        o: &Options<'_>,
-    ) -> Result<Discovery, Rejected> {
-        let type_at = at.field("type");
-        match kind {
-            Some(ClusterDiscoveryType::Type(value)) => match field::variant(value, &type_at, d)? {
-                DiscoveryType::Static => {
-                    self.dns.unused("is for DNS clusters", at, d);
-                    refuse_eds(self.eds_cluster_config, at, d);
-                    Ok(Discovery::Static(assignment(self.load_assignment, Hosts::Addresses, at, d)?))
-                }
-                DiscoveryType::StrictDns => {
-                    refuse_eds(self.eds_cluster_config, at, d);
-                    let options = self.dns.options(at, d, o);
-                    Ok(Discovery::StrictDns(assignment(self.load_assignment, Hosts::Names, at, d)?, options))
-                }
-                DiscoveryType::LogicalDns => {
-                    refuse_eds(self.eds_cluster_config, at, d);
-                    let options = self.dns.options(at, d, o);
-                    logical(self.load_assignment, options, at, d)
-                }
-                DiscoveryType::Eds => self.eds(at, d, o),
-                DiscoveryType::OriginalDst => Err(d.reject(&type_at, "ORIGINAL_DST is not supported")),
-            },
-            Some(ClusterDiscoveryType::ClusterType(proto)) => {
-                self.custom(proto, &at.field("cluster_type"), at, d, o)
-            }
-            // The proto default of the enum, as in Envoy.
-            None => {
-                self.dns.unused("is for DNS clusters", at, d);
-                refuse_eds(self.eds_cluster_config, at, d);
-                Ok(Discovery::Static(assignment(self.load_assignment, Hosts::Addresses, at, d)?))
-            }
-        }
-    }
-
-    fn eds(self, at: &Path<'_>, d: &mut Diagnostics, o: &Options<'_>) -> Result<Discovery, Rejected> {
-        self.dns.unused("is for DNS clusters", at, d);
-        let load_assignment = self.load_assignment;
-        unsupported!(d, at, "EDS clusters get their endpoints from eds_cluster_config"; load_assignment);
-        let at = at.field("eds_cluster_config");
-        let EdsClusterConfig { eds_config, service_name } = required(self.eds_cluster_config, &at, d)?;
-        let source_at = at.field("eds_config");
-        let source = source::config_source(required(eds_config, &source_at, d)?, &source_at, d, o)?;
-        let service_name = if service_name.is_empty() { self.cluster } else { &service_name };
-        Ok(Discovery::Eds { service_name: service_name.into(), source })
-    }
-
-    /// A cluster extension: only the one that replaces the two DNS types.
-    fn custom(
-        self,
-        proto: CustomClusterType,
-        type_at: &Path<'_>,
-        at: &Path<'_>,
-        d: &mut Diagnostics,
-        o: &Options<'_>,
-    ) -> Result<Discovery, Rejected> {
-        let CustomClusterType { name, typed_config } = proto;
-        let packed = extension::packed(typed_config.as_ref(), type_at, d)?;
-        let config_at = type_at.field("typed_config");
-        if !extension::is::<DnsCluster>(packed) {
-            return Err(extension::unknown("cluster type", &name, packed, &config_at, d));
-        }
-        refuse_eds(self.eds_cluster_config, at, d);
-        let wait_for_warm = self.dns.unused("cluster_type takes its place", at, d);
-        let (options, shape) =
-            dns::extension(extension::open(packed, &config_at, d)?, wait_for_warm, &config_at, d, o);
-        match shape {
-            dns::Shape::Strict => {
-                Ok(Discovery::StrictDns(assignment(self.load_assignment, Hosts::Names, at, d)?, options))
-            }
-            dns::Shape::Logical => logical(self.load_assignment, options, at, d),
-        }
-    }
-}
-
-fn refuse_eds(eds_cluster_config: Option<EdsClusterConfig>, at: &Path<'_>, d: &mut Diagnostics) {
-    unsupported!(d, at, "is for EDS clusters"; eds_cluster_config);
-}
-
-fn assignment(
-    proto: Option<ClusterLoadAssignment>,
-    hosts: Hosts,
-    at: &Path<'_>,
-    d: &mut Diagnostics,
-) -> Result<Assignment, Rejected> {
-    endpoint::assignment(proto.unwrap_or_default(), hosts, &at.field("load_assignment"), d)
-}
-
-fn logical(
-    proto: Option<ClusterLoadAssignment>,
-    options: DnsOptions,
-    at: &Path<'_>,
-    d: &mut Diagnostics,
-) -> Result<Discovery, Rejected> {
-    let before = d.rejections();
-    let assignment = assignment(proto, Hosts::Names, at, d)?;
-    let single = matches!(&assignment.localities[..], [only] if only.endpoints.len() == 1);
-    if !single && d.rejections() == before {
-        let message = "LOGICAL_DNS clusters must have a single locality with a single endpoint";
-        return Err(d.reject(&at.field("load_assignment"), message));
-    }
-    Ok(Discovery::LogicalDns(assignment, options))
-}
-
 /// Limits of both priorities.
 fn thresholds(
     proto: Option<proto::CircuitBreakers>,
@@ -298,7 +174,7 @@ fn thresholds(
     let mut seen = [false; 2];
     for (index, proto) in thresholds.into_iter().enumerate() {
         let at = at.index(index);
-        let Ok(high) = super::action::priority_is_high(proto.priority, &at.field("priority"), d) else {
+        let Ok(high) = action::priority_is_high(proto.priority, &at.field("priority"), d) else {
             continue;
         };
         let slot = usize::from(high);
@@ -389,18 +265,4 @@ fn connection_options(
     ignored!(d, at, "has no reader"; set_local_interface_name_on_upstream_connections);
     ignored!(d, at, "each host is tried at its one address"; happy_eyeballs_config);
     tcp_keepalive.map(address::keepalive)
-}
-
-/// Whether a management server may be reached by this cluster: it needs no other one for its endpoints.
-pub(super) fn reaches_servers(proto: &proto::Cluster) -> bool {
-    let is_eds = matches!(
-        proto.cluster_discovery_type,
-        Some(ClusterDiscoveryType::Type(kind)) if kind == DiscoveryType::Eds as i32
-    );
-    let source = proto.eds_cluster_config.as_ref().and_then(|eds| eds.eds_config.as_ref());
-    let by_file = matches!(
-        source.and_then(|source| source.config_source_specifier.as_ref()),
-        Some(ConfigSourceSpecifier::Path(_) | ConfigSourceSpecifier::PathConfigSource(_))
-    );
-    !is_eds || by_file
 }

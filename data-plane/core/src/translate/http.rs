@@ -303,7 +303,7 @@ fn upgrades(list: Vec<UpgradeConfig>, at: &Path<'_>, d: &mut Diagnostics) -> Vec
             d.reject(&type_at, "is required");
         } else if kind.starts_with("connect") {
             d.reject(&type_at, format_args!("{upgrade_type} is not supported"));
-        } else if upgrades.iter().any(|known| *known == kind) {
+        } else if upgrades.contains(&kind) {
             d.reject(&type_at, format_args!("duplicate upgrade type {kind:?}"));
         } else if enabled.is_none_or(|v| v.value) {
             upgrades.push(kind);

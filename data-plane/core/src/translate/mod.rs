@@ -17,10 +17,12 @@
 mod accesslog;
 mod action;
 mod address;
+mod answer;
 mod bootstrap;
 mod chain;
 mod cluster;
 mod data;
+mod discovery;
 mod dns;
 mod duration;
 mod edits;

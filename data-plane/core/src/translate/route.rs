@@ -2,7 +2,7 @@
 
 use super::edits::{self, Direction};
 use super::field::{self, ignored, required, unsupported};
-use super::{Options, action, filters, fraction, matcher};
+use super::{Options, action, answer, filters, fraction, matcher};
 use crate::config::{self, PathMatch, RequireTls, Route, RouteConfig, RouteMatch, VirtualHost};
 use crate::path::{Diagnostics, Path, Rejected};
 use std::collections::HashMap;
@@ -247,10 +247,10 @@ fn route(
         match action {
             Some(Action::Route(proto)) => action::forward(proto, &at.field("route"), d, scope)
                 .map(|f| config::Action::Forward(Box::new(f))),
-            Some(Action::Redirect(proto)) => action::redirect(proto, &at.field("redirect"), d)
+            Some(Action::Redirect(proto)) => answer::redirect(proto, &at.field("redirect"), d)
                 .map(|r| config::Action::Redirect(Box::new(r))),
             Some(Action::DirectResponse(proto)) => {
-                action::direct(proto, &at.field("direct_response"), d, scope).map(config::Action::Direct)
+                answer::direct(proto, &at.field("direct_response"), d, scope).map(config::Action::Direct)
             }
             Some(Action::FilterAction(_)) => Err(d.reject(&at.field("filter_action"), "not supported")),
             Some(Action::NonForwardingAction(_)) => {
