@@ -34,6 +34,7 @@ pub(super) async fn detect<S: Io>(
     let mut timer = Timer::default();
     let mut received = BytesMut::new();
     let mut began = None;
+    let mut draining_since = None;
     poll_fn(|cx| {
         loop {
             let seen = received.len().min(PREFACE.len());
@@ -50,10 +51,12 @@ pub(super) async fn detect<S: Io>(
         let idle = received.is_empty();
         match signals.poll(cx) {
             Phase::Stopped => return Poll::Ready(Err(EndReason::Stopped)),
-            Phase::Draining if idle => return Poll::Ready(Err(EndReason::Drained)),
+            Phase::Draining if draining_since.is_none() => draining_since = Some(Instant::now()),
             _ => {}
         }
-        let (limit, from, reason) = if idle {
+        let (limit, from, reason) = if let (true, Some(since)) = (idle, draining_since) {
+            (Some(options.drain_timeout), since, EndReason::Drained)
+        } else if idle {
             (options.idle_timeout, born, EndReason::IdleTimeout)
         } else {
             let began = *began.get_or_insert_with(Instant::now);

@@ -98,8 +98,8 @@ impl Reply {
 
 /// Serves a downstream connection until it ends, detecting the protocol where `protocol` leaves it open.
 ///
-/// Draining lets requests in flight finish and tells the client; idle connections close at once. When the
-/// shutdown is stopped the connection is dropped.
+/// Draining lets requests in flight finish and tells the client; HTTP/1 connections without any get the drain
+/// timeout for one more, HTTP/2 connections a GOAWAY. When the shutdown is stopped the connection is dropped.
 ///
 /// # Cancel safety
 /// Dropping the future closes the connection and cancels its requests.

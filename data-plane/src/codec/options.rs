@@ -23,7 +23,8 @@ pub struct ServerOptions {
     pub max_connection_duration: Option<Duration>,
     /// Requests before the connection closes.
     pub max_requests: Option<u64>,
-    /// Between the two GOAWAYs of an HTTP/2 drain.
+    /// What a draining connection without requests is still given: HTTP/1, for a request that is on its way;
+    /// HTTP/2, for the peer to take notice of GOAWAY.
     pub drain_timeout: Duration,
     /// Wait for the peer to close after the last answer; `None` closes at once.
     pub delayed_close: Option<Duration>,
@@ -73,7 +74,7 @@ impl ClientOptions {
     /// The options of a cluster.
     pub fn new(cluster: &Cluster) -> Self {
         Self {
-            max_head_bytes: 60 * 1024,
+            max_head_bytes: cluster.max_response_headers_kb as usize * 1024,
             max_headers: cluster.max_headers_count as usize,
             http1: cluster.http1.clone(),
             http2: cluster.http2.clone(),

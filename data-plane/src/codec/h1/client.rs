@@ -427,7 +427,8 @@ impl<S: Io> BodySource for ResponseBody<S> {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Ok(true)) => {}
                 Poll::Ready(Ok(false)) if flow.decoder.end_of_stream() => {
-                    self.flow = None;
+                    self.keep_alive = false;
+                    self.finish();
                     return Poll::Ready(None);
                 }
                 Poll::Ready(Ok(false)) => return Poll::Ready(Some(Err(BodyError::Closed))),

@@ -44,6 +44,7 @@ pub(in crate::codec) async fn serve<S: Io, H: Handler>(
         last_birthday: options.max_connection_duration.map(|d| born + d),
         requests: 0,
         idle_since: born,
+        draining_since: None,
     };
     let reason = connection.run().await;
     let mut link = connection.link.borrow_mut();
@@ -62,6 +63,7 @@ struct Connection<'a, S, H> {
     last_birthday: Option<Instant>,
     requests: u64,
     idle_since: Instant,
+    draining_since: Option<Instant>,
 }
 
 /// What came while waiting for a request.
@@ -120,11 +122,17 @@ impl<S: Io, H: Handler> Connection<'_, S, H> {
             let idle = link.read.is_empty();
             match self.signals.poll(cx) {
                 Phase::Stopped => return Poll::Ready(Next::End(EndReason::Stopped)),
-                Phase::Draining if idle => return Poll::Ready(Next::End(EndReason::Drained)),
+                Phase::Draining if self.draining_since.is_none() => {
+                    self.draining_since = Some(Instant::now())
+                }
                 _ => {}
             }
+            // Closed at once, a client would lose the request that it may be sending right now: Envoy answers one
+            // more with `connection: close`. But a connection without any must not hold the process up.
+            let drained = self.draining_since.map(|d| d.max(self.idle_since) + self.options.drain_timeout);
             let deadline = if idle {
-                earlier(self.options.idle_timeout.map(|d| self.idle_since + d), self.last_birthday)
+                let idle_until = self.options.idle_timeout.map(|d| self.idle_since + d);
+                earlier(drained, earlier(idle_until, self.last_birthday))
             } else {
                 let began = *began.get_or_insert_with(Instant::now);
                 self.options.request_headers_timeout.or(self.options.stream_idle_timeout).map(|d| began + d)
@@ -135,6 +143,8 @@ impl<S: Io, H: Handler> Connection<'_, S, H> {
             Poll::Ready(if !idle {
                 let kind = ProtocolErrorKind::HeadersTimeout;
                 Next::Refuse(ProtocolError { kind, details: details::HEADER_TIMEOUT })
+            } else if deadline == drained {
+                Next::End(EndReason::Drained)
             } else if deadline == self.last_birthday {
                 Next::End(EndReason::MaxDuration)
             } else {
@@ -278,16 +288,22 @@ impl<S: Io, H: Handler> Connection<'_, S, H> {
             body = Body::Empty;
         }
         let mut stalled: Option<(u64, Instant)> = None;
+        let mut outcome = Ok(close);
         poll_fn(|cx| {
             loop {
                 let waiting = match self.poll_body_out(&mut body, &mut encoder, &mut over, case, cx) {
                     Ok(waiting) => waiting,
-                    Err(reason) => return Poll::Ready(Err(reason)),
+                    // What there is of the answer still goes out; its end, by which it would look whole, does not.
+                    Err(reason) => {
+                        outcome = Err(reason);
+                        over = true;
+                        false
+                    }
                 };
                 let link = &mut *self.link.borrow_mut();
                 match link.poll_flush(cx) {
                     Poll::Ready(Err(_)) => return Poll::Ready(Err(EndReason::RemoteActive)),
-                    Poll::Ready(Ok(())) if over => return Poll::Ready(Ok(close)),
+                    Poll::Ready(Ok(())) if over => return Poll::Ready(outcome),
                     Poll::Ready(Ok(())) if !waiting => continue,
                     Poll::Ready(Ok(())) => stalled = None,
                     Poll::Pending => {
