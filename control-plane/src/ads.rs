@@ -19,4 +19,4 @@ mod wire;
 
 pub use node::{Node, Peer};
 pub use registry::{Mode, Nack, NodeStatus, Registry, StreamId, TypeStatus};
-pub use service::{Options, Service};
+pub use service::{Options, Service, routes};

@@ -42,11 +42,18 @@ pub struct Options {
     /// Age at which a stream ends, so that clients spread over replicas anew; 10 % are added or taken away at
     /// random. Default none [29].
     pub max_age: Option<Duration>,
+    /// Ends every stream when cancelled.
+    pub stop: CancellationToken,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { identifier: "portolan-control".to_owned(), limits: Limits::default(), max_age: None }
+        Self {
+            identifier: "portolan-control".to_owned(),
+            limits: Limits::default(),
+            max_age: None,
+            stop: CancellationToken::new(),
+        }
     }
 }
 
@@ -62,7 +69,6 @@ struct Shared {
     registry: Arc<Registry>,
     options: Options,
     identifier: Arc<str>,
-    stop: CancellationToken,
 }
 
 /// Service, type, and the names of its methods in both dialects.
@@ -74,6 +80,11 @@ const SERVICES: &[(&str, Option<ResourceType>, &str, &str)] = &[
     ("envoy.service.listener.v3.ListenerDiscoveryService", Some(ResourceType::Listener), "StreamListeners", "DeltaListeners"),
     ("envoy.service.route.v3.RouteDiscoveryService", Some(ResourceType::RouteConfiguration), "StreamRoutes", "DeltaRoutes"),
 ];
+
+/// Every discovery service over what the pipeline publishes, to be served by tonic.
+pub fn routes(cache: Arc<Cache>, registry: Arc<Registry>, options: Options) -> Routes {
+    Service::new(cache, registry, options).routes()
+}
 
 impl Service {
     /// Services over what the pipeline publishes. Cancelling `stop` ends every stream.
@@ -123,7 +134,7 @@ impl Service {
             cache: shared.cache.clone(),
             registry: shared.registry.clone(),
             until,
-            stop: shared.stop.clone(),
+            stop: shared.options.stop.clone(),
         }
     }
 }
