@@ -87,16 +87,11 @@ pub fn routes(cache: Arc<Cache>, registry: Arc<Registry>, options: Options) -> R
 }
 
 impl Service {
-    /// Services over what the pipeline publishes. Cancelling `stop` ends every stream.
-    pub fn new(
-        cache: Arc<Cache>,
-        registry: Arc<Registry>,
-        options: Options,
-        stop: CancellationToken,
-    ) -> Self {
+    /// Services over what the pipeline publishes.
+    pub fn new(cache: Arc<Cache>, registry: Arc<Registry>, options: Options) -> Self {
         describe();
         let identifier = options.identifier.as_str().into();
-        Self { shared: Arc::new(Shared { cache, registry, options, identifier, stop }) }
+        Self { shared: Arc::new(Shared { cache, registry, options, identifier }) }
     }
 
     /// The services, to be served by tonic.
