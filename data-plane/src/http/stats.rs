@@ -7,7 +7,6 @@ use std::sync::Arc;
 
 stat_block! {
     /// `http.<stat_prefix>.`: connections and requests from downstream, and what the router did with them.
-    #[expect(dead_code, reason = "names that dashboards look for, of what is not built yet, stay at zero")]
     pub(super) struct ManagerStats {
         counters:
             downstream_cx_delayed_close_timeout, downstream_cx_destroy, downstream_cx_destroy_active_rq,

@@ -655,6 +655,49 @@ fn upgrades_that_are_enabled_become_tunnels() {
     });
 }
 
+#[test]
+fn http2_clients_are_served_over_http1_upstreams() {
+    run(async {
+        let (proxy, upstream) = proxied(LOG, TO_UP).await;
+        let (mut client, connection) = h2::client::handshake(proxy.connect()).await.unwrap();
+        let driver = tokio::task::spawn_local(async move {
+            // Ends with the client.
+            let _ = connection.await;
+        });
+        let request =
+            |path: &str| http::Request::get(format!("http://a{path}")).header("x-foo", "1").body(()).unwrap();
+        let (answer, _) = client.send_request(request("/x"), true).unwrap();
+        let answer = answer.await.unwrap();
+        let names: Vec<_> = answer.headers().keys().map(|name| name.as_str().to_owned()).collect();
+        assert_eq!(answer.status(), 200);
+        assert_eq!(names, ["content-length", "x-envoy-upstream-service-time", "date", "server"]);
+        assert_eq!(answer.into_body().data().await.unwrap().unwrap(), "ok");
+        assert_eq!(
+            upstream.seen(),
+            ["GET /x HTTP/1.1\nhost: a\nx-foo: 1\nx-forwarded-proto: http\nx-request-id: ID\n\
+              x-envoy-expected-rq-timeout-ms: 15000"]
+        );
+
+        let (silent, mut sender) = client.send_request(request("/silence"), true).unwrap();
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        sender.send_reset(h2::Reason::CANCEL);
+        drop(silent);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        assert_eq!(proxy.stat("http.test.downstream_rq_rx_reset"), 1);
+        assert_eq!(proxy.stat("http.test.downstream_rq_http2_total"), 2);
+        assert_eq!(proxy.stat("http.test.downstream_cx_http2_active"), 1);
+        drop((client, sender));
+        driver.await.unwrap();
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        assert_eq!(proxy.stat("http.test.downstream_cx_http2_active"), 0);
+        assert_eq!(proxy.stat("http.test.downstream_rq_active"), 0);
+        let log = proxy.log();
+        let lines: Vec<_> = log.lines().collect();
+        assert!(lines[0].starts_with("GET /x HTTP/2 200 - via_upstream 0 2 "), "{log}");
+        assert!(lines[1].starts_with("GET /silence HTTP/2 0 DC downstream_remote_disconnect 0 0 "), "{log}");
+    });
+}
+
 mod filters {
     //! Filters of tests: they leave their name in headers, and do what the path says.
 
