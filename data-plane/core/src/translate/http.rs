@@ -111,6 +111,7 @@ pub(super) fn manager(
     ignored!(d, at, "stream_idle_timeout bounds flushing too"; stream_flush_timeout);
     ignored!(d, at, "connections drain after drain_timeout itself"; drain_timeout_jitter);
     ignored!(d, at, "filter state has no reader"; add_proxy_protocol_connection_state = true);
+    ignored!(d, at, protocol::BAD_MESSAGES; stream_error_on_invalid_http_message = false);
     client_certificate(forward_client_cert_details, &at.field("forward_client_cert_details"), d);
     local_reply(local_reply_config, &at.field("local_reply_config"), d);
     if let Some(extension) = request_id_extension {

@@ -19,6 +19,9 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
 const MAX_HEADERS_COUNT: u32 = 100;
 const MAX_RESPONSE_HEADERS_KB: u32 = 60;
 
+/// What becomes of connections with malformed messages.
+pub(super) const BAD_MESSAGES: &str = "a malformed message always ends its HTTP/1 connection";
+
 /// `HttpProtocolOptions`, Envoy's defaults filled in.
 pub(super) struct Common {
     pub(super) idle_timeout: Option<Duration>,
@@ -127,6 +130,7 @@ pub(super) fn http1(
     } = proto;
     unsupported!(d, at, "both framings in one message are refused: request smuggling"; allow_chunked_length);
     unsupported!(d, at; send_fully_qualified_url, ignore_http_11_upgrade);
+    ignored!(d, at, BAD_MESSAGES; override_stream_error_on_invalid_http_message = false);
     ignored!(d, at, "there is one parser"; use_balsa_parser);
     ignored!(d, at, "methods of any name are passed on"; allow_custom_methods);
     let (preserve_case, proper_case) = match header_key_format {

@@ -132,9 +132,15 @@ fn upgrades_are_lowercase_and_can_be_turned_off() {
 fn http1_options_override_the_managers_handling_of_bad_messages() {
     let yaml = hcm("stream_error_on_invalid_http_message: true, \
          http_protocol_options: {override_stream_error_on_invalid_http_message: false}");
-    assert!(!as_hcm(silent(&yaml)).http1.stream_error_on_invalid_http_message);
-    let yaml = hcm("stream_error_on_invalid_http_message: true");
-    assert!(as_hcm(silent(&yaml)).http1.stream_error_on_invalid_http_message);
+    let (config, ignored) = accepted(&yaml);
+    assert!(!as_hcm(config).http1.stream_error_on_invalid_http_message);
+    assert_eq!(
+        ignored,
+        [
+            "filter_chains[0].filters[0].typed_config.stream_error_on_invalid_http_message: a malformed message always \
+          ends its HTTP/1 connection"
+        ]
+    );
 }
 
 #[test]
