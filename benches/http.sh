@@ -109,6 +109,7 @@ launch() { # PEER: runs it on core 0 in the background
     taskset -c 0 "${command[@]}" >"$work/$1.log" 2>&1 &
     pid[$1]=$!
     pids+=($!)
+    disown # so that bash does not report its end
 }
 answers() { curl -s -o /dev/null -m 2 "http://127.0.0.1:${port[$1]}/"; }
 await() { # PEER: until it answers
@@ -120,6 +121,7 @@ rss_kb() { awk '/VmRSS/ {print $2}' "/proc/$1/status"; }
 
 taskset -c 1 "$bin/nginx" -c "$work/backend.conf" >"$work/backend.log" 2>&1 &
 pids+=($!)
+disown
 for peer in "${peers[@]}"; do launch "$peer"; await "$peer"; done
 
 results="$work/results"; : >"$results"
@@ -157,7 +159,7 @@ for mode in "${modes[@]}"; do
         start)
             for round in $(seq "$rounds"); do
                 for peer in "${peers[@]}"; do
-                    kill -9 "${pid[$peer]}" 2>/dev/null || true; wait "${pid[$peer]}" 2>/dev/null || true
+                    kill -9 "${pid[$peer]}"; while kill -0 "${pid[$peer]}" 2>/dev/null; do sleep 0.01; done
                     from=$(date +%s%N); launch "$peer"; await "$peer"; to=$(date +%s%N)
                     record "start to first answer, ms" "$peer" "$(((to - from) / 1000000))"
                     record "rss when idle, MiB" "$peer" "$(($(rss_kb "${pid[$peer]}") / 1024))"
