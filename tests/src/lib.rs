@@ -5,6 +5,7 @@ pub mod client;
 pub mod control;
 pub mod envoy;
 pub mod eventually;
+pub mod grpc;
 pub mod process;
 pub mod proxy;
 pub mod store;

@@ -5,11 +5,14 @@
 //! | `/status/503` | that status |
 //! | `/bytes/1000` | that many bytes |
 //! | `/delay/250/...` | the rest of the path, after 250 ms |
+//! | any, with content-type application/grpc | one gRPC message: the instance; status OK |
 //! | anything else | JSON: instance, method, path, headers, body length |
 
 use anyhow::Result;
 use bytes::Bytes;
+use http::{HeaderMap, HeaderValue};
 use http::{Request, Response, StatusCode};
+use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -80,7 +83,10 @@ async fn serve(listener: TcpListener, instance: Arc<str>, requests: Arc<AtomicU6
     }
 }
 
-async fn answer(instance: Arc<str>, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+async fn answer(
+    instance: Arc<str>,
+    request: Request<Incoming>,
+) -> Result<Response<BoxBody<Bytes, Infallible>>, Infallible> {
     let (head, body) = request.into_parts();
     let mut path = head.uri.path();
     if let Some((delay, rest)) = path.strip_prefix("/delay/").and_then(|p| p.split_once('/')) {
@@ -89,6 +95,17 @@ async fn answer(instance: Arc<str>, request: Request<Incoming>) -> Result<Respon
     }
     let received = body.collect().await.map(|b| b.to_bytes().len()).unwrap_or(0);
     let mut answer = Response::builder().header("x-instance", &*instance);
+    if head.headers.get("content-type").is_some_and(|t| t.as_bytes().starts_with(b"application/grpc")) {
+        let mut message = vec![0; 5];
+        message[4] = instance.len() as u8;
+        message.extend_from_slice(instance.as_bytes());
+        let trailers =
+            HeaderMap::from_iter([("grpc-status".parse(), "0")].map(|(name, value)| {
+                (name.unwrap_or(http::header::TRAILER), HeaderValue::from_static(value))
+            }));
+        let body = Full::new(Bytes::from(message)).with_trailers(async move { Some(Ok(trailers)) });
+        return Ok(answer.header("content-type", "application/grpc").body(body.boxed()).unwrap_or_default());
+    }
     let body = if let Some(status) = path.strip_prefix("/status/") {
         answer = answer.status(status.parse().unwrap_or(StatusCode::BAD_REQUEST));
         Bytes::new()
@@ -107,5 +124,5 @@ async fn answer(instance: Arc<str>, request: Request<Incoming>) -> Result<Respon
         });
         Bytes::from(format!("{told}\n"))
     };
-    Ok(answer.body(Full::new(body)).unwrap_or_default())
+    Ok(answer.body(Full::new(body).boxed()).unwrap_or_default())
 }

@@ -3,5 +3,6 @@
 #![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
 
 mod consul_client;
+mod journey;
 mod peers;
 mod sources;
