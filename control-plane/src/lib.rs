@@ -11,11 +11,18 @@
 //! | [`translate`] | the world made into xDS resources; pure |
 //! | [`ads`] | the xDS server |
 //! | [`pipeline`] | events in, publications out |
+//! | [`keep`] | the last good world on disk |
+//! | [`api`] | what people and tools ask: gRPC and REST |
+//! | [`settings`] | what the process is told at its start |
+//! | [`server`] | the composition root |
 
 pub mod ads;
 pub mod api;
+pub mod keep;
 pub mod model;
 pub mod pipeline;
+pub mod server;
+pub mod settings;
 pub mod snapshot;
 pub mod source;
 pub mod translate;

@@ -19,10 +19,6 @@ use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-/// A quiet connection of a proxy is probed after this long, and closed after [`KEEPALIVE_TIMEOUT`] without answer.
-const KEEPALIVE: Duration = Duration::from_secs(30);
-/// How long a probe may stay unanswered.
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long open calls may go on after the stop.
 const GRACE: Duration = Duration::from_secs(2);
 
@@ -86,13 +82,13 @@ pub async fn start(settings: &Settings, metrics: Metrics) -> Result<Running, Set
 
     let nodes = Arc::new(ads::Registry::new());
     let options = ads::Options { identifier: identifier.clone(), ..ads::Options::default() };
-    let routes = ads::routes(Arc::clone(handle.cache()), Arc::clone(&nodes), options);
+    let streams = ads::Service::new(Arc::clone(handle.cache()), Arc::clone(&nodes), options, stop.clone());
     let stores = Stores { config: sources.config, services: sources.services };
     let calls = Api::new(handle, nodes, stores, &identifier);
     let bootstrap = make_bootstrap(xds.1);
     let router = rest::router(calls.clone(), metrics, bootstrap)
         .merge(tonic::service::Routes::new(grpc::service(calls)).into_axum_router());
-    tasks.spawn(serve_xds(xds.0, routes, stop.clone()));
+    tasks.spawn(serve_xds(xds.0, streams, stop.clone()));
     tasks.spawn(http::serve(api.0, router, stop.clone()));
 
     let running = Running { xds: xds.1, api: api.1, stop, tasks };
@@ -118,23 +114,17 @@ async fn bind(flag: &str, address: SocketAddr) -> Result<(TcpListener, SocketAdd
     Ok((listener, bound))
 }
 
-async fn serve_xds(listener: TcpListener, routes: tonic::service::Routes, stop: CancellationToken) {
+async fn serve_xds(listener: TcpListener, streams: ads::Service, stop: CancellationToken) {
     let incoming = tokio_stream::StreamExt::map(TcpListenerStream::new(listener), |stream| {
         stream.inspect(|s| {
             let _ = s.set_nodelay(true);
         })
     });
-    let served = tonic::transport::Server::builder()
-        .http2_keepalive_interval(Some(KEEPALIVE))
-        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
-        .add_routes(routes)
-        .serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
-    tokio::select! {
-        // Streams of proxies never end by themselves: they are cut after the grace.
-        () = async { stop.cancelled().await; tokio::time::sleep(GRACE / 2).await } => {}
-        ended = served => if let Err(error) = ended {
-            tracing::error!(error = &error as &dyn std::error::Error, "xDS server ended");
-        },
+    let served = ads::Service::server()
+        .add_routes(streams.routes())
+        .serve_with_incoming_shutdown(incoming, stop.cancelled_owned());
+    if let Err(error) = served.await {
+        tracing::error!(error = &error as &dyn std::error::Error, "xDS server ended");
     }
 }
 

@@ -117,7 +117,7 @@ impl FromStr for StoreUrl {
         let address = |host: &str| -> Result<(), String> {
             let (name, port) =
                 host.rsplit_once(':').ok_or_else(|| format!("`{host}` has no port; {expected}"))?;
-            if name.is_empty() || name.contains('/') || port.parse::<u16>().is_ok_and(|p| p > 0) == false {
+            if name.is_empty() || name.contains('/') || !port.parse::<u16>().is_ok_and(|p| p > 0) {
                 return Err(format!("`{host}` is not HOST:PORT; {expected}"));
             }
             Ok(())

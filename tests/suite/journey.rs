@@ -265,7 +265,11 @@ async fn traffic_survives_the_loss_of_the_store_and_of_the_control_plane() {
             Ok(())
         })
         .await;
-        assert_eq!(traffic.ask().await.unwrap(), "one", "what a restarted control plane says changes nothing");
+        assert_eq!(
+            traffic.ask().await.unwrap(),
+            "one",
+            "what a restarted control plane says changes nothing"
+        );
 
         etcd.restart().await.unwrap();
         eventually("writes work again", async || control.apply(&objects(port, 0, 100)).await).await;

@@ -16,6 +16,8 @@ use tracing::{debug, warn};
 const MAX_CONNECTIONS: usize = 1024;
 /// A request's head must arrive within this time.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// A quiet HTTP/2 connection is probed after this long.
+const KEEPALIVE: Duration = Duration::from_secs(30);
 /// Wait after a failed accept, which running out of files makes fail again at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -23,7 +25,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub(super) async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) {
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
-    builder.http2().timer(TokioTimer::new()).keep_alive_interval(Some(super::KEEPALIVE));
+    builder.http2().timer(TokioTimer::new()).keep_alive_interval(Some(KEEPALIVE));
     let builder = Arc::new(builder);
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let mut connections = JoinSet::new();
