@@ -82,12 +82,12 @@ pub async fn start(settings: &Settings, metrics: Metrics) -> Result<Running, Set
 
     let nodes = Arc::new(ads::Registry::new());
     let options = ads::Options { identifier: identifier.clone(), ..ads::Options::default() };
-    let streams = ads::Service::new(Arc::clone(handle.cache()), Arc::clone(&nodes), options, stop.clone());
+    let streams = ads::Service::new(Arc::clone(handle.cache()), Arc::clone(&nodes), options);
     let stores = Stores { config: sources.config, services: sources.services };
     let calls = Api::new(handle, nodes, stores, &identifier);
     let bootstrap = make_bootstrap(xds.1);
-    let router = rest::router(calls.clone(), metrics, bootstrap)
-        .merge(tonic::service::Routes::new(grpc::service(calls)).into_axum_router());
+    let router =
+        rest::router(calls.clone(), metrics, bootstrap).route_service(grpc::PATH, grpc::service(calls));
     tasks.spawn(serve_xds(xds.0, streams, stop.clone()));
     tasks.spawn(http::serve(api.0, router, stop.clone()));
 
@@ -120,11 +120,13 @@ async fn serve_xds(listener: TcpListener, streams: ads::Service, stop: Cancellat
             let _ = s.set_nodelay(true);
         })
     });
-    let served = ads::Service::server()
-        .add_routes(streams.routes())
-        .serve_with_incoming_shutdown(incoming, stop.cancelled_owned());
-    if let Err(error) = served.await {
-        tracing::error!(error = &error as &dyn std::error::Error, "xDS server ended");
+    let served = ads::Service::server().add_routes(streams.routes()).serve_with_incoming(incoming);
+    tokio::select! {
+        // Streams of proxies never end by themselves: they are cut, and come back to another replica.
+        () = stop.cancelled() => {}
+        ended = served => if let Err(error) = ended {
+            tracing::error!(error = &error as &dyn std::error::Error, "xDS server ended");
+        },
     }
 }
 

@@ -5,6 +5,8 @@ use tonic::{Request, Response, Status};
 use xds_types::portolan::api::v1;
 use xds_types::portolan::api::v1::control_plane_server::{ControlPlane, ControlPlaneServer};
 
+/// Path of every call.
+pub const PATH: &str = "/portolan.api.v1.ControlPlane/{call}";
 /// Largest request: a thousand objects with room to spare.
 const MAX_REQUEST: usize = 16 << 20;
 
