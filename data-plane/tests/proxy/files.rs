@@ -1,0 +1,127 @@
+//! Resources read from files, and the moves that bring new ones.
+
+use crate::support::*;
+use std::path::Path;
+
+/// Writes beside and moves into place, as Envoy wants it.
+fn put(path: &Path, text: &str) {
+    let beside = path.with_extension("tmp");
+    std::fs::write(&beside, text).unwrap();
+    std::fs::rename(beside, path).unwrap();
+}
+
+fn resources(type_url: &str, version: &str, items: &[String]) -> String {
+    let items: Vec<_> =
+        items.iter().map(|i| format!("{{\"@type\": {type_url}, {}", i.strip_prefix('{').unwrap())).collect();
+    format!("version_info: \"{version}\"\nresources: [{}]\n", items.join(", "))
+}
+
+fn bootstrap(dir: &Path) -> String {
+    let source = |file: &str| {
+        format!("{{path_config_source: {{path: {}}}, resource_api_version: V3}}", dir.join(file).display())
+    };
+    format!(
+        "{ADMIN}node: {{id: a, cluster: b}}\ndynamic_resources: {{cds_config: {}, lds_config: {}}}\n",
+        source("cds.yaml"),
+        source("lds.yaml")
+    )
+}
+
+#[tokio::test]
+async fn moved_files_are_applied_and_bad_ones_keep_the_last_good() {
+    let (one, two) = (Upstream::start("one").await, Upstream::start("two").await);
+    let dir = tempfile::tempdir().unwrap();
+    let (cds, lds) = (dir.path().join("cds.yaml"), dir.path().join("lds.yaml"));
+    put(&cds, &resources(CDS, "1", &[static_cluster("up", one.address)]));
+    put(&lds, &resources(LDS, "1", &[listener("web", &to_cluster("up"))]));
+    let proxy = ready(start(&bootstrap(dir.path()))).await;
+    let web = bound(&proxy, "web").await;
+    assert_eq!(get(web, "/").await.body, "one");
+
+    put(&cds, &resources(CDS, "2", &[static_cluster("up", two.address)]));
+    eventually("the second upstream serves", async || (get(web, "/").await.body == "two").then_some(()))
+        .await;
+    let value = |name: &str| proxy.stats().value(name);
+
+    // Rejected: one good cluster, one bad.
+    let bad = "{name: bad, connect_timeout: -1s}".to_owned();
+    put(&cds, &resources(CDS, "3", &[static_cluster("up", one.address), bad]));
+    eventually("the bad cluster is rejected", async || {
+        (value("cluster_manager.cds.update_rejected") == Some(1)).then_some(())
+    })
+    .await;
+    eventually("the good cluster applies", async || (get(web, "/").await.body == "one").then_some(())).await;
+    let dump = get(proxy.admin_addr().unwrap(), "/config_dump?resource=dynamic_active_clusters").await.body;
+    assert!(dump.contains("error_state") && dump.contains("connect_timeout"), "{dump}");
+
+    // Not even YAML.
+    put(&cds, "resources: [");
+    eventually("the broken file is counted", async || {
+        (value("cluster_manager.cds.update_failure") == Some(1)).then_some(())
+    })
+    .await;
+    assert_eq!(get(web, "/").await.body, "one");
+}
+
+#[tokio::test]
+async fn clusters_and_listeners_left_out_are_removed() {
+    let upstream = Upstream::start("one").await;
+    let dir = tempfile::tempdir().unwrap();
+    let (cds, lds) = (dir.path().join("cds.yaml"), dir.path().join("lds.yaml"));
+    put(&cds, &resources(CDS, "1", &[static_cluster("up", upstream.address)]));
+    put(
+        &lds,
+        &resources(LDS, "1", &[listener("web", &to_cluster("up")), listener("other", &to_cluster("up"))]),
+    );
+    let proxy = ready(start(&bootstrap(dir.path()))).await;
+    let (web, other) = (bound(&proxy, "web").await, bound(&proxy, "other").await);
+    put(&lds, &resources(LDS, "2", &[listener("web", &to_cluster("up"))]));
+    eventually("the other port is closed", async || request(other, "GET", "/").await.is_err().then_some(()))
+        .await;
+    assert_eq!(get(web, "/").await.status, 200);
+    put(&cds, &resources(CDS, "2", &[]));
+    eventually("the cluster is gone", async || (get(web, "/").await.status == 503).then_some(())).await;
+}
+
+#[tokio::test]
+async fn a_watched_directory_is_followed_through_a_symbolic_link() {
+    let (one, two) = (Upstream::start("one").await, Upstream::start("two").await);
+    let dir = tempfile::tempdir().unwrap();
+    // As Kubernetes mounts configuration: `..data` points at a folder and is replaced by a move.
+    let publish = |folder: &str, address| {
+        let folder_path = dir.path().join(folder);
+        std::fs::create_dir(&folder_path).unwrap();
+        std::fs::write(
+            folder_path.join("cds.yaml"),
+            resources(CDS, folder, &[static_cluster("up", address)]),
+        )
+        .unwrap();
+        std::fs::write(
+            folder_path.join("lds.yaml"),
+            resources(LDS, folder, &[listener("web", &to_cluster("up"))]),
+        )
+        .unwrap();
+        let link = dir.path().join("..tmp");
+        std::os::unix::fs::symlink(folder, &link).unwrap();
+        std::fs::rename(link, dir.path().join("..data")).unwrap();
+    };
+    publish("v1", one.address);
+    let source = |file: &str| {
+        let (path, folder) = (dir.path().join("..data").join(file), dir.path().display().to_string());
+        format!(
+            "{{path_config_source: {{path: {}, watched_directory: {{path: {folder}}}}}, resource_api_version: V3}}",
+            path.display()
+        )
+    };
+    let proxy = ready(start(&format!(
+        "{ADMIN}node: {{id: a, cluster: b}}\ndynamic_resources: {{cds_config: {}, lds_config: {}}}\n",
+        source("cds.yaml"),
+        source("lds.yaml")
+    )))
+    .await;
+    let web = bound(&proxy, "web").await;
+    assert_eq!(get(web, "/").await.body, "one");
+    publish("v2", two.address);
+    eventually("the second upstream serves", async || (get(web, "/").await.body == "two").then_some(()))
+        .await;
+}

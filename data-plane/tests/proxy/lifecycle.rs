@@ -1,0 +1,132 @@
+//! Draining, stopping, reloading.
+
+use crate::support::*;
+use data_plane::server::{Boot, Options};
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+fn bootstrap(listeners: &[String], clusters: &[String]) -> String {
+    format!(
+        "{ADMIN}static_resources: {{listeners: [{}], clusters: [{}]}}\n",
+        listeners.join(", "),
+        clusters.join(", ")
+    )
+}
+
+async fn join(handle: data_plane::server::Handle) {
+    let joined = tokio::task::spawn_blocking(move || handle.join());
+    tokio::time::timeout(LIMIT, joined).await.expect("the proxy ends").unwrap();
+}
+
+#[tokio::test]
+async fn draining_finishes_what_is_under_way_and_takes_nothing_new() {
+    let upstream = Upstream::start("one").await;
+    let proxy =
+        start(&bootstrap(&[listener("web", &to_cluster("up"))], &[static_cluster("up", upstream.address)]));
+    let proxy = ready(proxy).await;
+    let web = bound(&proxy, "web").await;
+    let under_way = tokio::spawn(async move { get(web, "/slow").await });
+    eventually("the request is under way", async || {
+        (proxy.stats().value("cluster.up.upstream_rq_active") == Some(1)).then_some(())
+    })
+    .await;
+    proxy.drain();
+    eventually("the port is closed", async || TcpStream::connect(web).await.is_err().then_some(())).await;
+    assert_eq!(under_way.await.unwrap().body, "one");
+    join(proxy).await;
+}
+
+#[tokio::test]
+async fn draining_ends_idle_connections_instead_of_waiting_for_them() {
+    let upstream = Upstream::start("one").await;
+    let proxy =
+        start(&bootstrap(&[listener("web", &to_cluster("up"))], &[static_cluster("up", upstream.address)]));
+    let proxy = ready(proxy).await;
+    let mut idle = TcpStream::connect(bound(&proxy, "web").await).await.unwrap();
+    idle.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+    let mut bytes = [0; 1024];
+    assert!(idle.read(&mut bytes).await.unwrap() > 0);
+    let began = Instant::now();
+    proxy.drain();
+    join(proxy).await;
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn drain_time_bounds_the_wait() {
+    // Takes connections and never answers.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let cluster = static_cluster("up", silent.local_addr().unwrap());
+    let yaml = bootstrap(&[listener("web", &to_cluster("up"))], &[cluster]);
+    let options = Options { drain_time: Duration::from_millis(300), ..Options::default() };
+    let proxy = ready(start_with(Boot::from_yaml(&yaml).unwrap(), options)).await;
+    let mut stuck = TcpStream::connect(bound(&proxy, "web").await).await.unwrap();
+    stuck.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+    eventually("the request is under way", async || {
+        (proxy.stats().value("http.web.downstream_rq_active") == Some(1)).then_some(())
+    })
+    .await;
+    proxy.drain();
+    join(proxy).await;
+}
+
+#[tokio::test]
+async fn quitting_by_the_admin_interface_ends_the_proxy() {
+    let proxy = ready(start(ADMIN)).await;
+    assert_eq!(post(proxy.admin_addr().unwrap(), "/quitquitquit").await.status, 200);
+    join(proxy).await;
+}
+
+#[tokio::test]
+async fn drained_listeners_close_while_the_proxy_stays() {
+    let up = static_cluster("up", "127.0.0.1:1".parse().unwrap());
+    let proxy = ready(start(&bootstrap(&[listener("web", &to_cluster("up"))], &[up]))).await;
+    let (admin, web) = (proxy.admin_addr().unwrap(), bound(&proxy, "web").await);
+    assert_eq!(post(admin, "/drain_listeners").await.status, 200);
+    eventually("the port is closed", async || TcpStream::connect(web).await.is_err().then_some(())).await;
+    assert_eq!(get(admin, "/ready").await.status, 200);
+}
+
+#[tokio::test]
+async fn reload_changes_what_changed_and_keeps_connections_of_the_rest() {
+    let (one, two) = (Upstream::start("one").await, Upstream::start("two").await);
+    let keep = listener("keep", &to_cluster("a"));
+    let proxy = ready(start(&bootstrap(
+        &[keep.clone(), listener("gone", &to_cluster("a"))],
+        &[static_cluster("a", one.address)],
+    )))
+    .await;
+    let (kept, gone) = (bound(&proxy, "keep").await, bound(&proxy, "gone").await);
+    let mut connection = TcpStream::connect(kept).await.unwrap();
+    let mut bytes = [0; 1024];
+    connection.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+    assert!(connection.read(&mut bytes).await.unwrap() > 0);
+
+    let next = bootstrap(
+        &[keep, listener("new", &to_cluster("b"))],
+        &[static_cluster("a", two.address), static_cluster("b", two.address)],
+    );
+    proxy.reload(Boot::from_yaml(&next).unwrap()).unwrap();
+    assert_eq!(get(bound(&proxy, "new").await, "/").await.body, "two");
+    eventually("the removed port is closed", async || TcpStream::connect(gone).await.is_err().then_some(()))
+        .await;
+    // The connection of the listener that did not change still serves, from the cluster that did.
+    connection.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+    let n = connection.read(&mut bytes).await.unwrap();
+    assert!(String::from_utf8_lossy(&bytes[..n]).ends_with("two"));
+}
+
+#[tokio::test]
+async fn reload_with_a_port_that_cannot_be_bound_changes_nothing() {
+    let upstream = Upstream::start("one").await;
+    let clusters = [static_cluster("a", upstream.address)];
+    let proxy = ready(start(&bootstrap(&[listener("web", &to_cluster("a"))], &clusters))).await;
+    let web = bound(&proxy, "web").await;
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = format!("port_value: {}", taken.local_addr().unwrap().port());
+    let bad = listener("bad", &to_cluster("a")).replace("port_value: 0", &port);
+    let failure = proxy.reload(Boot::from_yaml(&bootstrap(&[bad], &clusters)).unwrap()).unwrap_err();
+    assert!(failure.describe().contains("bad"), "{}", failure.describe());
+    assert_eq!(get(web, "/").await.body, "one");
+}
