@@ -144,6 +144,7 @@ impl Resolve for Resolver {
 
 fn listener(asked: &str) -> Resource {
     let manager = HttpConnectionManager {
+        stat_prefix: asked.to_owned(), // no use to gRPC, but the protos want one
         http_filters: vec![router()],
         route_specifier: Some(RouteSpecifier::Rds(Rds {
             config_source: Some(ads()),
