@@ -117,9 +117,10 @@ async fn journey(control: &Control, peer: Peer) {
     // Deregistered: unreachable. Registered again elsewhere: reachable.
     control.deregister("web", "one").await.unwrap();
     traffic.reaches_nothing().await;
-    control.register("web", "two", two.addr, Some(TTL)).await.unwrap();
+    control.register("web", "two", two.addr, None).await.unwrap();
     traffic.reaches("two").await;
-    // Not renewed: gone when its time is over.
+    // With a time to live, and not renewed: gone when that is over.
+    control.register("web", "two", two.addr, Some(TTL)).await.unwrap();
     traffic.reaches_nothing().await;
     control.register("web", "one", one.addr, None).await.unwrap();
     traffic.reaches("one").await;
