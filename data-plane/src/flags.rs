@@ -61,6 +61,10 @@ pub(crate) struct Flags {
     #[arg(long, default_value_t = 600)]
     drain_time_s: u64,
 
+    /// Longest time that access-log lines wait to be written, milliseconds
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..))]
+    file_flush_interval_msec: u64,
+
     /// Accepted; connections are told at once either way
     #[arg(long, value_enum, default_value_t = Strategy::Gradual)]
     drain_strategy: Strategy,
@@ -113,8 +117,6 @@ struct Ignored {
     log_format_escaped: bool,
     #[arg(long, hide = true)]
     enable_fine_grain_logging: bool,
-    #[arg(long, hide = true)]
-    file_flush_interval_msec: Option<u64>,
     #[arg(long, hide = true)]
     file_flush_min_size_kb: Option<u64>,
     #[arg(long, hide = true)]
@@ -204,6 +206,7 @@ impl Flags {
                 Strategy::Gradual => DrainStrategy::Gradual,
                 Strategy::Immediate => DrainStrategy::Immediate,
             },
+            access_log_flush: Duration::from_millis(self.file_flush_interval_msec),
             admin_address_path: self.admin_address_path.clone(),
             signals: true,
             logging: Some(logging),
@@ -228,7 +231,6 @@ impl Flags {
             skip_deprecated_logs,
             log_format_escaped,
             enable_fine_grain_logging,
-            file_flush_interval_msec,
             file_flush_min_size_kb,
             local_address_ip_version,
             ignore_unknown_fields,
@@ -255,7 +257,6 @@ impl Flags {
             ("--skip-deprecated-logs", *skip_deprecated_logs),
             ("--log-format-escaped", *log_format_escaped),
             ("--enable-fine-grain-logging", *enable_fine_grain_logging),
-            ("--file-flush-interval-msec", file_flush_interval_msec.is_some()),
             ("--file-flush-min-size-kb", file_flush_min_size_kb.is_some()),
             ("--local-address-ip-version", local_address_ip_version.is_some()),
             ("--ignore-unknown-fields", *ignore_unknown_fields),
@@ -266,7 +267,6 @@ impl Flags {
             ("--socket-mode", socket_mode.is_some()),
             ("--stats-tag", !stats_tag.is_empty()),
             ("--bootstrap-version", bootstrap_version.is_some()),
-            ("--drain-strategy", self.drain_strategy == Strategy::Gradual && self.drain_time_s == 0),
         ];
         given.into_iter().filter(|(_, given)| *given).map(|(flag, _)| flag).collect()
     }

@@ -2,6 +2,8 @@
 //! other. Known limits: `super::super::` (banned) and paths made by macros are not seen; upward imports of tests
 //! count too, on purpose.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 

@@ -6,7 +6,7 @@ use super::handle::{Command, ListenerInfo, Started};
 use super::threads::{self, Parts};
 use super::{Boot, Options, StartError, signals};
 use crate::admin::{self, Proxy, ServerState};
-use crate::http::{AccessLogs, Deps, FLUSH_INTERVAL, RouteSlots};
+use crate::http::{AccessLogs, Deps, RouteSlots};
 use crate::runtime::Runtime;
 use crate::stats::Registry;
 use crate::task::{self, Phase, Shutdown, ShutdownTrigger};
@@ -117,7 +117,7 @@ async fn build(boot: Boot, options: Options) -> Result<Built, StartError> {
         None => None,
     };
     let upstream = upstream::Manager::new(&registry, Arc::new(SystemResolver::new()));
-    let access_logs = AccessLogs::new(&registry, concurrency, FLUSH_INTERVAL);
+    let access_logs = AccessLogs::new(&registry, concurrency, options.access_log_flush);
     let routes = RouteSlots::default();
     let deps = Deps {
         stats: registry.clone(),

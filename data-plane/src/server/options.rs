@@ -1,6 +1,7 @@
 //! What the command line says besides the bootstrap.
 
 use super::logging::Logging;
+use crate::http::FLUSH_INTERVAL;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -24,6 +25,8 @@ pub struct Options {
     pub drain_time: Duration,
     /// See [`DrainStrategy`].
     pub drain_strategy: DrainStrategy,
+    /// Longest time that access-log lines wait to be written. Default 10 s.
+    pub access_log_flush: Duration,
     /// Where the admin address is written once bound.
     pub admin_address_path: Option<PathBuf>,
     /// Serve SIGTERM, SIGINT, SIGHUP and SIGUSR1. Only one proxy of a process should.
@@ -40,6 +43,7 @@ impl Default for Options {
             concurrency: 1,
             drain_time: Duration::from_secs(600),
             drain_strategy: DrainStrategy::default(),
+            access_log_flush: FLUSH_INTERVAL,
             admin_address_path: None,
             signals: false,
             logging: None,

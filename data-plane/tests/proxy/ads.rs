@@ -34,13 +34,13 @@ async fn sotw_comes_up_in_envoys_order_and_serves() {
     assert!(stream.is_quiet().await, "listeners wait for clusters");
 
     stream.respond(EDS, "e1", "n2", vec![resource(EDS, &assignment("up", upstream.address))]).await;
-    let mut seen = vec![stream.request().await, stream.request().await];
+    let mut seen = [stream.request().await, stream.request().await];
     seen.sort_by_key(|r| r.type_url.clone());
     assert_eq!((&*seen[0].type_url, &*seen[0].response_nonce), (EDS, "n2"));
     assert_eq!((&*seen[1].type_url, &*seen[1].response_nonce), (LDS, ""));
 
     stream.respond(LDS, "l1", "n3", vec![resource(LDS, &listener("web", &by_rds("routes")))]).await;
-    let mut seen = vec![stream.request().await, stream.request().await];
+    let mut seen = [stream.request().await, stream.request().await];
     seen.sort_by_key(|r| r.type_url.clone());
     assert_eq!((&*seen[0].type_url, &*seen[0].response_nonce), (LDS, "n3"));
     assert_eq!((&*seen[1].type_url, &*seen[1].resource_names), (RDS, &["routes".to_owned()][..]));
@@ -152,12 +152,12 @@ async fn endpoint_changes_move_traffic() {
     let cds = stream.request_of(CDS).await;
     assert!(cds.resource_names_subscribe.is_empty(), "all clusters");
     stream.respond(CDS, "1", vec![("up", "1", resource(CDS, &eds_cluster("up")))], &[]).await;
-    let mut seen = vec![stream.request().await, stream.request().await];
+    let mut seen = [stream.request().await, stream.request().await];
     seen.sort_by_key(|r| r.type_url.clone());
     assert_eq!((&*seen[0].type_url, &*seen[0].response_nonce), (CDS, "1"));
     assert_eq!((&*seen[1].type_url, &*seen[1].resource_names_subscribe), (EDS, &["up".to_owned()][..]));
     stream.respond(EDS, "2", vec![("up", "1", resource(EDS, &assignment("up", one.address)))], &[]).await;
-    let mut seen = vec![stream.request().await, stream.request().await];
+    let mut seen = [stream.request().await, stream.request().await];
     seen.sort_by_key(|r| r.type_url.clone());
     assert_eq!((&*seen[0].type_url, &*seen[1].type_url), (EDS, LDS));
     stream
@@ -191,7 +191,7 @@ async fn endpoint_changes_move_traffic() {
 
     // Removal of the cluster unsubscribes its endpoints.
     stream.respond(CDS, "6", vec![], &["up"]).await;
-    let mut seen = vec![stream.request().await, stream.request().await];
+    let mut seen = [stream.request().await, stream.request().await];
     seen.sort_by_key(|r| r.type_url.clone());
     assert_eq!((&*seen[0].type_url, &*seen[0].response_nonce), (CDS, "6"));
     assert_eq!((&*seen[1].type_url, &*seen[1].resource_names_unsubscribe), (EDS, &["up".to_owned()][..]));

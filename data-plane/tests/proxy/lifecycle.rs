@@ -38,10 +38,12 @@ async fn draining_finishes_what_is_under_way_and_takes_nothing_new() {
 }
 
 #[tokio::test]
-async fn draining_ends_idle_connections_instead_of_waiting_for_them() {
+async fn draining_ends_idle_connections_after_the_managers_drain_timeout() {
     let upstream = Upstream::start("one").await;
-    let proxy =
-        start(&bootstrap(&[listener("web", &to_cluster("up"))], &[static_cluster("up", upstream.address)]));
+    let proxy = start(&bootstrap(
+        &[listener("web", &format!("drain_timeout: 0.2s, {}", to_cluster("up")))],
+        &[static_cluster("up", upstream.address)],
+    ));
     let proxy = ready(proxy).await;
     let mut idle = TcpStream::connect(bound(&proxy, "web").await).await.unwrap();
     idle.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();

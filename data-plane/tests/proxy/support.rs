@@ -18,10 +18,10 @@ use xds_types::google::protobuf::Any;
 use xds_types::text;
 
 /// Nothing here takes this long unless it is broken.
-pub const LIMIT: Duration = Duration::from_secs(20);
+pub(crate) const LIMIT: Duration = Duration::from_secs(20);
 
 /// Tries until `probe` gives something.
-pub async fn eventually<T>(what: &str, mut probe: impl AsyncFnMut() -> Option<T>) -> T {
+pub(crate) async fn eventually<T>(what: &str, mut probe: impl AsyncFnMut() -> Option<T>) -> T {
     let end = Instant::now() + LIMIT;
     loop {
         if let Some(value) = probe().await {
@@ -33,16 +33,16 @@ pub async fn eventually<T>(what: &str, mut probe: impl AsyncFnMut() -> Option<T>
 }
 
 /// A proxy from a bootstrap in YAML.
-pub fn start(yaml: &str) -> Handle {
+pub(crate) fn start(yaml: &str) -> Handle {
     start_with(Boot::from_yaml(yaml).unwrap_or_else(|e| panic!("{e}\n{yaml}")), Options::default())
 }
 
-pub fn start_with(boot: Boot, options: Options) -> Handle {
+pub(crate) fn start_with(boot: Boot, options: Options) -> Handle {
     Proxy::start(boot, options).unwrap_or_else(|e| panic!("{}", e.describe()))
 }
 
 /// Waits until the proxy serves, without blocking the runtime.
-pub async fn ready(handle: Handle) -> Handle {
+pub(crate) async fn ready(handle: Handle) -> Handle {
     let (handle, is_ready) = tokio::task::spawn_blocking(move || {
         let is_ready = handle.ready(LIMIT);
         (handle, is_ready)
@@ -54,18 +54,18 @@ pub async fn ready(handle: Handle) -> Handle {
 }
 
 /// Where a listener is bound, once it is active.
-pub async fn bound(handle: &Handle, listener: &str) -> SocketAddr {
+pub(crate) async fn bound(handle: &Handle, listener: &str) -> SocketAddr {
     eventually(&format!("listener {listener} is active"), async || handle.listener_addr(listener)).await
 }
 
 /// An upstream that answers every request with its name.
-pub struct Upstream {
-    pub address: SocketAddr,
+pub(crate) struct Upstream {
+    pub(crate) address: SocketAddr,
     task: tokio::task::JoinHandle<()>,
 }
 
 impl Upstream {
-    pub async fn start(name: &str) -> Self {
+    pub(crate) async fn start(name: &str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let name = name.to_owned();
@@ -107,22 +107,22 @@ async fn answer(mut stream: TcpStream, name: String) {
 
 /// An HTTP answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Answer {
-    pub status: u16,
-    pub head: String,
-    pub body: String,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) head: String,
+    pub(crate) body: String,
 }
 
-pub async fn get(address: SocketAddr, path: &str) -> Answer {
+pub(crate) async fn get(address: SocketAddr, path: &str) -> Answer {
     request(address, "GET", path).await.unwrap_or_else(|e| panic!("GET {path}: {e}"))
 }
 
-pub async fn post(address: SocketAddr, path: &str) -> Answer {
+pub(crate) async fn post(address: SocketAddr, path: &str) -> Answer {
     request(address, "POST", path).await.unwrap_or_else(|e| panic!("POST {path}: {e}"))
 }
 
 /// One request on a connection of its own.
-pub async fn request(address: SocketAddr, method: &str, path: &str) -> std::io::Result<Answer> {
+pub(crate) async fn request(address: SocketAddr, method: &str, path: &str) -> std::io::Result<Answer> {
     let mut stream = TcpStream::connect(address).await?;
     let text =
         format!("{method} {path} HTTP/1.1\r\nhost: test\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
@@ -151,32 +151,32 @@ fn unchunk(mut text: &str) -> String {
     out
 }
 
-pub const ADMIN: &str = "admin: {address: {socket_address: {address: 127.0.0.1, port_value: 0}}}\n";
+pub(crate) const ADMIN: &str = "admin: {address: {socket_address: {address: 127.0.0.1, port_value: 0}}}\n";
 
 /// A listener on a free port, with these routes in place or by RDS (flow YAML for the manager).
-pub fn listener(name: &str, routes: &str) -> String {
+pub(crate) fn listener(name: &str, routes: &str) -> String {
     format!(
         r#"{{name: {name}, address: {{socket_address: {{address: 127.0.0.1, port_value: 0}}}}, filter_chains: [{{filters: [{{name: hcm, typed_config: {{"@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager, stat_prefix: {name}, {routes}, http_filters: [{{name: router, typed_config: {{"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}}}]}}}}]}}]}}"#
     )
 }
 
 /// Routes in place: everything to one cluster.
-pub fn to_cluster(cluster: &str) -> String {
+pub(crate) fn to_cluster(cluster: &str) -> String {
     format!("route_config: {}", route_config("local", cluster))
 }
 
 /// Routes by RDS over ADS.
-pub fn by_rds(name: &str) -> String {
+pub(crate) fn by_rds(name: &str) -> String {
     format!("rds: {{route_config_name: {name}, config_source: {{ads: {{}}, resource_api_version: V3}}}}")
 }
 
-pub fn route_config(name: &str, cluster: &str) -> String {
+pub(crate) fn route_config(name: &str, cluster: &str) -> String {
     format!(
         "{{name: {name}, virtual_hosts: [{{name: all, domains: ['*'], routes: [{{match: {{prefix: /}}, route: {{cluster: {cluster}}}}}]}}]}}"
     )
 }
 
-pub fn assignment(name: &str, address: SocketAddr) -> String {
+pub(crate) fn assignment(name: &str, address: SocketAddr) -> String {
     format!(
         "{{cluster_name: {name}, endpoints: [{{lb_endpoints: [{{endpoint: {{address: {{socket_address: {{address: {}, port_value: {}}}}}}}}}]}}]}}",
         address.ip(),
@@ -184,18 +184,18 @@ pub fn assignment(name: &str, address: SocketAddr) -> String {
     )
 }
 
-pub fn static_cluster(name: &str, address: SocketAddr) -> String {
+pub(crate) fn static_cluster(name: &str, address: SocketAddr) -> String {
     format!("{{name: {name}, connect_timeout: 1s, load_assignment: {}}}", assignment(name, address))
 }
 
-pub fn eds_cluster(name: &str) -> String {
+pub(crate) fn eds_cluster(name: &str) -> String {
     format!(
         "{{name: {name}, type: EDS, connect_timeout: 1s, eds_cluster_config: {{eds_config: {{ads: {{}}, resource_api_version: V3}}}}}}"
     )
 }
 
 /// A bootstrap that learns everything from a control plane.
-pub fn dynamic_bootstrap(control_plane: SocketAddr, api_type: &str) -> String {
+pub(crate) fn dynamic_bootstrap(control_plane: SocketAddr, api_type: &str) -> String {
     let http2 = r#"typed_extension_protocol_options: {envoy.extensions.upstreams.http.v3.HttpProtocolOptions: {"@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions, explicit_http_config: {http2_protocol_options: {}}}}"#;
     let cluster = static_cluster("xds", control_plane);
     let cluster = format!("{}, {http2}}}", cluster.strip_suffix('}').unwrap());
@@ -209,13 +209,13 @@ pub fn dynamic_bootstrap(control_plane: SocketAddr, api_type: &str) -> String {
     )
 }
 
-pub const CDS: &str = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
-pub const EDS: &str = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment";
-pub const LDS: &str = "type.googleapis.com/envoy.config.listener.v3.Listener";
-pub const RDS: &str = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration";
+pub(crate) const CDS: &str = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
+pub(crate) const EDS: &str = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment";
+pub(crate) const LDS: &str = "type.googleapis.com/envoy.config.listener.v3.Listener";
+pub(crate) const RDS: &str = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration";
 
 /// A resource out of flow YAML.
-pub fn resource(type_url: &str, yaml: &str) -> Any {
+pub(crate) fn resource(type_url: &str, yaml: &str) -> Any {
     let name = type_url.rsplit('/').next().unwrap();
     let descriptor = xds_types::descriptors::message(name).unwrap();
     let source = text::Source { name: "test", text: yaml };
@@ -225,19 +225,19 @@ pub fn resource(type_url: &str, yaml: &str) -> Any {
 }
 
 /// A control plane whose every step a test takes.
-pub struct ControlPlane {
-    pub address: SocketAddr,
+pub(crate) struct ControlPlane {
+    pub(crate) address: SocketAddr,
     sotw: mpsc::Receiver<SotwStream>,
     delta: mpsc::Receiver<DeltaStream>,
     task: tokio::task::JoinHandle<()>,
 }
 
-pub struct SotwStream {
+pub(crate) struct SotwStream {
     requests: Streaming<DiscoveryRequest>,
     responses: mpsc::Sender<Result<DiscoveryResponse, Status>>,
 }
 
-pub struct DeltaStream {
+pub(crate) struct DeltaStream {
     requests: Streaming<DeltaDiscoveryRequest>,
     responses: mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>,
 }
@@ -274,7 +274,7 @@ impl AggregatedDiscoveryService for Service {
 }
 
 impl ControlPlane {
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let ((sotw_tx, sotw), (delta_tx, delta)) = (mpsc::channel(4), mpsc::channel(4));
@@ -286,11 +286,11 @@ impl ControlPlane {
         Self { address, sotw, delta, task }
     }
 
-    pub async fn sotw(&mut self) -> SotwStream {
+    pub(crate) async fn sotw(&mut self) -> SotwStream {
         tokio::time::timeout(LIMIT, self.sotw.recv()).await.expect("a SotW stream opens").unwrap()
     }
 
-    pub async fn delta(&mut self) -> DeltaStream {
+    pub(crate) async fn delta(&mut self) -> DeltaStream {
         tokio::time::timeout(LIMIT, self.delta.recv()).await.expect("a delta stream opens").unwrap()
     }
 }
@@ -302,24 +302,24 @@ impl Drop for ControlPlane {
 }
 
 impl SotwStream {
-    pub async fn request(&mut self) -> DiscoveryRequest {
+    pub(crate) async fn request(&mut self) -> DiscoveryRequest {
         let next = tokio::time::timeout(LIMIT, self.requests.message());
         next.await.expect("a request comes").unwrap().expect("the stream is open")
     }
 
     /// The next request, which must be of this type.
-    pub async fn request_of(&mut self, type_url: &str) -> DiscoveryRequest {
+    pub(crate) async fn request_of(&mut self, type_url: &str) -> DiscoveryRequest {
         let request = self.request().await;
         assert_eq!(request.type_url, type_url, "{request:?}");
         request
     }
 
     /// Whether no request comes for a while.
-    pub async fn is_quiet(&mut self) -> bool {
+    pub(crate) async fn is_quiet(&mut self) -> bool {
         tokio::time::timeout(Duration::from_millis(200), self.requests.message()).await.is_err()
     }
 
-    pub async fn respond(&self, type_url: &str, version: &str, nonce: &str, resources: Vec<Any>) {
+    pub(crate) async fn respond(&self, type_url: &str, version: &str, nonce: &str, resources: Vec<Any>) {
         let response = DiscoveryResponse {
             version_info: version.into(),
             resources,
@@ -332,19 +332,19 @@ impl SotwStream {
 }
 
 impl DeltaStream {
-    pub async fn request(&mut self) -> DeltaDiscoveryRequest {
+    pub(crate) async fn request(&mut self) -> DeltaDiscoveryRequest {
         let next = tokio::time::timeout(LIMIT, self.requests.message());
         next.await.expect("a request comes").unwrap().expect("the stream is open")
     }
 
-    pub async fn request_of(&mut self, type_url: &str) -> DeltaDiscoveryRequest {
+    pub(crate) async fn request_of(&mut self, type_url: &str) -> DeltaDiscoveryRequest {
         let request = self.request().await;
         assert_eq!(request.type_url, type_url, "{request:?}");
         request
     }
 
     /// Resources as `(name, version, body)`.
-    pub async fn respond(
+    pub(crate) async fn respond(
         &self,
         type_url: &str,
         nonce: &str,
