@@ -122,7 +122,8 @@ pub async fn serve<S: Io, H: Handler>(
         CodecType::Http2 => (BytesMut::new(), Version::Http2),
     };
     if protocol == Version::Http2 {
-        h2::serve(io, received, born, options, handler, shutdown).await
+        // In a box, so that connections of the other protocol do not hold its memory.
+        Box::pin(h2::serve(io, received, born, options, handler, shutdown)).await
     } else {
         h1::serve(io, received, born, options, handler, shutdown).await
     }

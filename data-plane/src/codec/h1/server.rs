@@ -15,7 +15,7 @@ use bytes::{Bytes, BytesMut};
 use data_plane_core::headers::Version;
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use tokio::time::Instant;
@@ -79,11 +79,12 @@ impl<S: Io, H: Handler> Connection<'_, S, H> {
             match self.next().await {
                 Next::Request(parts, size) => {
                     self.requests += 1;
-                    if let Some(reason) = self.exchange(parts, size).await {
+                    // In a box, so that an idle connection does not hold the memory of a busy one.
+                    if let Some(reason) = Box::pin(self.exchange(parts, size)).await {
                         return reason;
                     }
                 }
-                Next::Refuse(error) => return self.refuse(&error).await,
+                Next::Refuse(error) => return Box::pin(self.refuse(&error)).await,
                 Next::End(reason) => return reason,
             }
         }
@@ -165,9 +166,10 @@ impl<S: Io, H: Handler> Connection<'_, S, H> {
         }
         let body = self.begin(length, upgrade, expect_continue);
         let request = Request { head, body, expect_continue, upgrade, head_bytes: size };
-        let mut handling = Box::pin(Rc::clone(&self.handler).handle(request));
-        let handled = poll_fn(|cx| self.poll_handling(handling.as_mut(), cx)).await;
-        drop(handling);
+        let handled = {
+            let mut handling = pin!(Rc::clone(&self.handler).handle(request));
+            poll_fn(|cx| self.poll_handling(handling.as_mut(), cx)).await
+        };
         let reply = match handled {
             Ok(reply) => reply,
             Err(reason) => return Some(reason),
@@ -177,13 +179,13 @@ impl<S: Io, H: Handler> Connection<'_, S, H> {
         }
         let (close, why) = self.closes(&reply, keep_alive);
         let ended = self.answer(reply, to, close).await;
-        let mut link = self.link.borrow_mut();
-        let tunnel = link.tunnel;
-        drop_rest(&mut link);
-        let unfinished = !link.decoder.is_done();
-        // A body that lives on must not read from the next request.
-        link.sequence += 1;
-        drop(link);
+        let (tunnel, unfinished) = {
+            let mut link = self.link.borrow_mut();
+            drop_rest(&mut link);
+            // A body that lives on must not read from the next request.
+            link.sequence += 1;
+            (link.tunnel, !link.decoder.is_done())
+        };
         match ended {
             Err(reason) => Some(reason),
             Ok(_) if tunnel => Some(self.close(EndReason::Local).await),

@@ -237,7 +237,7 @@ async fn a_peer_that_keeps_sending_after_the_last_answer_is_cut_off() {
         sent
     };
     let start = Instant::now();
-    let (sent, end) = tokio::join!(talk, async move { server.await });
+    let (sent, end) = tokio::join!(talk, server);
     assert_eq!(end.reason, EndReason::Local);
     assert!(sent > 50_000 && start.elapsed() < Duration::from_secs(2), "{sent} {:?}", start.elapsed());
 }
@@ -265,7 +265,7 @@ async fn a_client_that_leaves_cancels_its_request() {
         sleep(Duration::from_secs(1)).await;
         drop(client);
     };
-    let ((), end) = tokio::join!(talk, async move { server.await });
+    let ((), end) = tokio::join!(talk, server);
     assert_eq!(end.reason, EndReason::RemoteActive);
     assert!(*dropped.borrow());
 }
