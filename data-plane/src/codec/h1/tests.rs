@@ -497,6 +497,28 @@ async fn an_upgrade_that_is_not_granted_leaves_an_ordinary_connection() {
     assert!(!handler.seen.borrow()[0].headers.contains(b"upgrade"), "h2c is not offered");
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_body_read_by_another_task_wakes_it() {
+    let local = tokio::task::LocalSet::new();
+    let handler = Fake::new(|request| async move {
+        let reading = tokio::task::spawn_local(read(request.body));
+        ok(Bytes::from(reading.await.unwrap().unwrap().0))
+    });
+    let pieces: [&[u8]; 4] =
+        [b"POST / HTTP/1.1\r\nhost: h\r\ncontent-length: 4\r\nconnection: close\r\n\r\n", b"a", b"bc", b"d"];
+    let (answer, _) = local.run_until(converse(&options(), &handler, &pieces)).await;
+    assert!(answer.ends_with("\r\n\r\nabcd"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_waiting_connection_is_a_small_future() {
+    let (_client, server) = duplex(1024);
+    let (_process, watch) = crate::task::shutdown();
+    let options = options();
+    let future = crate::codec::serve(server, CodecType::Auto, &options, Fake::echo(), watch);
+    assert!(std::mem::size_of_val(&future) <= 1024, "{} bytes", std::mem::size_of_val(&future));
+}
+
 // The client side.
 
 type Pool = RefCell<Vec<ClientConn<DuplexStream>>>;

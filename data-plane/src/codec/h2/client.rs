@@ -85,8 +85,9 @@ pub async fn connect<S: Io>(
     let mut timer = Timer::default();
     let driver = async move {
         let _closed = CloseOnDrop(shared);
+        let mut over = false;
         poll_fn(|cx| {
-            let over = Pin::new(&mut connection).poll(cx).is_ready();
+            over = over || Pin::new(&mut connection).poll(cx).is_ready();
             let flushed = flusher.poll_flush(cx);
             let dead = keepalive.as_mut().is_some_and(|k| k.poll(&mut timer, cx).is_ready());
             let failed = matches!(flushed, Poll::Ready(Err(_)));
