@@ -65,6 +65,10 @@ pub(crate) struct Flags {
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..))]
     file_flush_interval_msec: u64,
 
+    /// TAG:VALUE added to every metric for Prometheus; may be repeated
+    #[arg(long, value_name = "TAG:VALUE", value_parser = stats_tag)]
+    stats_tag: Vec<(String, String)>,
+
     /// Accepted; connections are told at once either way
     #[arg(long, value_enum, default_value_t = Strategy::Gradual)]
     drain_strategy: Strategy,
@@ -134,8 +138,6 @@ struct Ignored {
     #[arg(long, hide = true)]
     socket_mode: Option<String>,
     #[arg(long, hide = true)]
-    stats_tag: Vec<String>,
-    #[arg(long, hide = true)]
     bootstrap_version: Option<u32>,
 }
 
@@ -162,6 +164,11 @@ fn component_level(text: &str) -> Result<(String, Level), String> {
     Ok((component.into(), level))
 }
 
+fn stats_tag(text: &str) -> Result<(String, String), String> {
+    let (tag, value) = text.split_once(':').filter(|(tag, _)| !tag.is_empty()).ok_or("expected TAG:VALUE")?;
+    Ok((tag.into(), value.into()))
+}
+
 impl Flags {
     /// Where the bootstrap is.
     pub(crate) fn origin(&self) -> Origin {
@@ -174,6 +181,7 @@ impl Flags {
                 zone: self.service_zone.clone(),
             },
             allow_unknown_fields: self.allow_unknown_static_fields,
+            stats_tags: self.stats_tag.clone(),
         }
     }
 
@@ -239,7 +247,6 @@ impl Flags {
             enable_core_dump,
             socket_path,
             socket_mode,
-            stats_tag,
             bootstrap_version,
         } = &self.ignored;
         let given = [
@@ -265,7 +272,6 @@ impl Flags {
             ("--enable-core-dump", *enable_core_dump),
             ("--socket-path", socket_path.is_some()),
             ("--socket-mode", socket_mode.is_some()),
-            ("--stats-tag", !stats_tag.is_empty()),
             ("--bootstrap-version", bootstrap_version.is_some()),
         ];
         given.into_iter().filter(|(_, given)| *given).map(|(flag, _)| flag).collect()

@@ -3,6 +3,7 @@
 //! [`serve`] answers HTTP/1.1 on the control thread and knows the proxy only as [`Proxy`], which `server` makes.
 //! Reads are GET, levers are POST. Large answers are made piece by piece as the client takes them.
 
+mod access_log;
 mod clusters;
 mod commands;
 mod dump;
@@ -15,6 +16,7 @@ mod runtime;
 mod serve;
 mod stats;
 
+pub use access_log::Logs;
 pub use dump::{Item, List, Section};
 pub use proxy::{About, Action, Ignored, Memory, Proxy, ServerState};
 pub use serve::serve;

@@ -1,5 +1,6 @@
 //! Requests and answers of the admin interface.
 
+use super::access_log::Entry;
 use bytes::Bytes;
 use http::StatusCode;
 use hyper::body::{Body, Frame};
@@ -129,11 +130,13 @@ pub(super) struct Pieces {
     pieces: Box<dyn Iterator<Item = Bytes>>,
     /// Others on the control thread had their turn since the last piece.
     yielded: bool,
+    /// Written once the body is done with.
+    pub(super) entry: Option<Entry>,
 }
 
 impl Pieces {
     pub(super) fn new(pieces: impl Iterator<Item = Bytes> + 'static) -> Self {
-        Self { pieces: Box::new(pieces), yielded: true }
+        Self { pieces: Box::new(pieces), yielded: true, entry: None }
     }
 
     pub(super) fn one(piece: impl Into<Bytes>) -> Self {
@@ -159,7 +162,11 @@ impl Body for Pieces {
             return Poll::Pending;
         }
         self.yielded = false;
-        Poll::Ready(self.pieces.next().map(|piece| Ok(Frame::data(piece))))
+        let piece = self.pieces.next();
+        if let (Some(entry), Some(piece)) = (&mut self.entry, &piece) {
+            entry.sent(piece.len());
+        }
+        Poll::Ready(piece.map(|piece| Ok(Frame::data(piece))))
     }
 }
 

@@ -1,5 +1,6 @@
 //! The admin server: HTTP/1.1 on the control thread, few connections, short patience.
 
+use super::access_log::Logs;
 use super::commands;
 use super::page::{Page, Pieces};
 use super::proxy::Proxy;
@@ -11,6 +12,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -39,7 +41,7 @@ const LAST_ANSWER: Duration = Duration::from_secs(60);
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
 /// Answers on `listener`; never ends. Connections end with the future.
-pub async fn serve(listener: TcpListener, proxy: Rc<dyn Proxy>) {
+pub async fn serve(listener: TcpListener, proxy: Rc<dyn Proxy>, logs: Logs) {
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let mut connections = JoinSet::new();
     loop {
@@ -54,10 +56,10 @@ pub async fn serve(listener: TcpListener, proxy: Rc<dyn Proxy>) {
                     warn!(%peer, "too many admin connections, closed");
                     continue;
                 };
-                let proxy = Rc::clone(&proxy);
+                let (proxy, logs) = (Rc::clone(&proxy), logs.clone());
                 connections.spawn_local(async move {
                     let _slot = slot;
-                    connection(stream, proxy).await;
+                    connection(stream, peer, proxy, logs).await;
                 });
             }
             Err(error) => {
@@ -68,10 +70,20 @@ pub async fn serve(listener: TcpListener, proxy: Rc<dyn Proxy>) {
     }
 }
 
-async fn connection(stream: TcpStream, proxy: Rc<dyn Proxy>) {
-    let service = service_fn(move |request| {
-        let proxy = Rc::clone(&proxy);
-        async move { Ok::<_, Infallible>(respond(&*proxy, request).await) }
+async fn connection(stream: TcpStream, peer: SocketAddr, proxy: Rc<dyn Proxy>, logs: Logs) {
+    let local = stream.local_addr().unwrap_or(peer);
+    let service = service_fn(move |request: Request<Incoming>| {
+        let (proxy, logs) = (Rc::clone(&proxy), logs.clone());
+        async move {
+            let (head, body) = request.into_parts();
+            let mut entry = logs.begin(&head, peer, local);
+            let mut response = respond(&*proxy, &head, body).await;
+            if let Some(entry) = &mut entry {
+                entry.answered(response.status().as_u16());
+            }
+            response.body_mut().entry = entry;
+            Ok::<_, Infallible>(response)
+        }
     });
     let serving = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -91,8 +103,7 @@ async fn connection(stream: TcpStream, proxy: Rc<dyn Proxy>) {
     }
 }
 
-async fn respond(proxy: &dyn Proxy, request: Request<Incoming>) -> Response<Pieces> {
-    let (head, body) = request.into_parts();
+async fn respond(proxy: &dyn Proxy, head: &http::request::Parts, body: Incoming) -> Response<Pieces> {
     let read = timeout(BODY_TIMEOUT, Limited::new(body, MAX_BODY).collect()).await;
     let page = match read {
         Ok(Ok(_)) => {

@@ -171,7 +171,7 @@ impl Drop for Owner {
 
 impl Sink {
     /// Appends what `render` writes, from worker `worker`. Never waits for the disk.
-    pub(super) fn append(&self, worker: usize, render: impl FnOnce(&mut Vec<u8>)) {
+    pub fn append(&self, worker: usize, render: impl FnOnce(&mut Vec<u8>)) {
         let buffer = self.buffers.get(worker).unwrap_or(&self.buffers[0]);
         // Only the writer contends for it, for as long as it takes to swap a vector.
         let mut buffer = buffer.lock();

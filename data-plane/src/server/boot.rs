@@ -34,6 +34,8 @@ pub struct Origin {
     pub overrides: Overrides,
     /// `--allow-unknown-static-fields`.
     pub allow_unknown_fields: bool,
+    /// `--stats-tag`: tags with a fixed value, over those of the bootstrap.
+    pub stats_tags: Vec<(String, String)>,
 }
 
 /// Why a bootstrap is refused: all reasons, each with its place.
@@ -87,6 +89,7 @@ impl Boot {
             ]));
         }
         let mut boot = Self::build(parsed, &origin.overrides)?;
+        boot.config.stats.fixed_tags.extend(origin.stats_tags.iter().cloned());
         boot.origin = Some(origin.clone());
         Ok(boot)
     }

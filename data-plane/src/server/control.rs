@@ -70,14 +70,14 @@ pub(super) async fn run(start: Start) {
             return;
         }
     };
-    let address = admin.as_ref().and_then(|listener| listener.local_addr().ok());
+    let address = admin.as_ref().and_then(|(listener, _)| listener.local_addr().ok());
     let answer = Started { admin: address, stats: control.registry.clone() };
     if started.send(Ok(answer)).is_err() {
         return control.end(workers).await;
     }
-    if let Some(listener) = admin {
+    if let Some((listener, logs)) = admin {
         let proxy: Rc<dyn Proxy> = Rc::clone(&control) as Rc<dyn Proxy>;
-        control.own(async move { admin::serve(listener, proxy).await });
+        control.own(async move { admin::serve(listener, proxy, logs).await });
     }
     let xds = control.xds.clone();
     control.own(async move { xds.run().await });
@@ -101,7 +101,7 @@ pub(super) async fn run(start: Start) {
     control.end(workers).await;
 }
 
-type Built = (Rc<Control>, Vec<JoinHandle<()>>, Option<TcpListener>);
+type Built = (Rc<Control>, Vec<JoinHandle<()>>, Option<(TcpListener, admin::Logs)>);
 
 async fn build(boot: Boot, options: Options) -> Result<Built, StartError> {
     let system = |what| move |source| StartError::System { what, source };
@@ -111,13 +111,12 @@ async fn build(boot: Boot, options: Options) -> Result<Built, StartError> {
     let runtime = Runtime::new(&boot.config.runtime, boot.config.runtime_admin_layer);
     let gauges = Gauges::new(&registry, concurrency, &runtime);
     gauges.server.ignored_fields.set(boot.ignored.len() as u64);
-    // First, so that it says how the start goes.
-    let admin = match &boot.config.admin {
-        Some(config) => Some(open_admin(config, options.admin_address_path.as_deref()).await?),
-        None => None,
-    };
     let upstream = upstream::Manager::new(&registry, Arc::new(SystemResolver::new()));
     let access_logs = AccessLogs::new(&registry, concurrency, options.access_log_flush);
+    let admin = match &boot.config.admin {
+        Some(config) => Some(open_admin(config, options.admin_address_path.as_deref(), &access_logs).await?),
+        None => None,
+    };
     let routes = RouteSlots::default();
     let deps = Deps {
         stats: registry.clone(),
@@ -172,7 +171,11 @@ async fn build(boot: Boot, options: Options) -> Result<Built, StartError> {
     Ok((control, workers, admin))
 }
 
-async fn open_admin(config: &config::Admin, address_path: Option<&Path>) -> Result<TcpListener, StartError> {
+async fn open_admin(
+    config: &config::Admin,
+    address_path: Option<&Path>,
+    access_logs: &AccessLogs,
+) -> Result<(TcpListener, admin::Logs), StartError> {
     let address = config.address;
     let fail = |source| StartError::Admin { address, source };
     if !address.ip().is_loopback() {
@@ -184,7 +187,9 @@ async fn open_admin(config: &config::Admin, address_path: Option<&Path>) -> Resu
     for path in address_path.into_iter().chain(config.address_path.as_deref()) {
         std::fs::write(path, bound.to_string()).map_err(fail)?;
     }
-    Ok(listener)
+    let logs = admin::Logs::open(&config.access_log, access_logs)
+        .map_err(|source| StartError::System { what: "cannot open the admin access log", source })?;
+    Ok((listener, logs))
 }
 
 fn process() -> Process {

@@ -10,6 +10,9 @@ use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 
+/// Sums above this are numbers below zero.
+const NEGATIVE: u64 = u64::MAX - (1 << 40);
+
 thread_local! {
     static WORKER: Cell<usize> = const { Cell::new(0) };
 }
@@ -107,7 +110,9 @@ impl Block {
     }
 
     fn gauge_slot(&self, slot: usize) -> u64 {
-        self.sum(slot).cast_signed().max(0).cast_unsigned()
+        let sum = self.sum(slot);
+        // A little below zero is a race between shards; far below is a large number that was set, such as a hash.
+        if sum > NEGATIVE { 0 } else { sum }
     }
 
     fn sum(&self, slot: usize) -> u64 {
@@ -235,6 +240,13 @@ mod tests {
         let block = block();
         block.gauge(0).dec();
         assert_eq!(block.gauge(0).value(), 0);
+    }
+
+    #[test]
+    fn gauge_shows_any_value_that_was_set() {
+        let block = block();
+        block.gauge(0).set(0xfedc_ba98_7654_3210);
+        assert_eq!(block.gauge(0).value(), 0xfedc_ba98_7654_3210);
     }
 
     #[test]

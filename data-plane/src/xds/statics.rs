@@ -4,7 +4,7 @@ use super::apply::{State, chain_of};
 use super::kind::Kind;
 use super::{ListenerFailure, Reloaded};
 use crate::upstream;
-use data_plane_core::config;
+use data_plane_core::{config, translate};
 use std::sync::Arc;
 
 impl State {
@@ -30,6 +30,9 @@ impl State {
         if !failures.is_empty() {
             return Err(failures);
         }
+        // Whether there is an ADS stream only a start decides.
+        let ads = self.sources.ads;
+        self.sources = translate::Sources { ads, ..translate::Sources::of(bootstrap) };
         let mut changed = Reloaded::default();
         self.replace_clusters(bootstrap, &mut changed);
         self.replace_listeners(bootstrap, &mut changed);

@@ -146,3 +146,23 @@ async fn two_proxies_of_a_process_know_nothing_of_each_other() {
     assert_eq!(get(bound(&b, "web").await, "/").await.body, "two");
     assert_eq!(a.stats().value("cluster.up.upstream_rq_total"), Some(1));
 }
+
+#[tokio::test]
+async fn admin_requests_are_logged_where_asked() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = dir.path().join("admin.log");
+    let file = format!(
+        "{{name: file, typed_config: {{\"@type\": type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog, path: {}, log_format: {{text_format_source: {{inline_string: \"%REQ(:METHOD)% %REQ(:PATH)% %RESPONSE_CODE% %BYTES_SENT%\\n\"}}}}}}}}",
+        log.display()
+    );
+    let yaml = ADMIN.replace("admin: {", &format!("admin: {{access_log: [{file}], "));
+    let options = Options { access_log_flush: std::time::Duration::from_millis(20), ..Options::default() };
+    let proxy = ready(start_with(Boot::from_yaml(&yaml).unwrap(), options)).await;
+    get(proxy.admin_addr().unwrap(), "/ready").await;
+    get(proxy.admin_addr().unwrap(), "/nope?a=b").await;
+    eventually("both requests are logged", async || {
+        let text = std::fs::read_to_string(&log).ok()?;
+        (text.starts_with("GET /ready 200 5\nGET /nope?a=b 404 ") && text.lines().count() == 2).then_some(())
+    })
+    .await;
+}
