@@ -2,18 +2,23 @@
 
 use std::sync::Arc;
 
+use prost::{Message, Name};
 use xds_types::ResourceType;
-use xds_types::envoy::config::cluster::v3::Cluster;
 use xds_types::envoy::config::cluster::v3::cluster::{
     ClusterDiscoveryType, DiscoveryType, EdsClusterConfig, LbPolicy,
 };
+use xds_types::envoy::config::cluster::v3::load_balancing_policy::Policy;
+use xds_types::envoy::config::cluster::v3::{Cluster, LoadBalancingPolicy};
 use xds_types::envoy::config::core::v3::{
-    Http1ProtocolOptions, Http2ProtocolOptions, HttpProtocolOptions as Common,
+    Http1ProtocolOptions, Http2ProtocolOptions, HttpProtocolOptions as Common, TypedExtensionConfig,
 };
 use xds_types::envoy::config::endpoint::v3::lb_endpoint::HostIdentifier;
 use xds_types::envoy::config::endpoint::v3::{
     ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints,
 };
+use xds_types::envoy::extensions::load_balancing_policies::least_request::v3::LeastRequest;
+use xds_types::envoy::extensions::load_balancing_policies::round_robin::v3::RoundRobin;
+use xds_types::envoy::extensions::load_balancing_policies::wrr_locality::v3::WrrLocality;
 use xds_types::envoy::extensions::upstreams::http::v3::HttpProtocolOptions;
 use xds_types::envoy::extensions::upstreams::http::v3::http_protocol_options::explicit_http_config::ProtocolConfig;
 use xds_types::envoy::extensions::upstreams::http::v3::http_protocol_options::{
@@ -76,12 +81,11 @@ fn build(name: &str, spec: &Service, dialect: Dialect) -> Cluster {
         max_requests_per_connection,
         patch: _, // merged by the caller
     } = spec;
-    let lb = match (service::LoadBalancing::try_from(*load_balancing), dialect) {
-        (Ok(service::LoadBalancing::LeastRequest), _) => LbPolicy::LeastRequest,
-        (Ok(service::LoadBalancing::Random), Dialect::Envoy) => LbPolicy::Random,
-        // gRPC clients refuse RANDOM, and with it every cluster of the response.
-        (Ok(service::LoadBalancing::Random), Dialect::Grpc) => LbPolicy::RoundRobin,
-        (Ok(service::LoadBalancing::RoundRobin) | Err(_), _) => LbPolicy::RoundRobin,
+    let policy = service::LoadBalancing::try_from(*load_balancing).unwrap_or_default();
+    let lb = match (policy, dialect) {
+        (service::LoadBalancing::LeastRequest, Dialect::Envoy) => LbPolicy::LeastRequest,
+        (service::LoadBalancing::Random, Dialect::Envoy) => LbPolicy::Random,
+        (service::LoadBalancing::RoundRobin, Dialect::Envoy) | (_, Dialect::Grpc) => LbPolicy::RoundRobin,
     };
     let mut cluster = Cluster {
         name: name.to_owned(),
@@ -98,6 +102,9 @@ fn build(name: &str, spec: &Service, dialect: Dialect) -> Cluster {
                 Some(EdsClusterConfig { eds_config: Some(ads()), service_name: String::new() });
         }
     }
+    if dialect == Dialect::Grpc && policy == service::LoadBalancing::LeastRequest {
+        cluster.load_balancing_policy = Some(least_request_if_known());
+    }
     if dialect == Dialect::Envoy {
         let http2 = service::Protocol::try_from(*protocol) == Ok(service::Protocol::Http2);
         let most = max_requests_per_connection.as_ref().map(|n| n.value);
@@ -107,6 +114,27 @@ fn build(name: &str, spec: &Service, dialect: Dialect) -> Cluster {
         }
     }
     cluster
+}
+
+/// gRPC libraries differ: C-core refuses a cluster whose `lb_policy` is LEAST_REQUEST (measured), others take it.
+/// From this list each takes the first that it knows (gRFC A52); libraries older than the list look at
+/// `lb_policy` alone.
+fn least_request_if_known() -> LoadBalancingPolicy {
+    let choices = vec![
+        policy("least_request", &LeastRequest::default()),
+        policy("round_robin", &RoundRobin::default()),
+    ];
+    let by_locality =
+        WrrLocality { endpoint_picking_policy: Some(LoadBalancingPolicy { policies: choices }) };
+    LoadBalancingPolicy { policies: vec![policy("wrr_locality", &by_locality)] }
+}
+
+fn policy<M: Message + Name>(name: &str, message: &M) -> Policy {
+    let config = TypedExtensionConfig {
+        name: format!("envoy.load_balancing_policies.{name}"),
+        typed_config: Some(xds_types::any::pack(message)),
+    };
+    Policy { typed_extension_config: Some(config) }
 }
 
 fn protocol_options(http2: bool, max_requests_per_connection: Option<u32>) -> HttpProtocolOptions {

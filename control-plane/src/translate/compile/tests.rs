@@ -233,6 +233,31 @@ fn a_cluster_is_what_its_service_says() {
     assert_eq!(grpc["typed_extension_protocol_options"], Value::Null);
 }
 
+#[test]
+fn grpc_clients_choose_a_policy_that_they_know() {
+    let spec = json!({"load_balancing": "LEAST_REQUEST"});
+    let p = Plane::with(
+        &[gateway(), route("r", json!({"rules": to("a")})), json!(["Service", "a", spec])],
+        vec![],
+    );
+    let json = |s: &Snapshot| text::to_json(&s.get(CDS, "a").unwrap().decode::<Cluster>().unwrap());
+    let envoy = json(p.snapshot("any"));
+    assert_eq!(
+        (&envoy["lb_policy"], &envoy["load_balancing_policy"]),
+        (&json!("LEAST_REQUEST"), &Value::Null)
+    );
+    let grpc = json(p.grpc());
+    assert_eq!(grpc["lb_policy"], Value::Null, "C-core refuses LEAST_REQUEST there");
+    let by_locality = &grpc["load_balancing_policy"]["policies"][0]["typed_extension_config"]["typed_config"];
+    let choices = by_locality["endpoint_picking_policy"]["policies"].as_array().unwrap();
+    let names: Vec<&str> =
+        choices.iter().map(|c| c["typed_extension_config"]["name"].as_str().unwrap()).collect();
+    assert_eq!(
+        names,
+        ["envoy.load_balancing_policies.least_request", "envoy.load_balancing_policies.round_robin"]
+    );
+}
+
 fn cluster_options() -> &'static str {
     "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 }
