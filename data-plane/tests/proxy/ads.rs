@@ -255,3 +255,41 @@ async fn endpoints_that_never_come_end_their_wait() {
     );
     assert_eq!(proxy.stats().value("cluster.up.init_fetch_timeout"), Some(1));
 }
+
+#[tokio::test]
+async fn the_next_server_is_asked_when_the_first_is_unreachable() {
+    let upstream = Upstream::start("one").await;
+    let mut plane = ControlPlane::start().await;
+    let dead = static_cluster("dead", "127.0.0.1:1".parse().unwrap());
+    let yaml = dynamic_bootstrap(plane.address, "GRPC")
+        .replace("grpc_services: [", "grpc_services: [{envoy_grpc: {cluster_name: dead}}, ")
+        .replace("clusters: [", &format!("clusters: [{dead}, "));
+    let proxy = start(&yaml);
+    let mut stream = plane.sotw().await;
+    stream.request_of(CDS).await;
+    stream.respond(CDS, "c1", "c1", vec![resource(CDS, &static_cluster("up", upstream.address))]).await;
+    assert_eq!(stream.request_of(CDS).await.version_info, "c1");
+    assert!(proxy.stats().value("cluster_manager.cds.update_failure") >= Some(1));
+}
+
+#[tokio::test]
+async fn requests_beyond_the_rate_limit_wait() {
+    let upstream = Upstream::start("one").await;
+    let mut plane = ControlPlane::start().await;
+    let limit = "rate_limit_settings: {max_tokens: 1, fill_rate: 5}, grpc_services: [";
+    let proxy = start(&dynamic_bootstrap(plane.address, "GRPC").replace("grpc_services: [", limit));
+    let mut stream = plane.sotw().await;
+    stream.request_of(CDS).await;
+    let began = std::time::Instant::now();
+    for version in ["1", "2", "3"] {
+        let cluster = resource(CDS, &static_cluster("up", upstream.address));
+        stream.respond(CDS, version, version, vec![cluster]).await;
+    }
+    // Every answer waits its turn; none is lost.
+    let mut answered = std::collections::BTreeSet::new();
+    while !answered.contains("3") {
+        answered.insert(stream.request().await.response_nonce);
+    }
+    assert!(began.elapsed() >= Duration::from_millis(300), "{:?}", began.elapsed());
+    assert!(proxy.stats().value("control_plane.rate_limit_enforced") >= Some(1));
+}

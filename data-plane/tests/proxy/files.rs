@@ -125,3 +125,33 @@ async fn a_watched_directory_is_followed_through_a_symbolic_link() {
     eventually("the second upstream serves", async || (get(web, "/").await.body == "two").then_some(()))
         .await;
 }
+
+#[tokio::test]
+async fn endpoints_and_routes_come_from_files_too() {
+    let (one, two) = (Upstream::start("one").await, Upstream::start("two").await);
+    let dir = tempfile::tempdir().unwrap();
+    let (eds, rds) = (dir.path().join("eds.yaml"), dir.path().join("rds.yaml"));
+    let source = |path: &Path| {
+        format!("{{path_config_source: {{path: {}}}, resource_api_version: V3}}", path.display())
+    };
+    put(&eds, &resources(EDS, "1", &[assignment("up", one.address)]));
+    put(&rds, &resources(RDS, "1", &[route_config("routes", "up")]));
+    let cluster = format!(
+        "{{name: up, type: EDS, connect_timeout: 1s, eds_cluster_config: {{eds_config: {}}}}}",
+        source(&eds)
+    );
+    let web =
+        listener("web", &format!("rds: {{route_config_name: routes, config_source: {}}}", source(&rds)));
+    let proxy =
+        ready(start(&format!("{ADMIN}static_resources: {{listeners: [{web}], clusters: [{cluster}]}}\n")))
+            .await;
+    let web = bound(&proxy, "web").await;
+    assert_eq!(get(web, "/").await.body, "one");
+    put(&eds, &resources(EDS, "2", &[assignment("up", two.address)]));
+    eventually("the second upstream serves", async || (get(web, "/").await.body == "two").then_some(()))
+        .await;
+    put(&rds, &resources(RDS, "2", &[route_config("routes", "missing")]));
+    eventually("the new routes lead nowhere", async || (get(web, "/").await.status == 503).then_some(()))
+        .await;
+    assert_eq!(proxy.stats().value("http.web.rds.routes.update_success"), Some(2));
+}
