@@ -4,7 +4,7 @@
 //! `service` is the thin glue to tonic, `wire` writes responses out of shared bytes. Sees immutable snapshots
 //! only: never imports `translate`.
 //!
-//! Numbers in brackets, as in `[13]`, are those of the table "Protocol points implementations get wrong" in the
+//! Points, as in `[13]` or (point 13), are those of the table "Protocol points implementations get wrong" in the
 //! documentation; each has a test that names it.
 
 pub mod delta;

@@ -18,7 +18,7 @@ use std::time::Duration;
 #[command(name = "portolan-control", version, about, long_about = None)]
 pub struct Settings {
     /// Where services and configuration live and are written: embedded, embedded:FILE,
-    /// etcd://HOST:PORT[,HOST:PORT], consul://HOST:PORT; etcds:// and consuls:// speak TLS
+    /// etcd://HOST:PORT,HOST:PORT, consul://HOST:PORT; etcds:// and consuls:// speak TLS
     #[arg(long, env = "PORTOLAN_STORE", default_value = "embedded", value_name = "STORE")]
     pub store: StoreUrl,
 

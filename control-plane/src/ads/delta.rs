@@ -18,15 +18,15 @@ pub struct Request {
     pub subscribe: Vec<String>,
     /// Names to unsubscribe.
     pub unsubscribe: Vec<String>,
-    /// Versions that the client has from an earlier stream; counts in the first request of a type only [15].
+    /// Versions that the client has from an earlier stream; counts in the first request of a type only (point 15).
     pub initial_versions: HashMap<String, String>,
-    /// Nonce of the response that this answers, if it answers one [4].
+    /// Nonce of the response that this answers, if it answers one (point 4).
     pub nonce: String,
-    /// Why that response is refused [1].
+    /// Why that response is refused (point 1).
     pub error: Option<String>,
 }
 
-/// Takes in a request. Changes of the subscription count whatever the nonce [3].
+/// Takes in a request. Changes of the subscription count whatever the nonce (point 3).
 pub(super) fn read(
     sub: &mut Subscription,
     request: &Request,

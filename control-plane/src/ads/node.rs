@@ -1,4 +1,4 @@
-//! Who a client is: from the node of the first request on a stream [20].
+//! Who a client is: from the node of the first request on a stream (point 20).
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! The gRPC services: ADS, and one for each type [36], each in both dialects.
+//! The gRPC services: ADS, and one for each type (point 36), each in both dialects.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -29,18 +29,18 @@ use crate::snapshot::Cache;
 /// Largest request, bytes: room for some hundred thousand names.
 const MAX_REQUEST: usize = 16 << 20;
 
-/// Streams on one connection. A proxy has one; one with its own stream for each cluster, a few hundred [36].
+/// Streams on one connection. A proxy has one; one with its own stream for each cluster, a few hundred (point 36).
 const MAX_STREAMS: u32 = 4096;
 
 /// How the services behave.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Name of this replica: `control_plane.identifier` [35].
+    /// Name of this replica: `control_plane.identifier` (point 35).
     pub identifier: String,
     /// What one stream may ask for.
     pub limits: Limits,
     /// Age at which a stream ends, so that clients spread over replicas anew; 10 % are added or taken away at
-    /// random. Default none [29].
+    /// random. Default none (point 29).
     pub max_age: Option<Duration>,
     /// Ends every stream when cancelled.
     pub stop: CancellationToken,
@@ -103,7 +103,7 @@ impl Service {
         router.into()
     }
 
-    /// A server with what discovery streams need: HTTP/2 keepalive, so that a dead client is noticed [29], and
+    /// A server with what discovery streams need: HTTP/2 keepalive, so that a dead client is noticed (point 29), and
     /// room for clients that open a stream for each cluster.
     pub fn server() -> Server {
         Server::builder()

@@ -4,7 +4,7 @@
 //! when the client has accepted those (Envoy accepts a cluster when it is warm), and clusters are taken away
 //! when the client has accepted routes that no longer name them. Each wait ends after [`HOLD`].
 //!
-//! Never sleeps, sends or reads the clock: [`super::stream`] does.
+//! Never sleeps, sends or reads the clock: `ads::stream` does.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -32,15 +32,15 @@ const IN_FLIGHT: usize = 1;
 const IN_FLIGHT_CLUSTERS: usize = 8;
 
 /// Bytes of resources in one response, where they may be split over several; one resource may be larger. gRPC
-/// clients refuse messages above 4 MiB by default [28].
+/// clients refuse messages above 4 MiB by default (point 28).
 const MAX_RESPONSE: usize = 2 << 20;
 
 /// A resource type on a stream.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Kind {
-    /// A type that we know, in the order in which types are sent [19].
+    /// A type that we know, in the order in which types are sent (point 19).
     Served(ResourceType),
-    /// A type URL that we do not know. Nothing of it exists; the stream goes on [22].
+    /// A type URL that we do not know. Nothing of it exists; the stream goes on (point 22).
     Other(Arc<str>),
 }
 
@@ -79,13 +79,13 @@ pub enum Request {
 /// A response, to be sent as it is.
 #[derive(Clone, Debug)]
 pub struct Response {
-    /// Type of all resources in it [21].
+    /// Type of all resources in it (point 21).
     pub kind: Kind,
     /// SotW: hash of all that the client will know. Delta: for people.
     pub version: String,
     /// Unique on the stream.
     pub nonce: u64,
-    /// Resources, no name twice [34].
+    /// Resources, no name twice (point 34).
     pub resources: Vec<Arc<Resource>>,
     /// Delta: names that do not exist, none of them in `resources`.
     pub removed: Vec<Arc<str>>,
@@ -202,7 +202,7 @@ impl Session {
         }
     }
 
-    /// Says what is known of the client, from the node in its first request [20].
+    /// Says what is known of the client, from the node in its first request (point 20).
     pub fn set_traits(&mut self, traits: Traits) {
         self.traits = traits;
     }
@@ -338,7 +338,7 @@ impl Session {
         Some(response)
     }
 
-    /// All resources of a type, if the client was not told just that, or has refused just that [2].
+    /// All resources of a type, if the client was not told just that, or has refused just that (point 2).
     fn full_state(&mut self, kind: &Kind, snapshot: &Snapshot, now: Instant) -> Option<Vec<Arc<Resource>>> {
         let sub = self.types.get_mut(kind)?;
         let (names, owed) = (sub.take_dirty(snapshot), sub.owed);
@@ -525,7 +525,7 @@ impl Session {
         wait
     }
 
-    /// [17] A cluster that changes is warmed again, and waits for its endpoints, though the client does not ask
+    /// (point 17) A cluster that changes is warmed again, and waits for its endpoints, though the client does not ask
     /// for them (delta), or seems to have them (SotW).
     fn resend_endpoints(&mut self, clusters: &[Arc<Resource>]) {
         let Some(sub) = self.types.get(&Kind::Served(ResourceType::Cluster)) else { return };

@@ -18,16 +18,16 @@ pub struct Request {
     pub names: Vec<String>,
     /// Nonce of the response that this answers; empty in the first request.
     pub nonce: String,
-    /// Why that response is refused [1].
+    /// Why that response is refused (point 1).
     pub error: Option<String>,
 }
 
-/// Whether a response is all there is: what it leaves out does not exist [11], [12].
+/// Whether a response is all there is: what it leaves out does not exist (points 11, 12).
 pub(super) fn is_full_state(kind: &Kind) -> bool {
     matches!(kind, Kind::Served(ResourceType::Listener | ResourceType::Cluster))
 }
 
-/// Takes in a request. `None`: it is stale, and counts for nothing [3].
+/// Takes in a request. `None`: it is stale, and counts for nothing (point 3).
 pub(super) fn read(sub: &mut Subscription, request: &Request) -> Option<Option<Answer>> {
     let nonce = match request.nonce.as_str() {
         "" => 0,

@@ -42,7 +42,7 @@ pub(super) struct Context {
     pub identifier: Arc<str>,
     pub cache: Arc<Cache>,
     pub registry: Arc<Registry>,
-    /// When the stream is to end so that its client connects anew, perhaps to another replica [29].
+    /// When the stream is to end so that its client connects anew, perhaps to another replica (point 29).
     pub until: Option<Instant>,
     pub stop: CancellationToken,
 }
@@ -135,7 +135,7 @@ impl Running {
         Ok(())
     }
 
-    /// The first request says who the client is; later nodes are not looked at [20].
+    /// The first request says who the client is; later nodes are not looked at (point 20).
     fn meet(&mut self, node: Option<&ProtoNode>, first: &Request) {
         let node = Node::read(node);
         let mut audience = node.audience();

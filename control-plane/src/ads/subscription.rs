@@ -97,20 +97,20 @@ pub(super) struct Subscription {
     pub kind: Kind,
     /// Everything is subscribed.
     pub wildcard: bool,
-    /// The client has named something, so that an empty list is no wildcard any more [6].
+    /// The client has named something, so that an empty list is no wildcard any more (point 6).
     pub named: bool,
-    /// Names subscribed. They need not exist [34].
+    /// Names subscribed. They need not exist (point 34).
     pub names: BTreeSet<Arc<str>>,
     /// What the client knows.
     pub known: BTreeMap<Arc<str>, Known>,
     pub dirty: Dirty,
     /// Names to send even though the client has them.
     pub forced: BTreeSet<Arc<str>>,
-    /// A response is owed even if there is nothing in it [16].
+    /// A response is owed even if there is nothing in it (point 16).
     pub owed: bool,
     /// Newest nonce sent; 0: none.
     pub newest: u64,
-    /// Names in their refused versions, which are not sent again unchanged [2].
+    /// Names in their refused versions, which are not sent again unchanged (point 2).
     pub refused: BTreeMap<Arc<str>, Option<Version>>,
     /// Refused full state.
     pub refused_full: Option<Version>,
@@ -185,14 +185,14 @@ impl Subscription {
             }
     }
 
-    /// Starts to subscribe a name: its resource goes out at once, whatever the client has [13], [14], [9].
+    /// Starts to subscribe a name: its resource goes out at once, whatever the client has (points 13, 14, 9).
     pub(super) fn add(&mut self, name: Arc<str>) {
         self.forced.insert(name.clone());
         self.mark(name.clone());
         self.names.insert(name);
     }
 
-    /// Stops to subscribe a name. Needs no answer [13].
+    /// Stops to subscribe a name. Needs no answer (point 13).
     pub(super) fn drop_name(&mut self, name: &str) {
         self.names.remove(name);
         if !self.wildcard {
@@ -288,7 +288,7 @@ impl Subscription {
         Version::of_all(all)
     }
 
-    /// Notes an answer. Only the first request that names a nonce answers it [1]; an answer to a response
+    /// Notes an answer. Only the first request that names a nonce answers it (point 1); an answer to a response
     /// answers the older ones too where `covers_older` (SotW).
     pub(super) fn answered(&mut self, nonce: u64, refuses: bool, covers_older: bool) -> Option<Answer> {
         let at = self.flights.iter().position(|f| f.nonce == nonce)?;
@@ -332,7 +332,7 @@ impl Subscription {
         Answer::Ack(flight.version.clone())
     }
 
-    /// Counts nothing of the response as delivered [33]. Full state waits for other content. Other responses
+    /// Counts nothing of the response as delivered (point 33). Full state waits for other content. Other responses
     /// are sent again in halves, so that the good resources arrive and the bad one is found; what is refused
     /// by itself waits until it changes.
     fn refuse(&mut self, flight: Flight) -> Answer {

@@ -19,7 +19,7 @@ use crate::snapshot::Resource;
 pub(super) struct Frame {
     pub mode: Mode,
     pub response: Response,
-    /// `control_plane.identifier` [35].
+    /// `control_plane.identifier` (point 35).
     pub identifier: Arc<str>,
 }
 
