@@ -1,28 +1,71 @@
 //! The descriptors of every message this crate knows, Envoy's and ours.
 //!
 //! Read by [`crate::text`], [`crate::rules`], [`crate::redact`] and [`crate::any`]. Decoding takes some tens of
-//! milliseconds and about 17 MiB, so there is one pool for the process.
+//! milliseconds and about 17 MiB, so there is one pool for the process, kept until [`release`].
 
-use std::sync::LazyLock;
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
-use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor};
+use prost_reflect::{DescriptorPool, DynamicMessage, ExtensionDescriptor, MessageDescriptor};
 
+use crate::rules::Compiled;
 use crate::typed_struct;
 
 static ENVOY: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/envoy.fds"));
 static PORTOLAN: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/portolan.fds"));
 
-static POOL: LazyLock<DescriptorPool> = LazyLock::new(|| {
-    let mut pool =
-        DescriptorPool::decode(ENVOY).expect("INVARIANT: the embedded descriptors of Envoy are whole");
-    pool.add_file_descriptor_protos(typed_struct::files()).expect("INVARIANT: TypedStruct needs only Struct");
-    pool.decode_file_descriptor_set(PORTOLAN).expect("INVARIANT: our embedded descriptors fit Envoy's");
-    pool
-});
+/// A pool, and what was worked out from it.
+pub(crate) struct Generation {
+    pool: DescriptorPool,
+    /// Compiled `validate.rules`.
+    pub(crate) rules: Compiled,
+    /// The options that mark a field sensitive.
+    pub(crate) marks: OnceLock<Vec<ExtensionDescriptor>>,
+}
+
+impl Generation {
+    fn of(pool: DescriptorPool) -> Self {
+        Self { rules: Compiled::new(&pool), marks: OnceLock::new(), pool }
+    }
+
+    fn decode() -> Self {
+        let mut pool =
+            DescriptorPool::decode(ENVOY).expect("INVARIANT: the embedded descriptors of Envoy are whole");
+        pool.add_file_descriptor_protos(typed_struct::files())
+            .expect("INVARIANT: TypedStruct needs only Struct");
+        pool.decode_file_descriptor_set(PORTOLAN).expect("INVARIANT: our embedded descriptors fit Envoy's");
+        Self::of(pool)
+    }
+}
+
+static CURRENT: RwLock<Option<Arc<Generation>>> = RwLock::new(None);
+
+fn current() -> Arc<Generation> {
+    if let Some(current) = &*CURRENT.read().unwrap_or_else(PoisonError::into_inner) {
+        return Arc::clone(current);
+    }
+    let mut current = CURRENT.write().unwrap_or_else(PoisonError::into_inner);
+    Arc::clone(current.get_or_insert_with(|| Arc::new(Generation::decode())))
+}
+
+/// The generation that a descriptor belongs to: the current one, or one around a pool that was released.
+pub(crate) fn generation(of: &MessageDescriptor) -> Arc<Generation> {
+    let current = current();
+    if current.pool == *of.parent_pool() {
+        return current;
+    }
+    Arc::new(Generation::of(of.parent_pool().clone()))
+}
 
 /// The pool. The first call decodes it; call it early where that must not fall into a request.
-pub fn pool() -> &'static DescriptorPool {
-    &POOL
+pub fn pool() -> DescriptorPool {
+    current().pool.clone()
+}
+
+/// Gives back the memory of the descriptors; the next use decodes them again. Worth it for a process that has
+/// read its configuration and waits. Call it on the thread that used them: an allocator keeps what another
+/// thread frees. Must not run while another thread uses this crate, since messages of two pools do not mix.
+pub fn release() {
+    *CURRENT.write().unwrap_or_else(PoisonError::into_inner) = None;
 }
 
 /// The descriptor of a message by its full name, such as `envoy.config.cluster.v3.Cluster`.
@@ -81,6 +124,15 @@ mod tests {
             assert!(message(name).is_some(), "{name} has no descriptor");
         }
         assert!(pool().all_messages().len() > 1600);
+    }
+
+    #[test]
+    fn a_message_of_a_released_pool_still_has_its_rules_and_marks() {
+        let pool = DescriptorPool::decode(ENVOY).unwrap();
+        let old = pool.get_message_by_name("envoy.config.core.v3.Node").unwrap();
+        assert!(!Arc::ptr_eq(&generation(&old), &current()), "it belongs to another pool");
+        assert!(crate::rules::check_dynamic(&DynamicMessage::new(old.clone())).is_empty());
+        crate::redact::redact(&mut DynamicMessage::new(old));
     }
 
     #[test]

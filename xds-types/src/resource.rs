@@ -3,9 +3,7 @@
 //! Maps on [`Resource`], whose oneof `spec` holds the message of the kind. Used by `apply -f`, the file source
 //! and the REST API. A kind is the name of a message in that oneof, so that a new kind needs nothing here.
 
-use std::sync::LazyLock;
-
-use prost_reflect::{DynamicMessage, FieldDescriptor, MessageDescriptor};
+use prost_reflect::{DynamicMessage, FieldDescriptor};
 use serde_json::{Map, Value as Json};
 
 use crate::descriptors;
@@ -21,11 +19,9 @@ pub struct ParsedResource {
     pub positions: Positions,
 }
 
-static RESOURCE: LazyLock<MessageDescriptor> = LazyLock::new(descriptors::of::<Resource>);
-
 /// The kinds there are, with the field of [`Resource`] that holds each.
 fn kinds() -> impl Iterator<Item = (String, FieldDescriptor)> {
-    let oneof = RESOURCE.oneofs().find(|o| o.name() == "spec");
+    let oneof = descriptors::of::<Resource>().oneofs().find(|o| o.name() == "spec");
     let fields: Vec<FieldDescriptor> = oneof.map(|o| o.fields().collect()).unwrap_or_default();
     fields.into_iter().filter_map(|f| Some((f.kind().as_message()?.name().to_owned(), f)))
 }
@@ -98,7 +94,7 @@ fn object(b: &mut Build<'_>, node: text::NodeId, at: text::At) -> Option<Dynamic
     };
     twice("kind", kind);
     twice("spec", spec);
-    let mut message = b.fields(&RESOURCE, &entries, at, Depth::default(), &skip);
+    let mut message = b.fields(&descriptors::of::<Resource>(), &entries, at, Depth::default(), &skip);
 
     let field = field?;
     let value = match spec {

@@ -9,6 +9,8 @@ mod compile;
 mod constraint;
 mod string;
 
+pub(crate) use compile::Compiled;
+
 use prost::{Message, Name};
 use prost_reflect::DynamicMessage;
 

@@ -7,6 +7,7 @@ use data_plane_core::path::{Diagnostics, Finding, Path};
 use data_plane_core::translate::{self, Options, Overrides};
 use prost::Message;
 use std::path::PathBuf;
+use std::sync::Arc;
 use xds_types::envoy::config::bootstrap::v3::Bootstrap;
 use xds_types::text::{self, Positions, Source, UnknownFields};
 
@@ -52,6 +53,23 @@ struct Parsed {
 }
 
 impl Boot {
+    /// Whether nothing is learned from files or control planes once this is applied.
+    pub fn is_static(&self) -> bool {
+        let config::Dynamic { lds, cds, ads } = &self.config.dynamic;
+        let eds = |c: &Arc<config::Cluster>| matches!(c.discovery, config::Discovery::Eds { .. });
+        let rds = |l: &Arc<config::Listener>| {
+            let chains = l.filter_chains.iter().chain(&l.default_filter_chain);
+            chains
+                .flat_map(|c| &c.filters)
+                .any(|config::NetworkFilter::Http(hcm)| matches!(hcm.routes, config::RouteSource::Rds { .. }))
+        };
+        lds.is_none()
+            && cds.is_none()
+            && ads.is_none()
+            && !self.config.clusters.iter().any(eds)
+            && !self.config.listeners.iter().any(rds)
+    }
+
     /// Reads YAML or JSON.
     ///
     /// # Errors

@@ -1,9 +1,11 @@
 //! `validate.rules` options to compiled rules, once for each message type.
 
 use std::collections::HashMap;
-use std::sync::{Arc, LazyLock, OnceLock, RwLock};
+use std::sync::{Arc, OnceLock, RwLock};
 
-use prost_reflect::{DynamicMessage, ExtensionDescriptor, FieldDescriptor, Kind, MessageDescriptor, Value};
+use prost_reflect::{
+    DescriptorPool, DynamicMessage, ExtensionDescriptor, FieldDescriptor, Kind, MessageDescriptor, Value,
+};
 use regex::Regex;
 
 use super::constraint::Range;
@@ -91,29 +93,38 @@ struct Extensions {
     ignored: ExtensionDescriptor,
 }
 
-static EXTENSIONS: LazyLock<Extensions> = LazyLock::new(|| {
-    let get = |name| {
-        descriptors::pool()
-            .get_extension_by_name(name)
-            .expect("INVARIANT: the embedded descriptors hold the extensions of validate.proto")
-    };
-    Extensions {
-        rules: get("validate.rules"),
-        required: get("validate.required"),
-        disabled: get("validate.disabled"),
-        ignored: get("validate.ignored"),
+/// The rules of the messages of one pool, each compiled when first asked for.
+pub(crate) struct Compiled {
+    extensions: Extensions,
+    known: RwLock<HashMap<String, Arc<MessageRules>>>,
+}
+
+impl Compiled {
+    pub(crate) fn new(pool: &DescriptorPool) -> Self {
+        let get = |name| {
+            pool.get_extension_by_name(name)
+                .expect("INVARIANT: the embedded descriptors hold the extensions of validate.proto")
+        };
+        let extensions = Extensions {
+            rules: get("validate.rules"),
+            required: get("validate.required"),
+            disabled: get("validate.disabled"),
+            ignored: get("validate.ignored"),
+        };
+        Self { extensions, known: RwLock::default() }
     }
-});
+}
 
 /// The rules of a message type, compiled at the first call for it.
 pub(super) fn rules_of(of: &MessageDescriptor) -> Arc<MessageRules> {
-    static KNOWN: LazyLock<RwLock<HashMap<String, Arc<MessageRules>>>> = LazyLock::new(RwLock::default);
-    if let Some(known) = KNOWN.read().ok().and_then(|known| known.get(of.full_name()).cloned()) {
+    let generation = descriptors::generation(of);
+    let known = &generation.rules.known;
+    if let Some(known) = known.read().ok().and_then(|known| known.get(of.full_name()).cloned()) {
         return known;
     }
     // A test holds that every rule there is compiles, so that nothing is passed over here.
     let compiled = Arc::new(compile(of).unwrap_or_default());
-    if let Ok(mut known) = KNOWN.write() {
+    if let Ok(mut known) = known.write() {
         known.insert(of.full_name().to_owned(), Arc::clone(&compiled));
     }
     compiled
@@ -121,26 +132,28 @@ pub(super) fn rules_of(of: &MessageDescriptor) -> Arc<MessageRules> {
 
 /// Compiles the rules of one message type.
 pub(super) fn compile(of: &MessageDescriptor) -> Result<MessageRules, UnknownRule> {
+    let generation = descriptors::generation(of);
+    let extensions = &generation.rules.extensions;
     let options = of.options();
     let set = |extension| options.get_extension(extension).as_bool() == Some(true);
-    if set(&EXTENSIONS.disabled) || set(&EXTENSIONS.ignored) {
+    if set(&extensions.disabled) || set(&extensions.ignored) {
         return Ok(MessageRules::default());
     }
     let mut compiled = MessageRules::default();
     for field in of.fields() {
-        if let Some(rules) = compile_field(field)? {
+        if let Some(rules) = compile_field(field, extensions)? {
             compiled.fields.push(rules);
         }
     }
     for oneof in of.oneofs().filter(|o| !o.is_synthetic()) {
-        if oneof.options().get_extension(&EXTENSIONS.required).as_bool() == Some(true) {
+        if oneof.options().get_extension(&extensions.required).as_bool() == Some(true) {
             compiled.required_oneofs.push(oneof.fields().collect());
         }
     }
     Ok(compiled)
 }
 
-fn compile_field(field: FieldDescriptor) -> Result<Option<FieldRules>, UnknownRule> {
+fn compile_field(field: FieldDescriptor, extensions: &Extensions) -> Result<Option<FieldRules>, UnknownRule> {
     let options = field.options();
     let mut rules = FieldRules {
         required: false,
@@ -151,8 +164,8 @@ fn compile_field(field: FieldDescriptor) -> Result<Option<FieldRules>, UnknownRu
         only_if_set: field.supports_presence(),
         field,
     };
-    if options.has_extension(&EXTENSIONS.rules) {
-        let extension = options.get_extension(&EXTENSIONS.rules);
+    if options.has_extension(&extensions.rules) {
+        let extension = options.get_extension(&extensions.rules);
         for (name, value) in set_fields(extension.as_message()) {
             rules.take(&name, value)?;
         }

@@ -1,0 +1,25 @@
+//! The process's allocator, and giving memory back to the system.
+
+#![expect(unsafe_code, reason = "mimalloc offers its collection as a C function only")]
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Returns memory that is free to the system. mimalloc does so by itself only when threads go on allocating, and
+/// a proxy that has read its configuration goes quiet: without this it keeps what reading took (3x a small
+/// proxy's memory). Takes about a millisecond; for the start, not for requests.
+pub(crate) fn give_back() {
+    // SAFETY: the function takes no pointer and may be called from any thread at any time.
+    unsafe { libmimalloc_sys::mi_collect(true) }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn memory_in_use_stays_whole_when_free_memory_is_given_back() {
+        let kept: Vec<Vec<u8>> = (0..=255).map(|byte| vec![byte; 4096]).collect();
+        drop((0..4096).map(|_| vec![1_u8; 4096]).collect::<Vec<_>>());
+        super::give_back();
+        assert!(kept.iter().enumerate().all(|(i, page)| page.iter().all(|byte| usize::from(*byte) == i)));
+    }
+}
