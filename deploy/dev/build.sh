@@ -4,7 +4,8 @@
 lock
 need cc gcc libc6-dev
 if [ ! -x "$DEV/bin/protoc" ]; then
-    deb bookworm protobuf-compiler libprotoc32 libprotobuf32 zlib1g
+    # libprotobuf-dev holds google/protobuf/*.proto, which protoc finds beside itself.
+    deb bookworm protobuf-compiler libprotobuf-dev libprotoc32 libprotobuf32 zlib1g
     lib=$(dirname "$(find "$DEV/debian/bookworm/usr/lib" -name 'libprotoc.so.32' | head -n 1)")
     tool protoc "$DEV/debian/bookworm/usr/bin/protoc" "LD_LIBRARY_PATH=$lib"
 fi
