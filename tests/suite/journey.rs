@@ -24,7 +24,7 @@ enum Peer {
 
 /// A running client.
 enum Traffic {
-    Proxy(Envoy, SocketAddr, Client),
+    Proxy { _process: Envoy, web: SocketAddr, client: Client },
     Grpc(GrpcClient),
 }
 
@@ -48,14 +48,14 @@ impl Traffic {
             Ok(addr.parse::<SocketAddr>()?)
         })
         .await;
-        Ok(Self::Proxy(envoy, web, Client::h1()))
+        Ok(Self::Proxy { _process: envoy, web, client: Client::h1() })
     }
 
     /// Which instance answers.
     async fn ask(&self) -> Result<String> {
         match self {
             Self::Grpc(client) => client.call().await,
-            Self::Proxy(_, web, client) => {
+            Self::Proxy { web, client, .. } => {
                 let answer = client.get(&format!("http://{web}/hello")).await?;
                 ensure!(answer.status == 200, "{} {}", answer.status, answer.text());
                 Ok(answer.header("x-instance").to_owned())
