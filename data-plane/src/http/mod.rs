@@ -1,6 +1,6 @@
 //! One request's way: connection manager, filters, router, local replies, access logs.
 //!
-//! The listener calls [`serve`] with a connection; the codec calls back into [`hcm`] with each request; the
+//! The listener calls [`serve`] with a connection; the codec calls back into `hcm` with each request; the
 //! filter chain ends in the router, which chooses a cluster and a host and lets `upstream` exchange. Nothing here
 //! reads or writes a socket, and nothing here changes configuration: routes come from a [`RouteSlot`], clusters
 //! from a snapshot, one load of each per request.
