@@ -7,22 +7,23 @@ use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
-use futures_util::{Stream, StreamExt};
+use futures_util::StreamExt;
+use http::header::{self, HeaderValue};
 use prost::Message;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
-use tonic::server::{Grpc, StreamingService};
+use tonic::metadata::MetadataValue;
 use tonic::service::Routes;
 use tonic::transport::Server;
-use tonic::{Request as GrpcRequest, Response as GrpcResponse, Status, Streaming};
+use tonic::{Status, Streaming};
 use xds_types::ResourceType;
 use xds_types::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
 use xds_types::google::rpc;
 
 use super::session::{Limits, Request};
 use super::stream::{self, Context, Inbound};
-use super::wire::{Frame, FrameCodec};
+use super::wire::{self, RequestDecoder};
 use super::{Mode, Registry, delta, sotw};
 use crate::snapshot::Cache;
 
@@ -163,41 +164,28 @@ impl tower::Service<http::Request<axum::body::Body>> for Service {
             };
             let cx = this.context(mode, only, request.extensions());
             Ok(match mode {
-                Mode::Sotw => serve::<DiscoveryRequest>(cx, request).await,
-                Mode::Delta => serve::<DeltaDiscoveryRequest>(cx, request).await,
+                Mode::Sotw => serve::<DiscoveryRequest>(cx, request),
+                Mode::Delta => serve::<DeltaDiscoveryRequest>(cx, request),
             })
         })
     }
 }
 
-async fn serve<M>(cx: Context, request: http::Request<axum::body::Body>) -> http::Response<Body>
+fn serve<M>(cx: Context, request: http::Request<axum::body::Body>) -> http::Response<Body>
 where
     M: Message + Default + Into<Inbound> + 'static,
 {
-    let mut grpc = Grpc::new(FrameCodec::<M>::default())
-        .max_decoding_message_size(MAX_REQUEST)
-        .max_encoding_message_size(usize::MAX);
-    grpc.streaming(Open { cx: Some(cx) }, request).await
-}
-
-/// Opens the stream of one request.
-struct Open {
-    cx: Option<Context>,
-}
-
-impl<M: Message + Default + Into<Inbound> + 'static> StreamingService<M> for Open {
-    type Response = Frame;
-    type ResponseStream = Pin<Box<dyn Stream<Item = Result<Frame, Status>> + Send>>;
-    type Future = std::future::Ready<Result<GrpcResponse<Self::ResponseStream>, Status>>;
-
-    fn call(&mut self, request: GrpcRequest<Streaming<M>>) -> Self::Future {
-        let Some(cx) = self.cx.take() else {
-            return std::future::ready(Err(Status::internal("a stream is opened once")));
-        };
-        let requests = request.into_inner().map(|r| r.map(Into::into));
-        let responses: Self::ResponseStream = Box::pin(stream::responses(Box::pin(requests), cx));
-        std::future::ready(Ok(GrpcResponse::new(responses)))
+    if request.headers().get("grpc-encoding").is_some_and(|e| e != "identity") {
+        let mut refusal = Status::unimplemented("compressed requests are not read");
+        refusal.metadata_mut().insert("grpc-accept-encoding", MetadataValue::from_static("identity"));
+        return refusal.into_http();
     }
+    let decoder = RequestDecoder::<M>::default();
+    let requests = Streaming::new_request(decoder, request.into_body(), None, Some(MAX_REQUEST));
+    let requests = requests.map(|r| r.map(Into::into));
+    let mut answer = http::Response::new(wire::body(stream::responses(Box::pin(requests), cx)));
+    answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    answer
 }
 
 impl From<DiscoveryRequest> for Inbound {

@@ -56,7 +56,12 @@ impl Size {
     /// A gateway, and one route to every service.
     fn objects(self) -> (String, String) {
         let rules: String = (0..self.services)
-            .map(|i| format!("  - {{matches: [{{prefix: /{i}/}}], backends: [{{service: {}}}]}}\n", Self::service(i)))
+            .map(|i| {
+                format!(
+                    "  - {{matches: [{{prefix: /{i}/}}], backends: [{{service: {}}}]}}\n",
+                    Self::service(i)
+                )
+            })
             .collect();
         let gateway = "kind: Gateway\nname: bench\nspec:\n  group: bench\n  \
                        listeners: [{name: web, address: 127.0.0.1, port: 10000}]\n";
@@ -84,7 +89,10 @@ impl Write {
     }
 
     fn key(self) -> Result<String> {
-        Ok(keys::instance_key(&ServiceName::new(&Size::service(self.service))?, &InstanceId::new(&self.id())?))
+        Ok(keys::instance_key(
+            &ServiceName::new(&Size::service(self.service))?,
+            &InstanceId::new(&self.id())?,
+        ))
     }
 }
 
@@ -108,7 +116,9 @@ impl Store {
         let store = Self { dir: TempDir::new()?, etcd };
         let mut plane = Plane::start(&store, None).await?;
         let writes: Vec<Write> = (0..size.services)
-            .flat_map(|service| (0..size.instances).map(move |instance| Write { service, instance, port: 80 }))
+            .flat_map(|service| {
+                (0..size.instances).map(move |instance| Write { service, instance, port: 80 })
+            })
             .collect();
         match &store.etcd {
             Some((_, client)) => {
@@ -183,8 +193,7 @@ impl Plane {
     }
 
     async fn register(&self, write: Write) -> Result<()> {
-        let path =
-            format!("/api/v1/services/{}/instances/{}", Size::service(write.service), write.id());
+        let path = format!("/api/v1/services/{}/instances/{}", Size::service(write.service), write.id());
         let answer = self.control.call("PUT", &path, write.body()).await?;
         ensure!(answer.status == 200, "register: {} {}", answer.status, answer.text());
         Ok(())

@@ -47,12 +47,42 @@ fn ms(d: Duration) -> f64 {
 pub(crate) fn heading() {
     println!(
         "{:<9} {:<6} {:>8} {:>7} | {:>8} {:>8} | {:>8} {:>9} {:>8} {:>8} {:>9} | {:>7} {:>7} {:>7} {:>8} | {:>6} {:>6}",
-        "store", "mode", "debounce", "proxies", "sync ms", "cpu ms", "write ms", "last ACK", "p99 ms", "cpu ms",
-        "KiB", "RSS MiB", "synced", "after", "KiB/", "extra", "no-op"
+        "store",
+        "mode",
+        "debounce",
+        "proxies",
+        "sync ms",
+        "cpu ms",
+        "write ms",
+        "last ACK",
+        "p99 ms",
+        "cpu ms",
+        "KiB",
+        "RSS MiB",
+        "synced",
+        "after",
+        "KiB/",
+        "extra",
+        "no-op"
     );
     println!(
         "{:<9} {:<6} {:>8} {:>7} | {:>8} {:>8} | {:>8} {:>9} {:>8} {:>8} {:>9} | {:>7} {:>7} {:>7} {:>8} | {:>6} {:>6}",
-        "", "", "ms", "", "", "", "", "median ms", "", "a round", "a round", "before", "", "", "proxy", "pushes",
+        "",
+        "",
+        "ms",
+        "",
+        "",
+        "",
+        "",
+        "median ms",
+        "",
+        "a round",
+        "a round",
+        "before",
+        "",
+        "",
+        "proxy",
+        "pushes",
         "pushes"
     );
 }
@@ -113,7 +143,7 @@ pub(crate) fn targets(rows: &[Row]) {
     target("memory < 50 KiB for each idle proxy", &|r| r.clients >= 1000, &|r| {
         (r.kib_per_proxy() < 50.0, format!("{:.1} KiB", r.kib_per_proxy()))
     });
-    target("writes that change nothing push nothing", &|_| true, &|r| {
-        (r.pushed_for_nothing == 0, format!("{} pushes", r.pushed_for_nothing))
-    });
+    let pushes: u64 = rows.iter().map(|r| r.pushed_for_nothing).sum();
+    let verdict = if pushes == 0 { "met" } else { "MISSED" };
+    println!("  {verdict:<7} writes that change nothing push nothing: {pushes} pushes in all");
 }
