@@ -114,7 +114,9 @@ fn unlisted(dir: &Path, layers: Layers) -> Vec<String> {
     std::fs::read_dir(dir)
         .unwrap()
         .filter_map(|e| Some(e.unwrap().path().file_stem()?.to_str()?.to_owned()))
-        .filter(|name| !listed.contains(name.as_str()) && !["lib", "main", "flags"].contains(&name.as_str()))
+        .filter(|name| {
+            !listed.contains(name.as_str()) && !["lib", "main", "flags", "allocator"].contains(&name.as_str())
+        })
         .collect()
 }
 
