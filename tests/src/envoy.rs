@@ -37,22 +37,26 @@ impl Envoy {
             config.display().to_string(),
             "--admin-address-path".into(),
             address_file.display().to_string(),
-            "--concurrency".into(),
-            "2".into(),
             "-l".into(),
             "info".into(),
         ];
+        if !args.contains(&"--concurrency") {
+            all.extend(["--concurrency".into(), "2".into()]);
+        }
         all.extend(args.iter().map(|a| (*a).to_owned()));
         let mut process = Process::spawn(name, program, all, &[], dir.path())?;
         let client = Client::h1();
-        let admin = eventually("proxy is ready", async || -> Result<SocketAddr> {
-            process.check()?;
+        let admin = eventually("proxy is ready", async || -> Result<Result<SocketAddr>> {
+            // One that has ended will not get ready.
+            if let Err(ended) = process.check() {
+                return Ok(Err(ended));
+            }
             let admin: SocketAddr = std::fs::read_to_string(&address_file)?.trim().parse()?;
             let answer = client.get(&format!("http://{admin}/ready")).await?;
             ensure!(answer.status == 200, "/ready: {}", answer.text());
-            Ok(admin)
+            Ok(Ok(admin))
         })
-        .await;
+        .await?;
         Ok(Self { dir, process, admin })
     }
 

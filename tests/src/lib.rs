@@ -6,9 +6,12 @@ pub mod control;
 pub mod envoy;
 pub mod eventually;
 pub mod grpc;
+pub mod h2wire;
+pub mod pair;
 pub mod process;
 pub mod proxy;
 pub mod store;
 pub mod upstream;
+pub mod wire;
 
 pub use eventually::eventually;

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
 
 mod consul_client;
+mod equivalence;
 mod journey;
 mod peers;
 mod sources;

@@ -111,10 +111,10 @@ impl HeaderEdits {
                 match wanted(index) {
                     Some((add, value)) if is_overwrite(add.action) == overwrites => {
                         if overwrites {
-                            headers.set(add.name.as_bytes(), value);
-                        } else {
-                            headers.append(add.name.as_bytes(), value);
+                            // Envoy's place for what it overwrites is the end.
+                            headers.remove(add.name.as_bytes());
                         }
+                        headers.append(add.name.as_bytes(), value);
                     }
                     _ => {}
                 }

@@ -100,6 +100,8 @@ const EDGE_ONLY: &[HeaderId] = &[
     HeaderId::XEnvoyDecoratorOperation,
     HeaderId::XEnvoyDownstreamServiceCluster,
     HeaderId::XEnvoyDownstreamServiceNode,
+    HeaderId::XEnvoyOriginalHost,
+    HeaderId::XEnvoyOriginalPath,
 ];
 
 /// Edits a request as it comes in and says where it comes from. `internal_only`: further names that are removed
@@ -114,6 +116,9 @@ pub fn accept(
     let headers = &mut head.headers;
     let peer = unmapped(connection.peer.ip());
     headers.remove_id(HeaderId::XEnvoyInternal);
+    // Envoy `forward_client_cert_details: SANITIZE`, the only one there is: nobody may claim a certificate.
+    headers.remove_id(HeaderId::XForwardedClientCert);
+    join_list(headers, HeaderId::XForwardedFor);
 
     let trusted_hops = rules.xff_num_trusted_hops as usize;
     let (claimed, may_be_internal);
@@ -248,6 +253,14 @@ fn remove_internal_only(headers: &mut HeaderList, edge: bool, names: &[Box<str>]
 fn set_forwarded_port(headers: &mut HeaderList, connection: &Connection) {
     let mut port = itoa::Buffer::new();
     headers.set_id(HeaderId::XForwardedPort, port.format(connection.local.port()).as_bytes());
+}
+
+/// Makes one header of several of the name, as Envoy does of those it knows.
+fn join_list(headers: &mut HeaderList, id: HeaderId) {
+    if headers.get_all(id.as_str().as_bytes()).nth(1).is_some() {
+        let joined = headers.joined(id.as_str().as_bytes()).map(|joined| joined.into_owned());
+        headers.set_id(id, &joined.unwrap_or_default());
+    }
 }
 
 /// Appends an element to a list header; several headers of the name become one.

@@ -136,8 +136,8 @@ pub(super) fn request_head(
         (Framing::Raw, None)
     } else {
         match (remaining, given) {
-            // As Envoy: nothing is said of the length of what GET and HEAD do not carry.
-            (Some(0), None) if matches!(&*head.method, "GET" | "HEAD") => (Framing::None, None),
+            // As Envoy: nothing is said of the length of what these do not carry.
+            (Some(0), None) if matches!(&*head.method, "GET" | "HEAD" | "TRACE") => (Framing::None, None),
             (Some(bytes), _) | (None, Some(bytes)) => (Framing::Fixed(bytes), Some(bytes)),
             (None, None) => (Framing::Chunked, None),
         }

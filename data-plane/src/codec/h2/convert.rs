@@ -186,7 +186,8 @@ fn headers_out(list: &HeaderList, map: &mut HeaderMap, length: Option<u64>) {
             _ => append(map, header.name, header.value),
         }
     }
-    if let Some(bytes) = length.filter(|_| !stated) {
+    // That there is nothing is said by the end of the stream.
+    if let Some(bytes) = length.filter(|bytes| !stated && *bytes > 0) {
         map.append(http::header::CONTENT_LENGTH, bytes.into());
     }
 }

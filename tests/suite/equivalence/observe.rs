@@ -1,0 +1,1 @@
+//! What an operator sees: access logs, stats, the admin interface.

@@ -1,0 +1,110 @@
+//! Answers that the proxy makes itself.
+
+use super::clusters;
+use e2e::pair::{Case, Pair, cluster, http_listener, routes};
+
+/// Routes that may name clusters that do not exist.
+fn lax(table: &str) -> String {
+    format!("validate_clusters: false, {}", routes(table))
+}
+
+#[tokio::test]
+async fn local_replies_are_envoys() {
+    let table = "
+      {match: {path: /missing}, route: {cluster: no_such_cluster}},
+      {match: {path: /missing404}, route: {cluster: no_such_cluster, cluster_not_found_response_code: NOT_FOUND}},
+      {match: {path: /by-header}, route: {cluster_header: x-cluster}},
+      {match: {path: /empty}, route: {cluster: empty}},
+      {match: {path: /refused}, route: {cluster: refused}},
+      {match: {path: /timeout}, route: {cluster: up, timeout: 0.2s}},
+      {match: {path: /max-duration}, route: {cluster: up, timeout: 0s, max_stream_duration: {max_stream_duration: 0.2s}}},
+      {match: {path: /idle}, route: {cluster: up, timeout: 0s, idle_timeout: 0.2s}},
+      {match: {path: /full}, route: {cluster: full}},
+      {match: {path: /direct}, direct_response: {status: 201, body: {inline_string: made}}},
+      {match: {path: /direct-empty}, direct_response: {status: 204}},
+      {match: {path: /direct-bare}, direct_response: {status: 503}},
+      {match: {path: /direct-typed}, direct_response: {status: 200, body: {inline_string: '{}'}}, response_headers_to_add: [{header: {key: content-type, value: application/json}, append_action: OVERWRITE_IF_EXISTS_OR_ADD}]},
+      {match: {path: /redirect}, redirect: {host_redirect: other}},
+      {match: {path: /redirect/path}, redirect: {path_redirect: '/new?x=y', response_code: FOUND}},
+      {match: {path: /redirect/strip}, redirect: {path_redirect: /new, strip_query: true, response_code: SEE_OTHER}},
+      {match: {prefix: /redirect/prefix}, redirect: {prefix_rewrite: /p, response_code: TEMPORARY_REDIRECT}},
+      {match: {prefix: /redirect/regex}, redirect: {regex_rewrite: {pattern: {regex: '^/redirect/regex/(.*)$'}, substitution: '/r/\\1'}, response_code: PERMANENT_REDIRECT}},
+      {match: {path: /redirect/https}, redirect: {https_redirect: true}},
+      {match: {path: /redirect/scheme}, redirect: {scheme_redirect: ftp}},
+      {match: {path: /redirect/port}, redirect: {port_redirect: 8443, https_redirect: true}},
+      {match: {path: /redirect/host-port}, redirect: {host_redirect: other, port_redirect: 81}},
+      {match: {prefix: /ok}, route: {cluster: up}}";
+    let tls = "virtual_hosts: [{name: all, domains: ['*'], require_tls: ALL, routes: [{match: {prefix: /}, route: {cluster: up}}]}, \
+               {name: outside, domains: [outside], require_tls: EXTERNAL_ONLY, routes: [{match: {prefix: /}, route: {cluster: up}}]}]";
+    let listeners = [
+        http_listener("web", "", &lax(table)),
+        http_listener("tls", "", tls),
+        http_listener("edge", "use_remote_address: true, stream_idle_timeout: 0.3s, request_timeout: 0.3s", &lax(table)),
+        http_listener("shaped", "local_reply_config: {body_format: {text_format_source: {inline_string: '%RESPONSE_CODE% %LOCAL_REPLY_BODY% %RESPONSE_CODE_DETAILS%'}}, mappers: [{filter: {status_code_filter: {comparison: {op: EQ, value: {default_value: 404, runtime_key: k}}}}, status_code: 410, body: {inline_string: gone}, headers_to_add: [{header: {key: x-mapped, value: 'yes'}}]}]}", &lax(table)),
+        http_listener("json", "local_reply_config: {body_format: {json_format: {status: '%RESPONSE_CODE%', path: '%REQ(:PATH)%', body: '%LOCAL_REPLY_BODY%'}}}", &lax(table)),
+    ];
+    let mut all = clusters();
+    all.push(cluster("full", "$ORIGIN", "circuit_breakers: {thresholds: [{max_requests: 0, max_pending_requests: 0, max_connections: 0}]}"));
+    let pair = Pair::start(&listeners, &all).await.unwrap();
+    let mut cases = Vec::new();
+    for listener in ["web", "shaped", "json"] {
+        let ask = |name: &str, path: &str, headers: &[&str]| {
+            Case::ask(format!("{listener}: {name}"), &format!("GET {path}"), headers).at(listener)
+        };
+        cases.extend([
+            ask("no route", "/none", &[]),
+            ask("missing cluster", "/missing", &[]),
+            ask("missing cluster, 404", "/missing404", &[]),
+            ask("cluster header absent", "/by-header", &[]),
+            ask("cluster header unknown", "/by-header", &["x-cluster: nope"]),
+            ask("cluster header", "/by-header", &["x-cluster: up"]),
+            ask("no hosts", "/empty", &[]),
+            ask("refused", "/refused", &[]),
+            ask("closes", "/ok", &["x-do: close"]),
+            ask("resets", "/ok", &["x-do: reset"]),
+            ask("garbage", "/ok", &["x-do: garbage"]),
+            ask("bad status", "/ok", &["x-do: bad-status"]),
+            ask("bad length", "/ok", &["x-do: bad-length"]),
+            ask("two lengths", "/ok", &["x-do: two-lengths"]),
+            ask("length and chunks", "/ok", &["x-do: length-and-chunks"]),
+            ask("timeout", "/timeout", &["x-do: never"]),
+            ask("max duration", "/max-duration", &["x-do: never"]),
+            ask("idle", "/idle", &["x-do: never"]),
+            ask("full", "/full", &[]),
+            ask("direct", "/direct", &[]),
+            ask("direct, empty", "/direct-empty", &[]),
+            ask("direct, no body", "/direct-bare", &[]),
+            ask("direct, typed", "/direct-typed", &[]),
+            ask("upstream 404", "/ok", &["x-do: status:404"]),
+        ]);
+    }
+    let get = |path: &str| Case::ask(path, &format!("GET {path}"), &[]);
+    cases.extend(
+        [
+            "/redirect", "/redirect?a=b", "/redirect/path", "/redirect/path?a=b", "/redirect/strip?a=b", "/redirect/prefix/x?y",
+            "/redirect/prefixed", "/redirect/regex/a/b?c", "/redirect/https?a", "/redirect/scheme", "/redirect/port", "/redirect/host-port",
+        ]
+        .map(get),
+    );
+    for host in ["test:80", "test:443", "test:8080", "[::1]:80", "1.2.3.4"] {
+        for path in ["/redirect", "/redirect/https", "/redirect/port", "/redirect/path"] {
+            cases.push(Case::ask(format!("{host}{path}"), &format!("GET {path}"), &[&format!("host: {host}")]));
+        }
+    }
+    for headers in [&[][..], &["x-forwarded-proto: https"], &["host: outside"], &["host: outside", "x-forwarded-for: 1.2.3.4"], &["host: test:80"]] {
+        cases.push(Case::ask(format!("tls required {headers:?}"), "GET /a?b", headers).at("tls"));
+    }
+    cases.push(Case::with_body("POST to a direct response", "POST /direct", &[], b"abc"));
+    cases.push(Case::with_body("POST to no route", "POST /none", &[], b"abc"));
+    cases.push(Case::ask("HEAD of no hosts", "HEAD /empty", &[]));
+    cases.push(Case::ask("HEAD of direct", "HEAD /direct", &[]));
+    cases.push(Case::ask("HEAD of redirect", "HEAD /redirect", &[]));
+    cases.push(Case::ask("grpc, no route", "POST /none", &["content-type: application/grpc"]));
+    cases.push(Case::ask("grpc, no hosts", "POST /empty", &["content-type: application/grpc"]));
+    cases.push(Case::ask("grpc, refused", "POST /refused", &["content-type: application/grpc+proto"]));
+    cases.push(Case::ask("grpc, direct", "POST /direct", &["content-type: application/grpc"]));
+    cases.push(Case::ask("idle stream", "GET /ok", &["x-do: never"]).at("edge"));
+    cases.push(Case::ask("slow request", "POST /ok", &["content-length: 10"]).at("edge"));
+    cases.push(Case::ask("edge controls", "GET /ok", &["x-envoy-upstream-rq-timeout-ms: 100", "x-do: never"]));
+    pair.compare(&cases).await;
+}
