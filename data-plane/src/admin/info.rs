@@ -20,6 +20,7 @@ pub(super) fn server(proxy: &dyn Proxy) -> Page {
         "uptime_current_epoch": uptime,
         "uptime_all_epochs": uptime,
         "hot_restart_version": "disabled",
+        "hot_restart_initializing": false,
         "command_line_options": about.command_line,
         "node": about.node,
     }))

@@ -4,7 +4,8 @@ use super::host::{Host, HostSet};
 use super::limits::Usage;
 use super::stats::ClusterStats;
 use arc_swap::ArcSwap;
-use data_plane_core::config;
+use data_plane_core::config::{self, UpstreamProtocol};
+use data_plane_core::headers::Version;
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 use std::fmt;
@@ -52,11 +53,25 @@ impl Cluster {
         let hosts = self.hosts.load();
         let picked = hosts.pick(random, hash);
         match &picked {
-            None => self.stats.upstream_cx_none_healthy.inc(),
+            None => {
+                self.stats.upstream_cx_none_healthy.inc();
+                // As Envoy: nobody at all is a panic too.
+                self.stats.lb_healthy_panic.inc();
+            }
             Some(_) if hosts.in_panic() => self.stats.lb_healthy_panic.inc(),
             Some(_) => {}
         }
         picked
+    }
+
+    /// What is spoken with its hosts for a request that came in `downstream`.
+    pub fn version_for(&self, downstream: Version) -> Version {
+        match self.config.protocol {
+            UpstreamProtocol::Http1 => Version::Http11,
+            UpstreamProtocol::Http2 => Version::Http2,
+            UpstreamProtocol::Downstream if downstream == Version::Http2 => Version::Http2,
+            UpstreamProtocol::Downstream => Version::Http11,
+        }
     }
 
     pub(super) fn set_hosts(&self, hosts: Arc<HostSet>) {

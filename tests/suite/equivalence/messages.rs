@@ -3,6 +3,21 @@
 use super::simple;
 use e2e::pair::Case;
 
+/// Where ours refuses more, or with another status, and why.
+const STRICTER: &[(&str, &str)] = &[
+    ("empty host", "nobody is named: as without a host"),
+    ("two hosts", "RFC 9112 3.2: more than one is refused; Envoy makes one of both"),
+    ("same host twice", "RFC 9112 3.2: more than one is refused; Envoy makes one of both"),
+    ("host with user", "RFC 9110 4.2.4: user information is refused"),
+    ("version 0.9", "there is no such version to upgrade from"),
+    ("version 1.2", "there is no such version to upgrade from"),
+    ("version 2.0", "there is no such version to upgrade from"),
+    ("two spaces", "RFC 9112 3: one space, so that nobody reads it otherwise"),
+    ("space at the end", "RFC 9112 3: one space, so that nobody reads it otherwise"),
+    ("folded", "RFC 9112 5.2: refused; Envoy unfolds"),
+    ("bare return in value", "RFC 9112 2.2: refused; Envoy drops it"),
+];
+
 #[tokio::test]
 async fn malformed_requests_are_refused_the_same() {
     let pair = simple("", &[]).await;
@@ -69,7 +84,13 @@ async fn malformed_requests_are_refused_the_same() {
         ("90 headers", get(&fits)),
     ]
     .into_iter()
-    .map(|(name, bytes): (&str, String)| Case::new(name, bytes))
+    .map(|(name, bytes): (&str, String)| {
+        let case = Case::new(name, bytes);
+        match STRICTER.iter().find(|(stricter, _)| *stricter == name) {
+            Some((_, reason)) => case.differs(reason),
+            None => case,
+        }
+    })
     .collect();
     pair.compare(&cases).await;
 }

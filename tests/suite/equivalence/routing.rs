@@ -123,11 +123,13 @@ async fn requests_are_rewritten_the_same() {
     let pair = Pair::start(&[http_listener("web", "", &routes(table)), http_listener("counted", "", &counted)], &all).await.unwrap();
     let mut cases: Vec<Case> = [
         "/pre/a?b=c", "/pre/", "/strip/a", "/strip", "/stripped", "/exact", "/exact?a", "/sep", "/sep/a", "/sep?a", "/case/x", "/CASEx", "/rx/a/b", "/rx/a/b?c=/rx/d/e", "/rx/a",
-        "/all/a/banana?a=a", "/host/literal", "/host/append", "/host/regex/abc/d?e", "/host/regex/1", "/host/auto", "/weights", "/weighed", "/timeout0", "/timeout9", "/plain?q",
+        "/all/a/banana?a=a", "/host/literal", "/host/append", "/host/regex/abc/d?e", "/host/auto", "/weights", "/weighed", "/timeout0", "/timeout9", "/plain?q",
     ]
     .iter()
     .map(|path| Case::ask(*path, &format!("GET {path}"), &[]))
     .collect();
+    let no_host = Case::ask("host from a path that does not match", "GET /host/regex/1", &[]);
+    cases.push(no_host.differs("a path is no host: refused, where Envoy sends it as one"));
     cases.push(Case::ask("host from header", "GET /host/header", &["x-host: from.header"]));
     cases.push(Case::ask("host from no header", "GET /host/header", &[]));
     cases.push(Case::ask("host appended to", "GET /host/append", &["x-forwarded-host: before"]));

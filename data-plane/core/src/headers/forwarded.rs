@@ -100,7 +100,6 @@ const EDGE_ONLY: &[HeaderId] = &[
     HeaderId::XEnvoyDecoratorOperation,
     HeaderId::XEnvoyDownstreamServiceCluster,
     HeaderId::XEnvoyDownstreamServiceNode,
-    HeaderId::XEnvoyOriginalHost,
     HeaderId::XEnvoyOriginalPath,
 ];
 
@@ -240,6 +239,7 @@ fn remove_internal_only(headers: &mut HeaderList, edge: bool, names: &[Box<str>]
     headers.retain(|header| match header.id {
         HeaderId::Other => {
             !header.name.eq_ignore_ascii_case(b"x-envoy-original-url")
+                && !(edge && header.name.eq_ignore_ascii_case(b"x-envoy-original-host"))
                 && !names.iter().any(|name| header.name.eq_ignore_ascii_case(name.as_bytes()))
         }
         id => {

@@ -102,7 +102,9 @@ pub(super) fn response_head(
         Some(bytes) if add && !stated_yet => content_length(out, b"content-length", bytes, case),
         _ => {}
     }
-    if length == Length::Chunked {
+    // What GET would have got: a body of a length not known before.
+    let unknown = to.head && stated.is_none() && head.status >= 200 && head.status != 204 && length != Length::Tunnel;
+    if length == Length::Chunked || (unknown && to.version != Version::Http10) {
         field(out, b"transfer-encoding", b"chunked", case);
     }
     out.extend_from_slice(b"\r\n");

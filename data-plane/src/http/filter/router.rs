@@ -175,6 +175,7 @@ impl Router {
             let mut digits = itoa::Buffer::new();
             head.headers.set_id(HeaderId::XEnvoyUpstreamServiceTime, digits.format(elapsed).as_bytes());
         }
+        cx.status = Some(head.status);
         self.edit_response(&mut head, request, cx);
         Self::count_attempts(&mut head, cx);
         (head, body)
@@ -197,6 +198,10 @@ impl Router {
             UpstreamErrorKind::Overflow => Reset::Overflow,
             UpstreamErrorKind::RequestBody(error) => return client_body_failed(error),
         };
+        let connected = matches!(reset, Reset::Termination | Reset::Remote | Reset::RemoteRefused | Reset::Protocol);
+        if let Some(cluster) = cx.cluster.as_ref().filter(|_| connected) {
+            cx.upstream.protocol = Some(cluster.version_for(request.version));
+        }
         let mut reply = LocalReply::from(Cause::Upstream(reset, cx.upstream.transport_failure.as_deref()));
         reply.overloaded &= !self.suppress_envoy_headers;
         host.stats().error();
@@ -278,13 +283,18 @@ fn upstream_status(head: &ResponseHead, grpc: bool) -> u16 {
 }
 
 fn direct_response(direct: &DirectResponse, head: &RequestHead, cx: &StreamCx) -> LocalReply {
+    // Envoy names the request's own address in 201 and 3xx.
+    let location = (direct.status == 201 || (300..400).contains(&direct.status))
+        .then(|| format!("{}://{}{}", head.scheme.as_str(), head.authority, head.path).into());
     let Some((format, content_type)) = &direct.body_format else {
-        return Cause::Direct(direct.status, direct.body.clone()).into();
+        let reply = LocalReply::from(Cause::Direct(direct.status, direct.body.clone()));
+        return LocalReply { location, ..reply };
     };
     let mut body = Vec::new();
     cx.with_record(Some(head), None, None, |record| format.render(record, &mut body));
     let mut reply = LocalReply::from(Cause::Direct(direct.status, body.into()));
     reply.content_type = Some(content_type.clone());
+    reply.location = location;
     reply
 }
 

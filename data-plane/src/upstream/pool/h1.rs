@@ -2,7 +2,7 @@
 
 use super::link::{Books, Link, Owner, Protocol, room};
 use super::queue::Queue;
-use super::request::{Active, Pending};
+use super::request::{Active, Pending, Sharing};
 use super::{Exchange, Failure, Shared, UpstreamError, is_safe_to_repeat};
 use crate::codec::h1::{ClientConn, Reuse};
 use crate::codec::{Body, ClientOptions};
@@ -101,7 +101,7 @@ impl Pool {
         body: Body,
     ) -> Result<Exchange, Failed> {
         let books = Rc::clone(conn.io().books());
-        let request = match Active::new(cluster, host, ()) {
+        let request = match Active::new(cluster, host, Sharing::Alone, ()) {
             Ok(request) => request,
             Err((failure, ())) => {
                 self.hand_over(conn);

@@ -2,7 +2,7 @@
 
 use super::link::{Books, Link, Owner, Protocol, room};
 use super::queue::Queue;
-use super::request::{Active, Pending};
+use super::request::{Active, Pending, Sharing};
 use super::{Exchange, Failure, Shared, UpstreamError, UpstreamErrorKind, is_safe_to_repeat};
 use crate::codec::{Body, ClientOptions, h2};
 use crate::upstream::cluster::Cluster;
@@ -128,7 +128,7 @@ impl Pool {
         body: Body,
     ) -> Result<Exchange, (UpstreamError, bool)> {
         let conn = Rc::clone(&stream.0);
-        let request = match Active::new(cluster, host, Under(stream)) {
+        let request = match Active::new(cluster, host, Sharing::Stream, Under(stream)) {
             Ok(request) => request,
             Err((failure, _)) => return Err((failure.with(Some(body)), false)),
         };

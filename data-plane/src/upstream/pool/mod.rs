@@ -16,7 +16,6 @@ mod tests;
 use super::cluster::{Cluster, Clusters};
 use super::host::Host;
 use crate::codec::{Body, BodyError, ExchangeError, ExchangeErrorKind};
-use data_plane_core::config::UpstreamProtocol;
 use data_plane_core::headers::{RequestHead, ResponseHead, Version};
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
@@ -225,12 +224,7 @@ impl Local {
         body: Body,
     ) -> Result<Exchange, UpstreamError> {
         let pools = &*self.0;
-        let speaks_h2 = match cluster.config.protocol {
-            UpstreamProtocol::Http1 => false,
-            UpstreamProtocol::Http2 => true,
-            UpstreamProtocol::Downstream => head.version == Version::Http2,
-        };
-        if speaks_h2 {
+        if cluster.version_for(head.version) == Version::Http2 {
             let pool = pool(&pools.h2, host, || h2::Pool::new(&pools.shared, cluster, host));
             pool.send(cluster, host, head, body).await
         } else {

@@ -58,17 +58,28 @@ pub(super) enum End {
     Reset(u32),
 }
 
+/// Whether a request has its connection for itself. Envoy counts resets of streams only: where the request is
+/// alone, its reset is the end of the connection and counted as that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sharing {
+    /// HTTP/1.
+    Alone,
+    /// HTTP/2.
+    Stream,
+}
+
 /// A request that is under way, on a connection of `C`; counted as reset by us when dropped.
 pub(super) struct Active<C> {
     cluster: Arc<Cluster>,
     host: Arc<Host>,
     end: End,
+    sharing: Sharing,
     /// What the request holds of its connection.
     _connection: C,
 }
 
 impl<C> Active<C> {
-    pub(super) fn new(cluster: &Arc<Cluster>, host: &Arc<Host>, connection: C) -> Result<Self, (Failure, C)> {
+    pub(super) fn new(cluster: &Arc<Cluster>, host: &Arc<Host>, sharing: Sharing, connection: C) -> Result<Self, (Failure, C)> {
         let stats = &cluster.stats;
         if !cluster.usage.take(Limit::Requests) {
             stats.upstream_rq_pending_overflow.inc();
@@ -79,7 +90,7 @@ impl<C> Active<C> {
         host.stats().rq_total.fetch_add(1, Relaxed);
         host.stats().rq_active.fetch_add(1, Relaxed);
         let (cluster, host) = (Arc::clone(cluster), Arc::clone(host));
-        Ok(Self { cluster, host, end: End::Cancelled, _connection: connection })
+        Ok(Self { cluster, host, end: End::Cancelled, sharing, _connection: connection })
     }
 
     /// The request ended so.
@@ -109,6 +120,7 @@ impl<C> Drop for Active<C> {
         stats.upstream_rq_active.dec();
         self.host.stats().rq_active.fetch_sub(1, Relaxed);
         match self.end {
+            _ if self.sharing == Sharing::Alone => {}
             End::Done => {}
             End::Cancelled => stats.upstream_rq_tx_reset.inc(),
             End::Terminated => stats.upstream_rq_pending_failure_eject.inc(),

@@ -599,7 +599,10 @@ impl Command {
                 Some(())
             }
             Self::Address(get, part) => write_address(get(record)?, *part, out),
-            Self::Environment(name) => put(record.process?.environment.get(&**name)?, out),
+            // Envoy: a dash in headers too, where other commands without a value leave the header out.
+            Self::Environment(name) => {
+                put(record.process?.environment.get(&**name).map_or("-", String::as_str), out)
+            }
             Self::QueryParameter(name) => {
                 let mut parameters = crate::headers::parameters(&record.request?.path);
                 let (_, value) = parameters.find(|(key, _)| *decode(key) == *name.as_bytes())?;
