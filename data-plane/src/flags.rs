@@ -26,7 +26,7 @@ pub(crate) struct Flags {
     pub(crate) mode: Mode,
 
     /// Worker threads; the number of cores by default
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     concurrency: Option<usize>,
 
     /// Node id
@@ -58,7 +58,7 @@ pub(crate) struct Flags {
     log_format: String,
 
     /// Longest wait for connections to end when draining, seconds
-    #[arg(long, default_value_t = 600)]
+    #[arg(long, default_value_t = 600, allow_negative_numbers = true)]
     drain_time_s: u64,
 
     /// Longest time that access-log lines wait to be written, milliseconds
@@ -149,6 +149,7 @@ pub(crate) enum Mode {
     /// Check the configuration and end.
     Validate,
     /// Bring everything up but the workers' traffic, and end.
+    #[value(name = "init_only")]
     InitOnly,
 }
 

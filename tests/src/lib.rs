@@ -1,6 +1,7 @@
 //! What end-to-end tests and the demo run things with: real stores, real Envoy, our own binaries, and a
 //! scriptable upstream. Everything picks its own ports and folders and dies with its owner.
 
+pub mod ads;
 pub mod client;
 pub mod control;
 pub mod envoy;

@@ -1,6 +1,6 @@
 //! Our own proxy, as a process.
 
-use crate::envoy::Envoy;
+use crate::envoy::{Envoy, Until};
 use crate::process::built;
 use anyhow::Result;
 
@@ -10,4 +10,12 @@ use anyhow::Result;
 /// It is not built or does not get ready.
 pub async fn start(bootstrap: &str) -> Result<Envoy> {
     Envoy::launch("proxy", &built("portolan-proxy")?, bootstrap, &[]).await
+}
+
+/// Starts it and waits only until its admin interface answers: it may not be ready yet.
+///
+/// # Errors
+/// It is not built or ends.
+pub async fn start_unready(bootstrap: &str) -> Result<Envoy> {
+    Envoy::launch_until("proxy", &built("portolan-proxy")?, bootstrap, &[], Until::Answers).await
 }

@@ -4,6 +4,7 @@
 
 mod consul_client;
 mod equivalence;
+mod foreign;
 mod journey;
 mod peers;
 mod sources;

@@ -55,5 +55,5 @@ pub(super) fn init(proxy: &dyn Proxy) -> Page {
     let dumps: Vec<Value> =
         kinds.into_iter().map(|(kind, names)| json!({ "name": kind, "target_names": names })).collect();
     let value = if dumps.is_empty() { json!({}) } else { json!({ "unready_targets_dumps": dumps }) };
-    Page::text(pretty(&value))
+    Page::json(&value)
 }

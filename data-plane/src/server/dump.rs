@@ -41,12 +41,14 @@ pub(super) fn sections(
         out.push(endpoints_section(taken, xds.resources(Kind::Endpoints)));
     }
     let routes = routes_section(taken, &listeners, xds.resources(Kind::Route));
-    out.extend([listeners_section(taken, xds, listeners), routes]);
-    out.push(Section {
-        type_url: admin::SecretsConfigDump::type_url(),
-        fields: Vec::new(),
-        lists: Vec::new(),
-    });
+    // There are none of these yet; Envoy shows their sections all the same.
+    let empty = |type_url| Section { type_url, fields: Vec::new(), lists: Vec::new() };
+    out.extend([
+        listeners_section(taken, xds, listeners),
+        empty(admin::ScopedRoutesConfigDump::type_url()),
+        routes,
+        empty(admin::SecretsConfigDump::type_url()),
+    ]);
     out
 }
 

@@ -226,9 +226,10 @@ async fn the_admin_interface_has_the_same_shape() {
                 .collect();
             lines.sort();
             out += &lines.concat();
+            let unordered = ["/clusters", "/stats/prometheus"].contains(&path);
             if whole {
                 out += &answer.text();
-            } else {
+            } else if !unordered {
                 out += answer.text().lines().next().unwrap_or_default().split(['\'', ':']).next().unwrap_or_default();
             }
             side.normal(&out)
@@ -242,7 +243,10 @@ async fn the_admin_interface_has_the_same_shape() {
     // Every line of /clusters but for the numbers' values.
     let clusters = async |side: &Side| {
         let text = side.normal(&page(side, "GET", "/clusters").await.text());
-        let mut lines: Vec<String> = text.lines().map(|l| format!("{}\n", l.rsplit_once("::").map_or(l, |(name, _)| name))).collect();
+        // Requests that wait are counted by cluster here and not by host.
+        let lines = text.lines().map(|l| l.rsplit_once("::").map_or(l, |(name, _)| name));
+        let mut lines: Vec<String> =
+            lines.filter(|l| !l.ends_with("::rq_pending_active")).map(|l| format!("{l}\n")).collect();
         lines.sort();
         lines.concat()
     };
