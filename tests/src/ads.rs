@@ -113,7 +113,13 @@ impl Response {
     /// Resources of a kind; the nonce is the version's.
     pub fn new(kind: ResourceType, version: &str, resources: Vec<(String, Any)>) -> Self {
         let nonce = format!("{kind:?}-{version}");
-        Self { type_url: kind.type_url().into(), version: version.into(), nonce, resources, removed: Vec::new() }
+        Self {
+            type_url: kind.type_url().into(),
+            version: version.into(),
+            nonce,
+            resources,
+            removed: Vec::new(),
+        }
     }
 
     /// With these names removed.
@@ -271,7 +277,12 @@ impl Stream {
     ///
     /// # Errors
     /// No answer comes.
-    pub async fn push(&mut self, kind: ResourceType, version: &str, resources: Vec<(String, Any)>) -> Result<Result<Request, String>> {
+    pub async fn push(
+        &mut self,
+        kind: ResourceType,
+        version: &str,
+        resources: Vec<(String, Any)>,
+    ) -> Result<Result<Request, String>> {
         self.send(Response::new(kind, version, resources)).await?;
         let answer = self.answer(kind, version).await?;
         Ok(match answer.error.clone() {
@@ -387,7 +398,9 @@ impl Carry {
 struct Sotw(Option<Carry>);
 struct Delta(Option<Carry>);
 
-type Answering<R> = std::pin::Pin<Box<dyn Future<Output = Result<Answer<BoxStream<'static, Result<R, Status>>>, Status>> + Send>>;
+type Answering<R> = std::pin::Pin<
+    Box<dyn Future<Output = Result<Answer<BoxStream<'static, Result<R, Status>>>, Status>> + Send>,
+>;
 
 impl StreamingService<DiscoveryRequest> for Sotw {
     type Response = DiscoveryResponse;

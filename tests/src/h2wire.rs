@@ -98,7 +98,9 @@ pub async fn exchange(
             message.headers = head.headers;
             read(&mut body, &mut message).await?;
         }
-        Err(error) => message.reset = Some(error.reason().map_or_else(|| error.to_string(), |r| r.to_string())),
+        Err(error) => {
+            message.reset = Some(error.reason().map_or_else(|| error.to_string(), |r| r.to_string()))
+        }
     }
     Ok(message)
 }
@@ -212,7 +214,8 @@ async fn answer(
     let trailers = script.starts_with("trailers");
     let only = script == "trailers-only";
     let response = Response::builder().header("content-type", "application/grpc");
-    let response = if only { response.header("grpc-status", "7").header("grpc-message", "no") } else { response };
+    let response =
+        if only { response.header("grpc-status", "7").header("grpc-message", "no") } else { response };
     let ends = only || (body.is_empty() && !trailers);
     let mut stream = respond.send_response(response.body(())?, ends)?;
     if !ends {

@@ -174,7 +174,11 @@ impl Pair {
             match (envoy == ours, case.differs) {
                 (true, None) | (false, Some(_)) => {}
                 (true, Some(reason)) => {
-                    let _ = writeln!(wrong, "=== {}: is said to differ ({reason}) and does not:\n{ours}", case.name);
+                    let _ = writeln!(
+                        wrong,
+                        "=== {}: is said to differ ({reason}) and does not:\n{ours}",
+                        case.name
+                    );
                 }
                 (false, None) => {
                     let _ = writeln!(wrong, "=== {}\n{}", case.name, difference(&envoy, &ours));
@@ -192,7 +196,8 @@ pub fn difference(envoy: &str, ours: &str) -> String {
     let mut table = vec![vec![0_usize; b.len() + 1]; a.len() + 1];
     for i in (0..a.len()).rev() {
         for j in (0..b.len()).rev() {
-            table[i][j] = if a[i] == b[j] { table[i + 1][j + 1] + 1 } else { table[i + 1][j].max(table[i][j + 1]) };
+            table[i][j] =
+                if a[i] == b[j] { table[i + 1][j + 1] + 1 } else { table[i + 1][j].max(table[i][j + 1]) };
         }
     }
     let (mut i, mut j, mut out) = (0, 0, String::new());
@@ -317,7 +322,8 @@ impl Side {
         let mut text = text.to_owned();
         for (name, addr) in &self.listeners {
             text = text.replace(&format!("127.0.0.1:{}", addr.port()), &format!("127.0.0.1:${name}"));
-            text = text.replace(&format!("\"port_value\": {}", addr.port()), &format!("\"port_value\": ${name}"));
+            text = text
+                .replace(&format!("\"port_value\": {}", addr.port()), &format!("\"port_value\": ${name}"));
             text = text.replace(&format!("127.0.0.1_{}", addr.port()), &format!("127.0.0.1_${name}"));
         }
         let ports = [
@@ -371,4 +377,3 @@ pub fn is_uuid4(text: &str) -> bool {
         && text.chars().all(|c| c == '-' || c.is_ascii_hexdigit())
         && parts[2].starts_with('4')
 }
-

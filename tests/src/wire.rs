@@ -37,16 +37,25 @@ pub const CANNED: &[(&str, &str)] = &[
     ("bad-status", "HTTP/1.1 abc OK\r\ncontent-length: 0\r\n\r\n"),
     ("bad-length", "HTTP/1.1 200 OK\r\ncontent-length: abc\r\n\r\n"),
     ("two-lengths", "HTTP/1.1 200 OK\r\ncontent-length: 2\r\ncontent-length: 3\r\n\r\nok"),
-    ("length-and-chunks", "HTTP/1.1 200 OK\r\ncontent-length: 2\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n"),
+    (
+        "length-and-chunks",
+        "HTTP/1.1 200 OK\r\ncontent-length: 2\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+    ),
     ("bad-chunk", "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nzz\r\nok\r\n0\r\n\r\n"),
     ("chunks", "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\none\r\n3\r\ntwo\r\n0\r\n\r\n"),
-    ("trailers", "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ntrailer: x-sum\r\n\r\n2\r\nok\r\n0\r\nx-sum: 7\r\n\r\n"),
+    (
+        "trailers",
+        "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ntrailer: x-sum\r\n\r\n2\r\nok\r\n0\r\nx-sum: 7\r\n\r\n",
+    ),
     ("until-close", "HTTP/1.1 200 OK\r\nx-a: 1\r\n\r\nuntil the end"),
     ("half", "HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf"),
     ("half-chunk", "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhal"),
     ("close-header", "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\nok"),
     ("http10", "HTTP/1.0 200 OK\r\ncontent-length: 2\r\n\r\nok"),
-    ("hints", "HTTP/1.1 103 Early Hints\r\nlink: </a.css>\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"),
+    (
+        "hints",
+        "HTTP/1.1 103 Early Hints\r\nlink: </a.css>\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok",
+    ),
     ("surprise-continue", "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"),
     (
         "rich",
@@ -97,7 +106,12 @@ impl Message {
         }
         if self.body.len() > SHOWN {
             let same = self.body.iter().all(|b| *b == self.body[0]);
-            let _ = writeln!(out, "{mark} ({} bytes, {})", self.body.len(), if same { "all the same" } else { "mixed" });
+            let _ = writeln!(
+                out,
+                "{mark} ({} bytes, {})",
+                self.body.len(),
+                if same { "all the same" } else { "mixed" }
+            );
         } else if !self.body.is_empty() {
             let _ = writeln!(out, "{mark} {:?}", String::from_utf8_lossy(&self.body));
         }
@@ -383,7 +397,10 @@ async fn serve(mut wire: Wire, seen: &Mutex<Vec<Message>>) -> Result<()> {
             _ => match CANNED.iter().find(|(canned, _)| *canned == name) {
                 Some((_, bytes)) => {
                     wire.send(bytes.as_bytes()).await?;
-                    if matches!(name, "until-close" | "half" | "half-chunk" | "close-header" | "http10" | "garbage") {
+                    if matches!(
+                        name,
+                        "until-close" | "half" | "half-chunk" | "close-header" | "http10" | "garbage"
+                    ) {
                         return Ok(());
                     }
                 }

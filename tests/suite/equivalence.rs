@@ -13,7 +13,11 @@ use e2e::pair::{Pair, SPEAKS_H2, cluster, http_listener, routes};
 
 /// A pair with the listener `web`, all of it routed to the origin, and these further listeners.
 async fn simple(hcm: &str, more: &[String]) -> Pair {
-    let web = http_listener("web", hcm, &routes("{match: {prefix: /h2/}, route: {cluster: h2}}, {match: {prefix: /}, route: {cluster: up}}"));
+    let web = http_listener(
+        "web",
+        hcm,
+        &routes("{match: {prefix: /h2/}, route: {cluster: h2}}, {match: {prefix: /}, route: {cluster: up}}"),
+    );
     let listeners = [&[web], more].concat();
     Pair::start(&listeners, &clusters()).await.unwrap()
 }

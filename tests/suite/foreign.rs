@@ -9,8 +9,8 @@ use anyhow::Result;
 use e2e::ads::{AdsServer, CDS, Dialect, EDS, LDS, RDS, Stream};
 use e2e::client::{Answer, Client};
 use e2e::envoy::Envoy;
-use e2e::upstream::Upstream;
 use e2e::eventually;
+use e2e::upstream::Upstream;
 use std::net::SocketAddr;
 use xds_types::envoy::config::cluster::v3::Cluster;
 use xds_types::envoy::config::endpoint::v3::ClusterLoadAssignment;
@@ -40,7 +40,11 @@ fn static_cluster(name: &str, endpoint: SocketAddr) -> Named {
 
 fn assignment_yaml(name: &str, endpoints: &[SocketAddr]) -> String {
     let one = |a: &SocketAddr| {
-        format!("{{endpoint: {{address: {{socket_address: {{address: {}, port_value: {}}}}}}}}}", a.ip(), a.port())
+        format!(
+            "{{endpoint: {{address: {{socket_address: {{address: {}, port_value: {}}}}}}}}}",
+            a.ip(),
+            a.port()
+        )
     };
     let all: Vec<_> = endpoints.iter().map(one).collect();
     format!("{{cluster_name: {name}, endpoints: [{{lb_endpoints: [{}]}}]}}", all.join(", "))
@@ -68,11 +72,19 @@ fn listener_at(name: &str, port: u16, route_part: &str) -> Named {
 
 /// A listener whose routes come over the same stream.
 fn rds_listener(name: &str, routes: &str) -> Named {
-    listener_at(name, 0, &format!("rds: {{route_config_name: {routes}, config_source: {{resource_api_version: V3, ads: {{}}}}}}"))
+    listener_at(
+        name,
+        0,
+        &format!(
+            "rds: {{route_config_name: {routes}, config_source: {{resource_api_version: V3, ads: {{}}}}}}"
+        ),
+    )
 }
 
 fn routes_yaml(name: &str, cluster: &str) -> String {
-    format!("{{name: {name}, virtual_hosts: [{{name: all, domains: ['*'], routes: [{{match: {{prefix: /}}, route: {{cluster: {cluster}}}}}]}}]}}")
+    format!(
+        "{{name: {name}, virtual_hosts: [{{name: all, domains: ['*'], routes: [{{match: {{prefix: /}}, route: {{cluster: {cluster}}}}}]}}]}}"
+    )
 }
 
 /// Everything to one cluster.
@@ -98,7 +110,11 @@ fn ads_bootstrap(addr: SocketAddr, dialect: Dialect) -> String {
 }
 
 fn control_cluster(addr: SocketAddr) -> String {
-    format!("{{name: control, connect_timeout: 1s, load_assignment: {}, {}}}", assignment_yaml("control", &[addr]), e2e::pair::SPEAKS_H2)
+    format!(
+        "{{name: control, connect_timeout: 1s, load_assignment: {}, {}}}",
+        assignment_yaml("control", &[addr]),
+        e2e::pair::SPEAKS_H2
+    )
 }
 
 /// A proxy that may not be ready yet, and the stream it opened.
@@ -150,7 +166,12 @@ impl World {
         eventually(&format!("{listener} answers {status} {instance}"), async || -> Result<()> {
             let answer = self.get(listener).await?;
             let from = answer.header("x-instance");
-            anyhow::ensure!(answer.status == status && from == instance, "{} {from:?} {}", answer.status, answer.text());
+            anyhow::ensure!(
+                answer.status == status && from == instance,
+                "{} {from:?} {}",
+                answer.status,
+                answer.text()
+            );
             Ok(())
         })
         .await;

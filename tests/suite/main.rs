@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
 
+mod bad_input;
 mod consul_client;
 mod equivalence;
 mod foreign;

@@ -1,6 +1,6 @@
 //! What the process is and how it is: `/ready /server_info /memory /certs /init_dump`.
 
-use super::page::{Page, pretty};
+use super::page::Page;
 use super::proxy::{Proxy, ServerState};
 use http::StatusCode;
 use serde_json::{Value, json};

@@ -12,15 +12,14 @@ pub(super) struct SystemData;
 
 impl DataLoader for SystemData {
     fn file(&self, path: &Path) -> Result<Vec<u8>, String> {
-        let fail = |e: std::io::Error| format!("{}: {e}", path.display());
-        let size = std::fs::metadata(path).map_err(fail)?.len();
+        let size = std::fs::metadata(path).map_err(|e| e.to_string())?.len();
         if size > MAX_FILE_BYTES {
-            return Err(format!("{}: {size} bytes are more than {MAX_FILE_BYTES}", path.display()));
+            return Err(format!("{size} bytes are more than {MAX_FILE_BYTES}"));
         }
-        std::fs::read(path).map_err(fail)
+        std::fs::read(path).map_err(|e| e.to_string())
     }
 
     fn variable(&self, name: &str) -> Result<String, String> {
-        std::env::var(name).map_err(|e| format!("{name}: {e}"))
+        std::env::var(name).map_err(|e| e.to_string())
     }
 }

@@ -14,14 +14,34 @@ async fn http1_bodies_pass_the_same() {
     let pair = simple("", &[]).await;
     let get = |script: &str| Case::ask(script, "GET /", &[&format!("x-do: {script}")]);
     let mut cases: Vec<Case> = [
-        "chunks", "trailers", "until-close", "half", "half-chunk", "bad-chunk", "close-header", "not-modified", "status:204", "status:304", "bytes:0", "bytes:1048576", "hints",
+        "chunks",
+        "trailers",
+        "until-close",
+        "half",
+        "half-chunk",
+        "bad-chunk",
+        "close-header",
+        "not-modified",
+        "status:204",
+        "status:304",
+        "bytes:0",
+        "bytes:1048576",
+        "hints",
     ]
     .iter()
     .map(|s| get(s))
     .collect();
-    cases.extend(["bytes:5", "chunks", "status:204", "not-modified", "rich"].map(|s| Case::ask(format!("HEAD {s}"), "HEAD /", &[&format!("x-do: {s}")])));
+    cases.extend(
+        ["bytes:5", "chunks", "status:204", "not-modified", "rich"]
+            .map(|s| Case::ask(format!("HEAD {s}"), "HEAD /", &[&format!("x-do: {s}")])),
+    );
     let chunked = |name: &str, script: &str, body: &str| {
-        Case::new(name, format!("POST / HTTP/1.1\r\nhost: test\r\nx-do: {script}\r\ntransfer-encoding: chunked\r\n\r\n{body}"))
+        Case::new(
+            name,
+            format!(
+                "POST / HTTP/1.1\r\nhost: test\r\nx-do: {script}\r\ntransfer-encoding: chunked\r\n\r\n{body}"
+            ),
+        )
     };
     let big = vec![b'x'; 1 << 20];
     cases.extend([
@@ -126,18 +146,35 @@ async fn http1_clients_reach_http2_origins_the_same() {
     let pair = simple("", &[]).await;
     let cases = [
         Case::ask("get", "GET /h2/", &[]),
-        Case::ask("many headers", "GET /h2/", &["X-Mixed: a", "cookie: a=1", "cookie: b=2", "connection: keep-alive, x-a", "x-a: 1", "te: trailers, gzip"]),
+        Case::ask(
+            "many headers",
+            "GET /h2/",
+            &[
+                "X-Mixed: a",
+                "cookie: a=1",
+                "cookie: b=2",
+                "connection: keep-alive, x-a",
+                "x-a: 1",
+                "te: trailers, gzip",
+            ],
+        ),
         Case::with_body("post", "POST /h2/", &[], b"hello"),
         Case::with_body("post 1 MiB", "POST /h2/", &[], &vec![b'x'; 1 << 20]),
         Case::ask("trailers", "GET /h2/", &["x-do: trailers"]),
         Case::ask("trailers only", "GET /h2/", &["x-do: trailers-only"]),
         Case::ask("reset", "GET /h2/", &["x-do: reset"]),
         Case::ask("head", "HEAD /h2/", &[]),
-        Case::new("chunks", "POST /h2/ HTTP/1.1\r\nhost: test\r\ntransfer-encoding: chunked\r\n\r\n3\r\none\r\n0\r\n\r\n"),
+        Case::new(
+            "chunks",
+            "POST /h2/ HTTP/1.1\r\nhost: test\r\ntransfer-encoding: chunked\r\n\r\n3\r\none\r\n0\r\n\r\n",
+        ),
     ];
     // HTTP/2 headers have no order that matters: sorted here.
     for side in [&pair.envoy, &pair.ours] {
-        let answer = Client::h1().send("POST", &format!("http://{}/h2/x", side.at("web")), &[], Bytes::from_static(b"abc")).await.unwrap();
+        let answer = Client::h1()
+            .send("POST", &format!("http://{}/h2/x", side.at("web")), &[], Bytes::from_static(b"abc"))
+            .await
+            .unwrap();
         assert_eq!((answer.status, answer.text().as_str()), (200, "abc"));
     }
     pair.compare(&cases).await;

@@ -8,14 +8,19 @@ const ALL: &str = "{match: {prefix: /}, route: {cluster: up}}";
 
 #[tokio::test]
 async fn requests_reach_the_origin_as_envoys_do() {
-    let edge = |name: &str, hcm: &str| http_listener(name, &format!("use_remote_address: true{hcm}"), &routes(ALL));
+    let edge =
+        |name: &str, hcm: &str| http_listener(name, &format!("use_remote_address: true{hcm}"), &routes(ALL));
     let more = [
         edge("edge", ""),
         edge("behind", ", xff_num_trusted_hops: 1"),
         edge("quiet", ", skip_xff_append: true"),
         edge("via", ", via: proxy-1"),
         http_listener("inner", "xff_num_trusted_hops: 1", &routes(ALL)),
-        http_listener("kept", "preserve_external_request_id: true, always_set_request_id_in_response: true", &routes(ALL)),
+        http_listener(
+            "kept",
+            "preserve_external_request_id: true, always_set_request_id_in_response: true",
+            &routes(ALL),
+        ),
         http_listener("no_id", "generate_request_id: false", &routes(ALL)),
         http_listener("agent", "add_user_agent: true", &routes(ALL)),
         http_listener("scheme", "scheme_header_transformation: {scheme_to_overwrite: https}", &routes(ALL)),
@@ -32,22 +37,52 @@ async fn requests_reach_the_origin_as_envoys_do() {
         get("odd proto", &["x-forwarded-proto: ftp"]),
         get("its own id", &["x-request-id: mine"]),
         get("its own uuid", &["x-request-id: 0f8fad5b-d9cb-469f-a165-70867728950e"]),
-        get("hop by hop", &["connection: x-hop, keep-alive", "x-hop: 1", "keep-alive: 5", "proxy-connection: keep-alive"]),
+        get(
+            "hop by hop",
+            &["connection: x-hop, keep-alive", "x-hop: 1", "keep-alive: 5", "proxy-connection: keep-alive"],
+        ),
         get("te", &["te: trailers"]).differs("`te` is hop-by-hop and `connection` says so (RFC 9110 10.1.4)"),
         get("te gzip", &["te: gzip"]),
         get("connection close", &["connection: close"]),
         get("upgrade not configured", &["connection: upgrade", "upgrade: websocket"]),
-        get("upgrade h2c", &["connection: upgrade, http2-settings", "upgrade: h2c", "http2-settings: AAMAAABkAAQCAAAAAAIAAAAA"]),
-        get("envoy controls", &[
-            "x-envoy-retry-on: 5xx", "x-envoy-max-retries: 2", "x-envoy-upstream-rq-timeout-ms: 5000",
-            "x-envoy-upstream-rq-per-try-timeout-ms: 100", "x-envoy-foo: kept", "x-envoy-retry-grpc-on: cancelled",
-        ]),
-        get("envoy internals", &[
-            "x-envoy-internal: true", "x-envoy-original-path: /x", "x-envoy-attempt-count: 7", "x-envoy-decorator-operation: d",
-            "x-envoy-external-address: 9.9.9.9", "x-envoy-downstream-service-cluster: c", "x-envoy-downstream-service-node: n",
-            "x-envoy-force-trace: 1", "x-envoy-expected-rq-timeout-ms: 9", "x-envoy-upstream-alt-stat-name: s",
-            "x-envoy-original-host: h", "x-envoy-hedge-on-per-try-timeout: true", "x-envoy-ip-tags: t", "x-envoy-is-timeout-retry: true",
-        ]),
+        get(
+            "upgrade h2c",
+            &[
+                "connection: upgrade, http2-settings",
+                "upgrade: h2c",
+                "http2-settings: AAMAAABkAAQCAAAAAAIAAAAA",
+            ],
+        ),
+        get(
+            "envoy controls",
+            &[
+                "x-envoy-retry-on: 5xx",
+                "x-envoy-max-retries: 2",
+                "x-envoy-upstream-rq-timeout-ms: 5000",
+                "x-envoy-upstream-rq-per-try-timeout-ms: 100",
+                "x-envoy-foo: kept",
+                "x-envoy-retry-grpc-on: cancelled",
+            ],
+        ),
+        get(
+            "envoy internals",
+            &[
+                "x-envoy-internal: true",
+                "x-envoy-original-path: /x",
+                "x-envoy-attempt-count: 7",
+                "x-envoy-decorator-operation: d",
+                "x-envoy-external-address: 9.9.9.9",
+                "x-envoy-downstream-service-cluster: c",
+                "x-envoy-downstream-service-node: n",
+                "x-envoy-force-trace: 1",
+                "x-envoy-expected-rq-timeout-ms: 9",
+                "x-envoy-upstream-alt-stat-name: s",
+                "x-envoy-original-host: h",
+                "x-envoy-hedge-on-per-try-timeout: true",
+                "x-envoy-ip-tags: t",
+                "x-envoy-is-timeout-retry: true",
+            ],
+        ),
         get("xfcc", &["x-forwarded-client-cert: By=a"]),
         get("xfh", &["x-forwarded-host: h", "x-forwarded-port: 1"]),
         Case::ask("query and fragment", "GET /a?b=c&d#e", &[]),
@@ -80,13 +115,30 @@ async fn requests_reach_the_origin_as_envoys_do() {
             ("long xff", &["x-forwarded-for: 1.2.3.4, 10.0.0.1 ,5.6.7.8"]),
             ("bad xff", &["x-forwarded-for: a, b"]),
             ("two xff", &["x-forwarded-for: 1.2.3.4", "x-forwarded-for: 5.6.7.8"]),
-            ("proto and more", &[
-                "x-forwarded-proto: https", "x-forwarded-client-cert: By=a", "x-envoy-internal: true", "x-envoy-foo: 1",
-                "x-envoy-retry-on: 5xx", "x-envoy-external-address: 9.9.9.9", "x-request-id: mine", "x-envoy-force-trace: 1",
-                "x-envoy-decorator-operation: d", "x-envoy-downstream-service-cluster: c", "x-envoy-original-path: /x",
-                "x-forwarded-host: h", "x-envoy-expected-rq-timeout-ms: 9", "x-envoy-ip-tags: t", "x-envoy-upstream-rq-timeout-ms: 5000",
-                "x-envoy-upstream-alt-stat-name: s", "x-envoy-original-host: h", "x-envoy-attempt-count: 7", "x-envoy-max-retries: 1",
-            ]),
+            (
+                "proto and more",
+                &[
+                    "x-forwarded-proto: https",
+                    "x-forwarded-client-cert: By=a",
+                    "x-envoy-internal: true",
+                    "x-envoy-foo: 1",
+                    "x-envoy-retry-on: 5xx",
+                    "x-envoy-external-address: 9.9.9.9",
+                    "x-request-id: mine",
+                    "x-envoy-force-trace: 1",
+                    "x-envoy-decorator-operation: d",
+                    "x-envoy-downstream-service-cluster: c",
+                    "x-envoy-original-path: /x",
+                    "x-forwarded-host: h",
+                    "x-envoy-expected-rq-timeout-ms: 9",
+                    "x-envoy-ip-tags: t",
+                    "x-envoy-upstream-rq-timeout-ms: 5000",
+                    "x-envoy-upstream-alt-stat-name: s",
+                    "x-envoy-original-host: h",
+                    "x-envoy-attempt-count: 7",
+                    "x-envoy-max-retries: 1",
+                ],
+            ),
         ] {
             cases.push(get(&format!("{listener}: {what}"), headers).at(listener));
         }
@@ -111,14 +163,18 @@ async fn answers_reach_the_client_as_envoys_do() {
         with("old_host", "http_protocol_options: {accept_http_10: true, default_host_for_http_10: fallback}"),
         with("trailers", "http_protocol_options: {enable_trailers: true}"),
         with("proper", "http_protocol_options: {header_key_format: {proper_case_words: {}}}"),
-        with("kept", "http_protocol_options: {header_key_format: {stateful_formatter: {name: preserve, typed_config: {\"@type\": type.googleapis.com/envoy.extensions.http.header_formatters.preserve_case.v3.PreserveCaseFormatterConfig}}}}"),
+        with(
+            "kept",
+            "http_protocol_options: {header_key_format: {stateful_formatter: {name: preserve, typed_config: {\"@type\": type.googleapis.com/envoy.extensions.http.header_formatters.preserve_case.v3.PreserveCaseFormatterConfig}}}}",
+        ),
     ];
     let pair = simple("", &more).await;
     let mut cases = Vec::new();
     for listener in ["named", "through", "absent", "via", "proper", "kept", "trailers"] {
         for script in ["rich", "empty-value", "trailers", "hop-by-hop"] {
             let do_it = format!("X-Do: {script}");
-            let case = Case::ask(format!("{listener}: {script}"), "GET /", &[&do_it, "X-Mixed-Case: a"]).at(listener);
+            let case = Case::ask(format!("{listener}: {script}"), "GET /", &[&do_it, "X-Mixed-Case: a"])
+                .at(listener);
             cases.push(match (listener, script) {
                 ("kept", _) => case.differs(
                     "each side writes names as its own formatter says, whoever read them; Envoy as the reader's says",
@@ -130,9 +186,20 @@ async fn answers_reach_the_client_as_envoys_do() {
     }
     for listener in ["old", "old_host"] {
         cases.push(Case::new(format!("{listener}: 1.0"), "GET / HTTP/1.0\r\n\r\n").at(listener));
-        cases.push(Case::new(format!("{listener}: 1.0 host"), "GET / HTTP/1.0\r\nhost: a\r\n\r\n").at(listener));
-        cases.push(Case::new(format!("{listener}: 1.0 keep-alive"), "GET / HTTP/1.0\r\nhost: a\r\nconnection: keep-alive\r\n\r\n").at(listener));
-        cases.push(Case::new(format!("{listener}: 1.0 chunks"), "GET / HTTP/1.0\r\nhost: a\r\nx-do: chunks\r\n\r\n").at(listener));
+        cases.push(
+            Case::new(format!("{listener}: 1.0 host"), "GET / HTTP/1.0\r\nhost: a\r\n\r\n").at(listener),
+        );
+        cases.push(
+            Case::new(
+                format!("{listener}: 1.0 keep-alive"),
+                "GET / HTTP/1.0\r\nhost: a\r\nconnection: keep-alive\r\n\r\n",
+            )
+            .at(listener),
+        );
+        cases.push(
+            Case::new(format!("{listener}: 1.0 chunks"), "GET / HTTP/1.0\r\nhost: a\r\nx-do: chunks\r\n\r\n")
+                .at(listener),
+        );
         cases.push(Case::new(format!("{listener}: 1.1"), "GET / HTTP/1.1\r\nhost: a\r\n\r\n").at(listener));
     }
     pair.compare(&cases).await;
@@ -151,22 +218,45 @@ async fn paths_are_made_normal_as_envoy_does() {
         with("any_port", "strip_any_host_port: true"),
         with("own_port", "strip_matching_host_port: true"),
         with("dot", "strip_trailing_host_dot: true"),
-        with("underscore_reject", "common_http_protocol_options: {headers_with_underscores_action: REJECT_REQUEST}"),
-        with("underscore_drop", "common_http_protocol_options: {headers_with_underscores_action: DROP_HEADER}"),
+        with(
+            "underscore_reject",
+            "common_http_protocol_options: {headers_with_underscores_action: REJECT_REQUEST}",
+        ),
+        with(
+            "underscore_drop",
+            "common_http_protocol_options: {headers_with_underscores_action: DROP_HEADER}",
+        ),
     ];
     let pair = simple("", &more).await;
     let mut cases = Vec::new();
     for listener in ["normal", "merged", "both", "refuse", "unescape", "redirect"] {
         for path in [
-            "/a/../b", "/a/./b/.", "/../../x", "//a///b//", "/a%2Fb", "/a%5Cb", "/a%2fb/../c?d=/../e", "/%41%7e%2E%2e/x", "/a%00b", "/a\\b",
-            "/a;b=c", "/a?x=%2F", "/%zz", "/a/..", "/.", "/a//../b",
+            "/a/../b",
+            "/a/./b/.",
+            "/../../x",
+            "//a///b//",
+            "/a%2Fb",
+            "/a%5Cb",
+            "/a%2fb/../c?d=/../e",
+            "/%41%7e%2E%2e/x",
+            "/a%00b",
+            "/a\\b",
+            "/a;b=c",
+            "/a?x=%2F",
+            "/%zz",
+            "/a/..",
+            "/.",
+            "/a//../b",
         ] {
             cases.push(Case::ask(format!("{listener}: {path}"), &format!("GET {path}"), &[]).at(listener));
         }
     }
     for listener in ["any_port", "own_port", "dot"] {
-        for host in ["test", "test:80", "test:443", "test.", "test.:80", "[::1]:80", "test:x", "1.2.3.4:8080"] {
-            cases.push(Case::ask(format!("{listener}: {host}"), "GET /", &[&format!("host: {host}")]).at(listener));
+        for host in ["test", "test:80", "test:443", "test.", "test.:80", "[::1]:80", "test:x", "1.2.3.4:8080"]
+        {
+            cases.push(
+                Case::ask(format!("{listener}: {host}"), "GET /", &[&format!("host: {host}")]).at(listener),
+            );
         }
     }
     for listener in ["underscore_reject", "underscore_drop"] {

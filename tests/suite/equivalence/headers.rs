@@ -44,7 +44,14 @@ async fn headers_are_edited_the_same() {
     .await
     .unwrap();
     let own = [
-        "x-level: own", "x-over: own", "x-once: own", "x-only: own", "x-remove-table: 1", "x-remove-host: 1", "x-remove-route: 1", "x-remove-cluster: 1",
+        "x-level: own",
+        "x-over: own",
+        "x-once: own",
+        "x-only: own",
+        "x-remove-table: 1",
+        "x-remove-host: 1",
+        "x-remove-route: 1",
+        "x-remove-cluster: 1",
     ];
     let mut cases = Vec::new();
     for listener in ["web", "specific"] {
@@ -59,18 +66,69 @@ async fn headers_are_edited_the_same() {
 #[tokio::test]
 async fn formats_come_out_the_same() {
     let formats = [
-        "plain", "100%%", "%PROTOCOL%", "%REQ(:METHOD)%", "%REQ(x-a)%", "%REQ(X-A?x-b)%", "%REQ(x-none?x-b):2%", "%REQ(x-none)%", "a%REQ(x-none)%b",
-        "%REQ(:PATH)%", "%REQ(:PATH):3%", "%REQ(:AUTHORITY)%", "%REQ(:SCHEME)%", "%RESPONSE_CODE%", "%RESP(content-length)%", "%RESPONSE_FLAGS%", "%RESPONSE_CODE_DETAILS%",
-        "%UPSTREAM_HOST%", "%UPSTREAM_CLUSTER%", "%UPSTREAM_REMOTE_ADDRESS%", "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%", "%DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT%",
-        "%DOWNSTREAM_LOCAL_ADDRESS%", "%DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT%", "%ROUTE_NAME%", "%VIRTUAL_CLUSTER_NAME%", "%REQUESTED_SERVER_NAME%",
-        "%DOWNSTREAM_PEER_SUBJECT%", "%DOWNSTREAM_TLS_VERSION%", "%DYNAMIC_METADATA(a:b)%", "%FILTER_STATE(k)%", "%START_TIME(%%Y)%", "%START_TIME(%Y)%", "%BYTES_SENT%",
-        "%CONNECTION_TERMINATION_DETAILS%", "%HOSTNAME%", "%FILTER_CHAIN_NAME%", "%ATTEMPT_COUNT%", "%UPSTREAM_REQUEST_ATTEMPT_COUNT%", "%UPSTREAM_PROTOCOL%", "%RESPONSE_FLAGS_LONG%", "%PATH(NQ)%", "%PATH(WQ)%", "%QUERY_PARAM(q)%", "%QUERY_PARAM(none)%", "%STREAM_ID%x", "%ENVIRONMENT(NOSUCH)%", "%TRACE_ID%",
-        "%DOWNSTREAM_TRANSPORT_FAILURE_REASON%", "%UPSTREAM_TRANSPORT_FAILURE_REASON%", "%GRPC_STATUS%", "%REQUEST_HEADERS_BYTES%", "%RESPONSE_TRAILERS_BYTES%", "%CONNECTION_ID%", "%TRAILER(x)%",
+        "plain",
+        "100%%",
+        "%PROTOCOL%",
+        "%REQ(:METHOD)%",
+        "%REQ(x-a)%",
+        "%REQ(X-A?x-b)%",
+        "%REQ(x-none?x-b):2%",
+        "%REQ(x-none)%",
+        "a%REQ(x-none)%b",
+        "%REQ(:PATH)%",
+        "%REQ(:PATH):3%",
+        "%REQ(:AUTHORITY)%",
+        "%REQ(:SCHEME)%",
+        "%RESPONSE_CODE%",
+        "%RESP(content-length)%",
+        "%RESPONSE_FLAGS%",
+        "%RESPONSE_CODE_DETAILS%",
+        "%UPSTREAM_HOST%",
+        "%UPSTREAM_CLUSTER%",
+        "%UPSTREAM_REMOTE_ADDRESS%",
+        "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%",
+        "%DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT%",
+        "%DOWNSTREAM_LOCAL_ADDRESS%",
+        "%DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT%",
+        "%ROUTE_NAME%",
+        "%VIRTUAL_CLUSTER_NAME%",
+        "%REQUESTED_SERVER_NAME%",
+        "%DOWNSTREAM_PEER_SUBJECT%",
+        "%DOWNSTREAM_TLS_VERSION%",
+        "%DYNAMIC_METADATA(a:b)%",
+        "%FILTER_STATE(k)%",
+        "%START_TIME(%%Y)%",
+        "%START_TIME(%Y)%",
+        "%BYTES_SENT%",
+        "%CONNECTION_TERMINATION_DETAILS%",
+        "%HOSTNAME%",
+        "%FILTER_CHAIN_NAME%",
+        "%ATTEMPT_COUNT%",
+        "%UPSTREAM_REQUEST_ATTEMPT_COUNT%",
+        "%UPSTREAM_PROTOCOL%",
+        "%RESPONSE_FLAGS_LONG%",
+        "%PATH(NQ)%",
+        "%PATH(WQ)%",
+        "%QUERY_PARAM(q)%",
+        "%QUERY_PARAM(none)%",
+        "%STREAM_ID%x",
+        "%ENVIRONMENT(NOSUCH)%",
+        "%TRACE_ID%",
+        "%DOWNSTREAM_TRANSPORT_FAILURE_REASON%",
+        "%UPSTREAM_TRANSPORT_FAILURE_REASON%",
+        "%GRPC_STATUS%",
+        "%REQUEST_HEADERS_BYTES%",
+        "%RESPONSE_TRAILERS_BYTES%",
+        "%CONNECTION_ID%",
+        "%TRAILER(x)%",
     ];
     let usable: Vec<_> = formats
         .iter()
         .enumerate()
-        .filter(|(_, f)| !["%ATTEMPT_COUNT%", "%STREAM_ID%x", "%START_TIME(%%Y)%", "%CONNECTION_ID%", "%HOSTNAME%"].contains(f))
+        .filter(|(_, f)| {
+            !["%ATTEMPT_COUNT%", "%STREAM_ID%x", "%START_TIME(%%Y)%", "%CONNECTION_ID%", "%HOSTNAME%"]
+                .contains(f)
+        })
         .collect();
     let adds = |prefix: &str| {
         usable

@@ -25,7 +25,9 @@ async fn malformed_requests_are_refused_the_same() {
     let many: String = (0..101).map(|i| format!("x-{i}: 1\r\n")).collect();
     let fits: String = (0..90).map(|i| format!("x-{i}: 1\r\n")).collect();
     let get = |headers: &str| format!("GET / HTTP/1.1\r\nhost: test\r\n{headers}\r\n");
-    let post = |headers: &str, body: &str| format!("POST / HTTP/1.1\r\nhost: test\r\nx-do: echo\r\n{headers}\r\n{body}");
+    let post = |headers: &str, body: &str| {
+        format!("POST / HTTP/1.1\r\nhost: test\r\nx-do: echo\r\n{headers}\r\n{body}")
+    };
     let cases: Vec<Case> = [
         ("no host", "GET / HTTP/1.1\r\n\r\n".into()),
         ("empty host", "GET / HTTP/1.1\r\nhost:\r\n\r\n".into()),

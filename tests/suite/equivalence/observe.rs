@@ -25,7 +25,11 @@ impl Differences {
 /// Sends a request by each of many ways a request can end.
 fn ways() -> Vec<Case> {
     vec![
-        Case::ask("plain", "GET /a?q=v", &["user-agent: me", "x-a: aaa", "x-forwarded-for: 1.2.3.4", "x-request-id: my-id"]),
+        Case::ask(
+            "plain",
+            "GET /a?q=v",
+            &["user-agent: me", "x-a: aaa", "x-forwarded-for: 1.2.3.4", "x-request-id: my-id"],
+        ),
         Case::with_body("post", "POST /a", &["x-do: echo"], b"body"),
         Case::ask("chunks", "GET /a", &["x-do: chunks"]),
         Case::ask("upstream 500", "GET /a", &["x-do: status:500"]),
@@ -62,11 +66,44 @@ fn table() -> String {
 /// Not among them, since ours tells more: `LOCAL_REPLY_BODY` (Envoy knows it in `local_reply_config` only),
 /// `UPSTREAM_REMOTE_ADDRESS` (also of a host that refused), `UPSTREAM_PROTOCOL` (not after a timeout).
 const OPERATORS: &[&str] = &[
-    "%PROTOCOL%", "%REQ(:METHOD)%", "%REQ(:PATH)%", "%REQ(:PATH):3%", "%REQ(X-ENVOY-ORIGINAL-PATH?:PATH)%", "%REQ(:AUTHORITY)%", "%REQ(USER-AGENT)%", "%REQ(x-a)%",
-    "%REQ(x-none)%", "%REQ(X-FORWARDED-FOR)%", "%RESPONSE_CODE%", "%RESPONSE_FLAGS%", "%RESPONSE_FLAGS_LONG%", "%RESPONSE_CODE_DETAILS%", "%CONNECTION_TERMINATION_DETAILS%", "%BYTES_RECEIVED%", "%BYTES_SENT%",
-    "%RESP(CONTENT-LENGTH)%", "%RESP(CONTENT-TYPE)%", "%UPSTREAM_HOST%", "%UPSTREAM_CLUSTER%", "%UPSTREAM_TRANSPORT_FAILURE_REASON%", "%UPSTREAM_REQUEST_ATTEMPT_COUNT%",
-    "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%", "%DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT%", "%DOWNSTREAM_LOCAL_ADDRESS%", "%DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT%", "%ROUTE_NAME%",
-    "%REQUESTED_SERVER_NAME%", "%FILTER_CHAIN_NAME%", "%DYNAMIC_METADATA(a:b)%", "%FILTER_STATE(k)%", "%QUERY_PARAM(q)%", "%PATH(NQ)%", "%GRPC_STATUS%", "%TRAILER(x)%", "%ACCESS_LOG_TYPE%", "%VIRTUAL_CLUSTER_NAME%",
+    "%PROTOCOL%",
+    "%REQ(:METHOD)%",
+    "%REQ(:PATH)%",
+    "%REQ(:PATH):3%",
+    "%REQ(X-ENVOY-ORIGINAL-PATH?:PATH)%",
+    "%REQ(:AUTHORITY)%",
+    "%REQ(USER-AGENT)%",
+    "%REQ(x-a)%",
+    "%REQ(x-none)%",
+    "%REQ(X-FORWARDED-FOR)%",
+    "%RESPONSE_CODE%",
+    "%RESPONSE_FLAGS%",
+    "%RESPONSE_FLAGS_LONG%",
+    "%RESPONSE_CODE_DETAILS%",
+    "%CONNECTION_TERMINATION_DETAILS%",
+    "%BYTES_RECEIVED%",
+    "%BYTES_SENT%",
+    "%RESP(CONTENT-LENGTH)%",
+    "%RESP(CONTENT-TYPE)%",
+    "%UPSTREAM_HOST%",
+    "%UPSTREAM_CLUSTER%",
+    "%UPSTREAM_TRANSPORT_FAILURE_REASON%",
+    "%UPSTREAM_REQUEST_ATTEMPT_COUNT%",
+    "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%",
+    "%DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT%",
+    "%DOWNSTREAM_LOCAL_ADDRESS%",
+    "%DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT%",
+    "%ROUTE_NAME%",
+    "%REQUESTED_SERVER_NAME%",
+    "%FILTER_CHAIN_NAME%",
+    "%DYNAMIC_METADATA(a:b)%",
+    "%FILTER_STATE(k)%",
+    "%QUERY_PARAM(q)%",
+    "%PATH(NQ)%",
+    "%GRPC_STATUS%",
+    "%TRAILER(x)%",
+    "%ACCESS_LOG_TYPE%",
+    "%VIRTUAL_CLUSTER_NAME%",
 ];
 
 fn file_log(file: &str, format: &str) -> String {
@@ -88,7 +125,12 @@ async fn access_logs_say_the_same() {
         "{name: file, filter: {response_flag_filter: {flags: [UF, UT]}}, typed_config: {'@type': type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog, path: $DIR/flags, log_format: {text_format_source: {inline_string: \"%RESPONSE_FLAGS%\\n\"}}}}".into(),
         "{name: file, filter: {and_filter: {filters: [{header_filter: {header: {name: x-do, present_match: true}}}, {not_health_check_filter: {}}]}}, typed_config: {'@type': type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog, path: $DIR/and, log_format: {text_format_source: {inline_string: \"%REQ(X-DO)%\\n\"}}}}".into(),
     ];
-    let mut pair = Pair::start(&[http_listener("web", &format!("access_log: [{}]", logs.join(", ")), &table())], &clusters()).await.unwrap();
+    let mut pair = Pair::start(
+        &[http_listener("web", &format!("access_log: [{}]", logs.join(", ")), &table())],
+        &clusters(),
+    )
+    .await
+    .unwrap();
     pair.compare(&ways()).await;
     pair.envoy.quit().await.unwrap();
     pair.ours.quit().await.unwrap();
@@ -114,7 +156,13 @@ async fn access_logs_say_the_same() {
                 let fields = line.split(' ').enumerate().map(|(i, field)| {
                     let is_time = (7..=8).contains(&i) && field.parse::<u32>().is_ok();
                     let bare = field.trim_matches('"');
-                    if is_time { "(ms)" } else if e2e::pair::is_uuid4(bare) { "(uuid)" } else { field }
+                    if is_time {
+                        "(ms)"
+                    } else if e2e::pair::is_uuid4(bare) {
+                        "(uuid)"
+                    } else {
+                        field
+                    }
                 });
                 fields.collect::<Vec<_>>().join(" ") + "\n"
             })
@@ -125,7 +173,19 @@ async fn access_logs_say_the_same() {
 }
 
 /// Stats that depend on time, memory, process or build and not on what was asked.
-const VOLATILE: &[&str] = &["_time", "_ms", "uptime", "memory", "version", "length_ms", "server.", "filesystem.", "main_thread", "workers.", "dispatcher"];
+const VOLATILE: &[&str] = &[
+    "_time",
+    "_ms",
+    "uptime",
+    "memory",
+    "version",
+    "length_ms",
+    "server.",
+    "filesystem.",
+    "main_thread",
+    "workers.",
+    "dispatcher",
+];
 
 /// Where values differ, and why.
 const TELLS_MORE: &[(&str, &str)] = &[
@@ -154,7 +214,9 @@ async fn stats_have_the_same_names_and_values() {
     let pair = Pair::start(&[http_listener("web", "", &table())], &clusters()).await.unwrap();
     let (before_envoy, before_ours) = (stats_of(&pair.envoy).await, stats_of(&pair.ours).await);
     let prefixes = ["cluster.", "http.web.", "listener.web."];
-    let core = |name: &&String| prefixes.iter().any(|p| name.starts_with(p)) && !VOLATILE.iter().any(|v| name.contains(v));
+    let core = |name: &&String| {
+        prefixes.iter().any(|p| name.starts_with(p)) && !VOLATILE.iter().any(|v| name.contains(v))
+    };
     let names = |stats: &BTreeMap<String, u64>| stats.keys().filter(core).cloned().collect::<BTreeSet<_>>();
     let (envoy_names, our_names) = (names(&before_envoy), names(&before_ours));
     let missing: Vec<_> = envoy_names.difference(&our_names).collect();
@@ -170,7 +232,9 @@ async fn stats_have_the_same_names_and_values() {
             None => {}
         }
     }
-    for (name, value) in ours.iter().filter(|(name, value)| core(name) && **value > 0 && !envoy.contains_key(*name)) {
+    for (name, value) in
+        ours.iter().filter(|(name, value)| core(name) && **value > 0 && !envoy.contains_key(*name))
+    {
         wrong += &format!("{name}: Envoy has none, ours {value}\n");
     }
     assert!(wrong.is_empty(), "after the same requests:\n{wrong}\nnames missing: {missing:#?}");
@@ -230,7 +294,14 @@ async fn the_admin_interface_has_the_same_shape() {
             if whole {
                 out += &answer.text();
             } else if !unordered {
-                out += answer.text().lines().next().unwrap_or_default().split(['\'', ':']).next().unwrap_or_default();
+                out += answer
+                    .text()
+                    .lines()
+                    .next()
+                    .unwrap_or_default()
+                    .split(['\'', ':'])
+                    .next()
+                    .unwrap_or_default();
             }
             side.normal(&out)
         };
@@ -262,7 +333,11 @@ async fn the_admin_interface_has_the_same_shape() {
 
     let families = async |side: &Side| {
         let text = page(side, "GET", "/stats/prometheus").await.text();
-        let of = |l: &str| ["envoy_cluster_", "envoy_http_", "envoy_listener_"].iter().any(|p| l.starts_with(&format!("# TYPE {p}")));
+        let of = |l: &str| {
+            ["envoy_cluster_", "envoy_http_", "envoy_listener_"]
+                .iter()
+                .any(|p| l.starts_with(&format!("# TYPE {p}")))
+        };
         text.lines().filter(|l| of(l)).map(str::to_owned).collect::<BTreeSet<_>>()
     };
     let (envoy, ours) = (families(&pair.envoy).await, families(&pair.ours).await);

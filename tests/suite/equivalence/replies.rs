@@ -3,7 +3,8 @@
 use super::clusters;
 use e2e::pair::{Case, Pair, cluster, http_listener, routes};
 
-const COMPLETE: &str = "the whole request came at once, so its connection goes on; Envoy answers before it reads the body";
+const COMPLETE: &str =
+    "the whole request came at once, so its connection goes on; Envoy answers before it reads the body";
 
 /// Routes that may name clusters that do not exist.
 fn lax(table: &str) -> String {
@@ -41,53 +42,81 @@ async fn local_replies_are_envoys() {
     let listeners = [
         http_listener("web", "", &lax(table)),
         http_listener("tls", "", tls),
-        http_listener("edge", "use_remote_address: true, stream_idle_timeout: 0.5s, request_timeout: 0.1s", &lax(table)),
+        http_listener(
+            "edge",
+            "use_remote_address: true, stream_idle_timeout: 0.5s, request_timeout: 0.1s",
+            &lax(table),
+        ),
     ];
     let mut all = clusters();
-    all.push(cluster("full", "$ORIGIN", "circuit_breakers: {thresholds: [{max_requests: 0, max_pending_requests: 0, max_connections: 0}]}"));
+    all.push(cluster(
+        "full",
+        "$ORIGIN",
+        "circuit_breakers: {thresholds: [{max_requests: 0, max_pending_requests: 0, max_connections: 0}]}",
+    ));
     let pair = Pair::start(&listeners, &all).await.unwrap();
     let mut cases = Vec::new();
     let ask = |name: &str, path: &str, headers: &[&str]| Case::ask(name, &format!("GET {path}"), headers);
     cases.extend([
-            ask("no route", "/none", &[]),
-            ask("missing cluster", "/missing", &[]),
-            ask("missing cluster, 404", "/missing404", &[]),
-            ask("cluster header absent", "/by-header", &[]),
-            ask("cluster header unknown", "/by-header", &["x-cluster: nope"]),
-            ask("cluster header", "/by-header", &["x-cluster: up"]),
-            ask("no hosts", "/empty", &[]),
-            ask("refused", "/refused", &[]),
-            ask("closes", "/ok", &["x-do: close"]),
-            ask("resets", "/ok", &["x-do: reset"]),
-            ask("garbage", "/ok", &["x-do: garbage"]),
-            ask("bad status", "/ok", &["x-do: bad-status"]),
-            ask("bad length", "/ok", &["x-do: bad-length"]),
-            ask("two lengths", "/ok", &["x-do: two-lengths"]),
-            ask("length and chunks", "/ok", &["x-do: length-and-chunks"]),
-            ask("timeout", "/timeout", &["x-do: never"]),
-            ask("max duration", "/max-duration", &["x-do: never"]),
-            ask("idle", "/idle", &["x-do: never"]),
-            ask("full", "/full", &[]),
-            ask("direct", "/direct", &[]),
-            ask("direct, empty", "/direct-empty", &[]),
-            ask("direct, no body", "/direct-bare", &[]),
-            ask("direct, typed", "/direct-typed", &[]),
-            ask("upstream 404", "/ok", &["x-do: status:404"]),
-        ]);
+        ask("no route", "/none", &[]),
+        ask("missing cluster", "/missing", &[]),
+        ask("missing cluster, 404", "/missing404", &[]),
+        ask("cluster header absent", "/by-header", &[]),
+        ask("cluster header unknown", "/by-header", &["x-cluster: nope"]),
+        ask("cluster header", "/by-header", &["x-cluster: up"]),
+        ask("no hosts", "/empty", &[]),
+        ask("refused", "/refused", &[]),
+        ask("closes", "/ok", &["x-do: close"]),
+        ask("resets", "/ok", &["x-do: reset"]),
+        ask("garbage", "/ok", &["x-do: garbage"]),
+        ask("bad status", "/ok", &["x-do: bad-status"]),
+        ask("bad length", "/ok", &["x-do: bad-length"]),
+        ask("two lengths", "/ok", &["x-do: two-lengths"]),
+        ask("length and chunks", "/ok", &["x-do: length-and-chunks"]),
+        ask("timeout", "/timeout", &["x-do: never"]),
+        ask("max duration", "/max-duration", &["x-do: never"]),
+        ask("idle", "/idle", &["x-do: never"]),
+        ask("full", "/full", &[]),
+        ask("direct", "/direct", &[]),
+        ask("direct, empty", "/direct-empty", &[]),
+        ask("direct, no body", "/direct-bare", &[]),
+        ask("direct, typed", "/direct-typed", &[]),
+        ask("upstream 404", "/ok", &["x-do: status:404"]),
+    ]);
     let get = |path: &str| Case::ask(path, &format!("GET {path}"), &[]);
     cases.extend(
         [
-            "/redirect", "/redirect?a=b", "/redirect/path", "/redirect/path?a=b", "/redirect/strip?a=b", "/redirect/prefix/x?y",
-            "/redirect/prefixed", "/redirect/regex/a/b?c", "/redirect/https?a", "/redirect/scheme", "/redirect/port", "/redirect/host-port",
+            "/redirect",
+            "/redirect?a=b",
+            "/redirect/path",
+            "/redirect/path?a=b",
+            "/redirect/strip?a=b",
+            "/redirect/prefix/x?y",
+            "/redirect/prefixed",
+            "/redirect/regex/a/b?c",
+            "/redirect/https?a",
+            "/redirect/scheme",
+            "/redirect/port",
+            "/redirect/host-port",
         ]
         .map(get),
     );
     for host in ["test:80", "test:443", "test:8080", "[::1]:80", "1.2.3.4"] {
         for path in ["/redirect", "/redirect/https", "/redirect/port", "/redirect/path"] {
-            cases.push(Case::ask(format!("{host}{path}"), &format!("GET {path}"), &[&format!("host: {host}")]));
+            cases.push(Case::ask(
+                format!("{host}{path}"),
+                &format!("GET {path}"),
+                &[&format!("host: {host}")],
+            ));
         }
     }
-    for headers in [&[][..], &["x-forwarded-proto: https"], &["host: outside"], &["host: outside", "x-forwarded-for: 1.2.3.4"], &["host: test:80"]] {
+    for headers in [
+        &[][..],
+        &["x-forwarded-proto: https"],
+        &["host: outside"],
+        &["host: outside", "x-forwarded-for: 1.2.3.4"],
+        &["host: test:80"],
+    ] {
         cases.push(Case::ask(format!("tls required {headers:?}"), "GET /a?b", headers).at("tls"));
     }
     cases.push(Case::with_body("POST to a direct response", "POST /direct", &[], b"abc").differs(COMPLETE));
@@ -101,6 +130,10 @@ async fn local_replies_are_envoys() {
     cases.push(Case::ask("grpc, direct", "POST /direct", &["content-type: application/grpc"]));
     cases.push(Case::ask("idle stream", "GET /ok", &["x-do: never"]).at("edge"));
     cases.push(Case::ask("slow request", "POST /ok", &["content-length: 10"]).at("edge"));
-    cases.push(Case::ask("edge controls", "GET /ok", &["x-envoy-upstream-rq-timeout-ms: 100", "x-do: never"]));
+    cases.push(Case::ask(
+        "edge controls",
+        "GET /ok",
+        &["x-envoy-upstream-rq-timeout-ms: 100", "x-do: never"],
+    ));
     pair.compare(&cases).await;
 }

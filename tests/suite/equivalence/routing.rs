@@ -52,44 +52,128 @@ async fn the_same_route_is_taken() {
         ("all", "['*']"),
     ]
     .iter()
-    .map(|(name, domains)| format!("{{name: {name}, domains: {domains}, routes: [{}]}}", says(name, "prefix: /")))
+    .map(|(name, domains)| {
+        format!("{{name: {name}, domains: {domains}, routes: [{}]}}", says(name, "prefix: /"))
+    })
     .collect();
     let pair = Pair::start(
         &[
             http_listener("web", "", &routes(&table.join(",\n"))),
             http_listener("hosts", "", &format!("virtual_hosts: [{}]", hosts.join(", "))),
-            http_listener("portless", "", &format!("ignore_port_in_host_matching: true, virtual_hosts: [{}]", hosts.join(", "))),
+            http_listener(
+                "portless",
+                "",
+                &format!("ignore_port_in_host_matching: true, virtual_hosts: [{}]", hosts.join(", ")),
+            ),
         ],
         &clusters(),
     )
     .await
     .unwrap();
     let mut cases: Vec<Case> = [
-        "/exact", "/exact?q", "/exact/", "/Exact", "/any", "/ANY", "/anyx", "/sep", "/sep/", "/sep/a", "/sep?a", "/sepa", "/r/12", "/r/12?x", "/r/1a",
-        "/r/12/", "/rq?x=1", "/q?a=1", "/q?a=2", "/q?x=y&a=1", "/q?a=1&a=2", "/q?a=2&a=1", "/q?b", "/q?b=", "/q?c=xxx", "/q?c=xy", "/q?a=%31", "/q#?a=1", "/p", "/prefix/long",
-        "/prefix/lon", "/f", "/", "/h",
+        "/exact",
+        "/exact?q",
+        "/exact/",
+        "/Exact",
+        "/any",
+        "/ANY",
+        "/anyx",
+        "/sep",
+        "/sep/",
+        "/sep/a",
+        "/sep?a",
+        "/sepa",
+        "/r/12",
+        "/r/12?x",
+        "/r/1a",
+        "/r/12/",
+        "/rq?x=1",
+        "/q?a=1",
+        "/q?a=2",
+        "/q?x=y&a=1",
+        "/q?a=1&a=2",
+        "/q?a=2&a=1",
+        "/q?b",
+        "/q?b=",
+        "/q?c=xxx",
+        "/q?c=xy",
+        "/q?a=%31",
+        "/q#?a=1",
+        "/p",
+        "/prefix/long",
+        "/prefix/lon",
+        "/f",
+        "/",
+        "/h",
     ]
     .iter()
     .map(|path| Case::ask(*path, &format!("GET {path}"), &[]))
     .collect();
     for headers in [
-        &["x-k: a"][..], &["x-k: prefix"], &["x-k: mypost"], &["x-k: aMIDb"], &["x-k: r1"], &["x-k: r1x"], &["X-K: a"], &["x-k: A"], &["x-k: a", "x-k: b"], &["x-k: b", "x-k: a"],
-        &["x-n: 1"], &["x-n: 10"], &["x-n: 9"], &["x-n: -1"], &["x-n: 5a"], &["x-n: 5 "], &["x-p: 1"], &["x-p:"], &["x-go: absent"], &["x-go: absent", "x-q: 1"], &["x-go: not"],
-        &["x-go: not", "x-k: b"], &["x-go: not", "x-k: c"], &["x-go: empty"], &["x-go: empty", "x-z: zz"],
+        &["x-k: a"][..],
+        &["x-k: prefix"],
+        &["x-k: mypost"],
+        &["x-k: aMIDb"],
+        &["x-k: r1"],
+        &["x-k: r1x"],
+        &["X-K: a"],
+        &["x-k: A"],
+        &["x-k: a", "x-k: b"],
+        &["x-k: b", "x-k: a"],
+        &["x-n: 1"],
+        &["x-n: 10"],
+        &["x-n: 9"],
+        &["x-n: -1"],
+        &["x-n: 5a"],
+        &["x-n: 5 "],
+        &["x-p: 1"],
+        &["x-p:"],
+        &["x-go: absent"],
+        &["x-go: absent", "x-q: 1"],
+        &["x-go: not"],
+        &["x-go: not", "x-k: b"],
+        &["x-go: not", "x-k: c"],
+        &["x-go: empty"],
+        &["x-go: empty", "x-z: zz"],
     ] {
         cases.push(Case::ask(format!("{headers:?}"), "GET /h", headers));
     }
     cases.push(Case::ask("method", "PUT /m", &[]));
     cases.push(Case::ask("authority", "GET /m", &["host: a.org"]));
-    for content_type in ["application/grpc", "application/grpc+proto", "application/grpc-web", "application/json", "application/grpcx"] {
+    for content_type in [
+        "application/grpc",
+        "application/grpc+proto",
+        "application/grpc-web",
+        "application/json",
+        "application/grpcx",
+    ] {
         cases.push(Case::ask(content_type, "POST /g", &[&format!("content-type: {content_type}")]));
     }
     for listener in ["hosts", "portless"] {
         for host in [
-            "a.test", "A.TEST", "a.test:80", "p.test:80", "p.test", "b.test", "x.b.test", ".test", "test", "q-x.test", "-x.test", "end.com", "end.b.com", "end.", "upper.org",
-            "UPPER.ORG", "zzz", "zzz:1", "a.test.",
+            "a.test",
+            "A.TEST",
+            "a.test:80",
+            "p.test:80",
+            "p.test",
+            "b.test",
+            "x.b.test",
+            ".test",
+            "test",
+            "q-x.test",
+            "-x.test",
+            "end.com",
+            "end.b.com",
+            "end.",
+            "upper.org",
+            "UPPER.ORG",
+            "zzz",
+            "zzz:1",
+            "a.test.",
         ] {
-            cases.push(Case::ask(format!("{listener}: {host}"), "GET /", &[&format!("host: {host}")]).at(listener));
+            cases.push(
+                Case::ask(format!("{listener}: {host}"), "GET /", &[&format!("host: {host}")]).at(listener),
+            );
         }
     }
     pair.compare(&cases).await;
@@ -120,10 +204,38 @@ async fn requests_are_rewritten_the_same() {
     );
     let mut all = clusters();
     all.push("{name: named, type: STRICT_DNS, load_assignment: {cluster_name: named, endpoints: [{lb_endpoints: [{endpoint: {address: {socket_address: {address: localhost, port_value: $ORIGIN}}}}]}]}}".into());
-    let pair = Pair::start(&[http_listener("web", "", &routes(table)), http_listener("counted", "", &counted)], &all).await.unwrap();
+    let pair = Pair::start(
+        &[http_listener("web", "", &routes(table)), http_listener("counted", "", &counted)],
+        &all,
+    )
+    .await
+    .unwrap();
     let mut cases: Vec<Case> = [
-        "/pre/a?b=c", "/pre/", "/strip/a", "/strip", "/stripped", "/exact", "/exact?a", "/sep", "/sep/a", "/sep?a", "/case/x", "/CASEx", "/rx/a/b", "/rx/a/b?c=/rx/d/e", "/rx/a",
-        "/all/a/banana?a=a", "/host/literal", "/host/append", "/host/regex/abc/d?e", "/host/auto", "/weights", "/weighed", "/timeout0", "/timeout9", "/plain?q",
+        "/pre/a?b=c",
+        "/pre/",
+        "/strip/a",
+        "/strip",
+        "/stripped",
+        "/exact",
+        "/exact?a",
+        "/sep",
+        "/sep/a",
+        "/sep?a",
+        "/case/x",
+        "/CASEx",
+        "/rx/a/b",
+        "/rx/a/b?c=/rx/d/e",
+        "/rx/a",
+        "/all/a/banana?a=a",
+        "/host/literal",
+        "/host/append",
+        "/host/regex/abc/d?e",
+        "/host/auto",
+        "/weights",
+        "/weighed",
+        "/timeout0",
+        "/timeout9",
+        "/plain?q",
     ]
     .iter()
     .map(|path| Case::ask(*path, &format!("GET {path}"), &[]))
@@ -134,7 +246,10 @@ async fn requests_are_rewritten_the_same() {
     cases.push(Case::ask("host from no header", "GET /host/header", &[]));
     cases.push(Case::ask("host appended to", "GET /host/append", &["x-forwarded-host: before"]));
     for script in ["status:200", "status:500"] {
-        cases.push(Case::ask(format!("counted: {script}"), "GET /plain", &[&format!("x-do: {script}")]).at("counted"));
+        cases.push(
+            Case::ask(format!("counted: {script}"), "GET /plain", &[&format!("x-do: {script}")])
+                .at("counted"),
+        );
     }
     pair.compare(&cases).await;
 }

@@ -10,7 +10,11 @@ const ENDPOINTS: &str = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoa
 
 /// Writes a discovery response beside its place and moves it there.
 fn place(dir: &Path, file: &str, version: &str, type_url: &str, resource: &str) {
-    let resources = if resource.is_empty() { String::new() } else { format!("{{'@type': {type_url}, {}", &resource[1..]) };
+    let resources = if resource.is_empty() {
+        String::new()
+    } else {
+        format!("{{'@type': {type_url}, {}", &resource[1..])
+    };
     let text = format!("{{version_info: '{version}', resources: [{resources}]}}");
     let draft = dir.join(format!(".{file}.draft"));
     std::fs::write(&draft, text).unwrap();
@@ -18,12 +22,17 @@ fn place(dir: &Path, file: &str, version: &str, type_url: &str, resource: &str) 
 }
 
 fn source(dir: &Path, file: &str, watched: &str) -> String {
-    format!("{{resource_api_version: V3, path_config_source: {{path: {}{watched}}}}}", dir.join(file).display())
+    format!(
+        "{{resource_api_version: V3, path_config_source: {{path: {}{watched}}}}}",
+        dir.join(file).display()
+    )
 }
 
 fn listener_yaml(routes: &str) -> String {
     let chains = hcm(&format!("rds: {{route_config_name: all, config_source: {routes}}}"));
-    format!("{{name: web, address: {{socket_address: {{address: 127.0.0.1, port_value: 0}}}}, filter_chains: {chains}}}")
+    format!(
+        "{{name: web, address: {{socket_address: {{address: 127.0.0.1, port_value: 0}}}}, filter_chains: {chains}}}"
+    )
 }
 
 fn cluster_yaml(endpoints: &str) -> String {
@@ -97,7 +106,13 @@ async fn files_moved_into_place_are_taken_and_bad_ones_are_not() {
     files.stat("listener_manager.lds.update_failure", 1).await;
     files.answers(200, "other").await;
 
-    place(dir, "cds.yaml", "3", CLUSTER, &format!("{{name: up, load_assignment: {}}}", assignment_yaml("up", &[up.addr])));
+    place(
+        dir,
+        "cds.yaml",
+        "3",
+        CLUSTER,
+        &format!("{{name: up, load_assignment: {}}}", assignment_yaml("up", &[up.addr])),
+    );
     files.answers(200, "up").await;
     place(dir, "cds.yaml", "4", CLUSTER, "");
     files.answers(503, "").await;
@@ -112,9 +127,17 @@ async fn a_watched_directory_is_what_is_watched() {
     let version = |name: &str, endpoint: SocketAddr| {
         let folder = dir.join(name);
         std::fs::create_dir(&folder).unwrap();
-        place(&folder, "cds.yaml", name, CLUSTER, &format!("{{name: up, load_assignment: {}}}", assignment_yaml("up", &[endpoint])));
+        place(
+            &folder,
+            "cds.yaml",
+            name,
+            CLUSTER,
+            &format!("{{name: up, load_assignment: {}}}", assignment_yaml("up", &[endpoint])),
+        );
         let chains = hcm(&format!("route_config: {}", routes_yaml("all", "up")));
-        let listener = format!("{{name: web, address: {{socket_address: {{address: 127.0.0.1, port_value: 0}}}}, filter_chains: {chains}}}");
+        let listener = format!(
+            "{{name: web, address: {{socket_address: {{address: 127.0.0.1, port_value: 0}}}}, filter_chains: {chains}}}"
+        );
         place(&folder, "lds.yaml", name, LISTENER, &listener);
         std::os::unix::fs::symlink(name, dir.join("..next")).unwrap();
         std::fs::rename(dir.join("..next"), dir.join("..data")).unwrap();

@@ -14,7 +14,12 @@ async fn first_requests_come_in_envoys_order() {
         assert_eq!(first.kind(), Some(CDS), "clusters are asked for first");
         let node = first.node.expect("the first request says who asks");
         assert_eq!((&*node.id, &*node.cluster), ("node-1", "fleet"));
-        assert!(first.names.is_empty() && first.nonce.is_empty() && first.version.is_empty() && first.error.is_none());
+        assert!(
+            first.names.is_empty()
+                && first.nonce.is_empty()
+                && first.version.is_empty()
+                && first.error.is_none()
+        );
 
         stream.send(Response::new(CDS, "1", vec![eds_cluster("up")])).await.unwrap();
         // Either order: the request for endpoints, and the ACK.
@@ -98,7 +103,8 @@ async fn per_type_streams_are_asked_where_the_configuration_says() {
         endpoints.push(EDS, "1", vec![assignment("up", &[up.addr])]).await.unwrap().unwrap();
         let mut listeners = server.stream().await.unwrap();
         assert_eq!(listeners.method, format!("{word}Listeners"));
-        let listener = listener_at("web", 0, &format!("rds: {{route_config_name: all, config_source: {own}}}"));
+        let listener =
+            listener_at("web", 0, &format!("rds: {{route_config_name: all, config_source: {own}}}"));
         listeners.push(LDS, "1", vec![listener]).await.unwrap().unwrap();
         let mut tables = server.stream().await.unwrap();
         assert_eq!(tables.method, format!("{word}Routes"));
@@ -120,7 +126,10 @@ async fn a_server_that_dies_and_comes_back_is_found_again() {
         let alone = Client::h1();
         let web = world.proxy.listener("web").await.unwrap();
         eventually("the loss is noticed", async || -> Result<()> {
-            anyhow::ensure!(world.proxy.stats().await?["control_plane.connected_state"] == 0, "still connected");
+            anyhow::ensure!(
+                world.proxy.stats().await?["control_plane.connected_state"] == 0,
+                "still connected"
+            );
             Ok(())
         })
         .await;
@@ -132,7 +141,9 @@ async fn a_server_that_dies_and_comes_back_is_found_again() {
         let clusters = world.stream.of(CDS).await.unwrap();
         let endpoints = world.stream.of(EDS).await.unwrap();
         assert!(clusters.nonce.is_empty() && endpoints.nonce.is_empty(), "nonces are the stream's");
-        let held = |pairs: &[(&str, &str)]| pairs.iter().map(|(n, v)| ((*n).into(), (*v).into())).collect::<BTreeMap<String, String>>();
+        let held = |pairs: &[(&str, &str)]| {
+            pairs.iter().map(|(n, v)| ((*n).into(), (*v).into())).collect::<BTreeMap<String, String>>()
+        };
         match dialect {
             Dialect::Sotw => {
                 assert_eq!((&*clusters.version, &*endpoints.version), ("1", "1"));
@@ -153,7 +164,11 @@ async fn a_response_of_an_unknown_type_is_ignored() {
     for dialect in Dialect::ALL {
         let up = upstream("up").await;
         let mut world = World::up(dialect, up.addr).await;
-        let strange = Response { type_url: "type.googleapis.com/acme.Strange".into(), nonce: "strange".into(), ..Response::default() };
+        let strange = Response {
+            type_url: "type.googleapis.com/acme.Strange".into(),
+            nonce: "strange".into(),
+            ..Response::default()
+        };
         world.stream.send(strange).await.unwrap();
         // The next response is answered on the same stream, and nothing is said of the strange one.
         world.stream.push(EDS, "2", vec![assignment("up", &[up.addr])]).await.unwrap().unwrap();

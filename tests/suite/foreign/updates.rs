@@ -18,11 +18,17 @@ async fn a_bad_resource_is_refused_by_name_and_the_others_apply() {
             .unwrap()
             .unwrap_err();
         assert!(nack.contains("bad: lb_policy") && !nack.contains("more"), "{nack}");
-        let bad_listener = listener_at("broken", 0, "rds: {route_config_name: '', config_source: {ads: {}, resource_api_version: V3}}");
-        let nack = stream.push(LDS, "2", vec![rds_listener("web", "all"), bad_listener]).await.unwrap().unwrap_err();
+        let bad_listener = listener_at(
+            "broken",
+            0,
+            "rds: {route_config_name: '', config_source: {ads: {}, resource_api_version: V3}}",
+        );
+        let nack =
+            stream.push(LDS, "2", vec![rds_listener("web", "all"), bad_listener]).await.unwrap().unwrap_err();
         assert!(nack.contains("broken: ") && !nack.contains("web"), "{nack}");
         let twice = "virtual_hosts: [{name: a, domains: ['x']}, {name: b, domains: ['x']}]";
-        let bad_routes = any::pack(&text::from_yaml::<RouteConfiguration>(&format!("{{name: all, {twice}}}")).unwrap());
+        let bad_routes =
+            any::pack(&text::from_yaml::<RouteConfiguration>(&format!("{{name: all, {twice}}}")).unwrap());
         let nack = stream.push(RDS, "2", vec![("all".into(), bad_routes)]).await.unwrap().unwrap_err();
         assert!(nack.contains("all: virtual_hosts[1].domains"), "{nack}");
         let bad_endpoints = any::pack(
@@ -38,7 +44,10 @@ async fn a_bad_resource_is_refused_by_name_and_the_others_apply() {
         world.stream.push(RDS, "3", vec![routes("all", "more")]).await.unwrap().unwrap();
         world.answers("web", 200, "other").await;
         let dump = world.proxy.admin("/config_dump").await.unwrap().text();
-        assert!(dump.contains("error_state") && dump.contains("\"bad\""), "what was refused is shown: {dump}");
+        assert!(
+            dump.contains("error_state") && dump.contains("\"bad\""),
+            "what was refused is shown: {dump}"
+        );
     }
 }
 
@@ -47,7 +56,8 @@ async fn names_that_come_twice_are_refused() {
     for dialect in Dialect::ALL {
         let (up, other) = (upstream("up").await, upstream("other").await);
         let mut world = World::up(dialect, up.addr).await;
-        let resources = vec![eds_cluster("up"), static_cluster("twin", up.addr), static_cluster("twin", other.addr)];
+        let resources =
+            vec![eds_cluster("up"), static_cluster("twin", up.addr), static_cluster("twin", other.addr)];
         let nack = world.stream.push(CDS, "2", resources).await.unwrap().unwrap_err();
         assert!(nack.contains("twin: ") && nack.contains("more than once"), "{nack}");
         world.answers("web", 200, "up").await;
@@ -60,7 +70,8 @@ async fn a_listener_that_cannot_bind_is_refused() {
         let up = upstream("up").await;
         let mut world = World::up(dialect, up.addr).await;
         let taken = listener_at("taken", up.addr.port(), "route_config: {name: r}");
-        let nack = world.stream.push(LDS, "2", vec![rds_listener("web", "all"), taken]).await.unwrap().unwrap_err();
+        let nack =
+            world.stream.push(LDS, "2", vec![rds_listener("web", "all"), taken]).await.unwrap().unwrap_err();
         assert!(nack.contains("taken: ") && nack.contains(&up.addr.to_string()), "{nack}");
         world.answers("web", 200, "up").await;
     }
@@ -162,7 +173,13 @@ impl Load {
             task.await.unwrap();
         }
         let failed = self.failed.lock();
-        assert!(failed.is_empty(), "{} of {} failed: {:?}", failed.len(), self.sent.load(Relaxed), failed.first());
+        assert!(
+            failed.is_empty(),
+            "{} of {} failed: {:?}",
+            failed.len(),
+            self.sent.load(Relaxed),
+            failed.first()
+        );
     }
 }
 

@@ -103,7 +103,8 @@ pub(super) fn response_head(
         _ => {}
     }
     // What GET would have got: a body of a length not known before.
-    let unknown = to.head && stated.is_none() && head.status >= 200 && head.status != 204 && length != Length::Tunnel;
+    let unknown =
+        to.head && stated.is_none() && head.status >= 200 && head.status != 204 && length != Length::Tunnel;
     if length == Length::Chunked || (unknown && to.version != Version::Http10) {
         field(out, b"transfer-encoding", b"chunked", case);
     }

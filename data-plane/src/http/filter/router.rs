@@ -198,7 +198,8 @@ impl Router {
             UpstreamErrorKind::Overflow => Reset::Overflow,
             UpstreamErrorKind::RequestBody(error) => return client_body_failed(error),
         };
-        let connected = matches!(reset, Reset::Termination | Reset::Remote | Reset::RemoteRefused | Reset::Protocol);
+        let connected =
+            matches!(reset, Reset::Termination | Reset::Remote | Reset::RemoteRefused | Reset::Protocol);
         if let Some(cluster) = cx.cluster.as_ref().filter(|_| connected) {
             cx.upstream.protocol = Some(cluster.version_for(request.version));
         }

@@ -79,7 +79,12 @@ pub(super) struct Active<C> {
 }
 
 impl<C> Active<C> {
-    pub(super) fn new(cluster: &Arc<Cluster>, host: &Arc<Host>, sharing: Sharing, connection: C) -> Result<Self, (Failure, C)> {
+    pub(super) fn new(
+        cluster: &Arc<Cluster>,
+        host: &Arc<Host>,
+        sharing: Sharing,
+        connection: C,
+    ) -> Result<Self, (Failure, C)> {
         let stats = &cluster.stats;
         if !cluster.usage.take(Limit::Requests) {
             stats.upstream_rq_pending_overflow.inc();
