@@ -55,15 +55,13 @@ pub struct Case {
     pub answers: usize,
     /// Why ours may differ; the test then holds that it does.
     pub differs: Option<&'static str>,
-    /// Say nothing more after the bytes, as `nc -N` does, and compare how the connection ends.
-    pub finish: bool,
 }
 
 impl Case {
     /// A question to the listener `web`.
     pub fn new(name: impl Into<String>, bytes: impl Into<Vec<u8>>) -> Self {
         let bytes = bytes.into();
-        Self { name: name.into(), listener: "web", bytes, answers: 1, differs: None, finish: false }
+        Self { name: name.into(), listener: "web", bytes, answers: 1, differs: None }
     }
 
     /// `METHOD PATH` with header lines, `host: test` unless one is given.
@@ -102,12 +100,6 @@ impl Case {
     /// Ours differs, on purpose.
     pub fn differs(mut self, reason: &'static str) -> Self {
         self.differs = Some(reason);
-        self
-    }
-
-    /// Nothing is sent after the bytes.
-    pub fn finish(mut self) -> Self {
-        self.finish = true;
         self
     }
 }
@@ -271,9 +263,6 @@ impl Side {
         self.h2.take();
         let mut wire = Wire::connect(self.at(case.listener)).await?;
         wire.send(&case.bytes).await?;
-        if case.finish {
-            wire.finish().await?;
-        }
         let mut out = String::new();
         let mut left = case.answers;
         let head = case.bytes.starts_with(b"HEAD ");
@@ -287,10 +276,8 @@ impl Side {
             left -= usize::from(answer.status() / 100 != 1 || answer.status() == 101);
         }
         let seen = self.origin.take();
-        if !case.finish && left == 0 {
+        if left == 0 {
             out += if self.reusable(&mut wire).await { "connection: open\n" } else { "connection: closed\n" };
-        } else if case.finish {
-            let _ = writeln!(out, "then {:?}", String::from_utf8_lossy(&wire.rest().await?));
         }
         for message in seen {
             out += &message.describe(">");

@@ -165,24 +165,12 @@ impl Wire {
         Ok(timeout(DEADLINE, self.stream.write_all(bytes)).await.context("peer does not read")??)
     }
 
-    /// Says that nothing more will be sent.
-    ///
-    /// # Errors
-    /// The connection is gone.
-    pub async fn finish(&mut self) -> Result<()> {
-        Ok(self.stream.shutdown().await?)
-    }
-
     /// Reads more; false at the end. A reset counts as an end.
     async fn more(&mut self) -> Result<bool> {
-        let mut chunk = [0; 16 * 1024];
-        match timeout(DEADLINE, self.stream.read(&mut chunk)).await.context("peer is silent")? {
-            Ok(0) | Err(_) => Ok(false),
-            Ok(n) => {
-                self.buffer.extend_from_slice(&chunk[..n]);
-                Ok(true)
-            }
-        }
+        self.buffer.reserve(16 * 1024);
+        let read =
+            timeout(DEADLINE, self.stream.read_buf(&mut self.buffer)).await.context("peer is silent")?;
+        Ok(matches!(read, Ok(1..)))
     }
 
     /// Whether the peer closes without sending anything.

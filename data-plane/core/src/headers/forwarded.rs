@@ -238,9 +238,11 @@ fn remove_internal_only(headers: &mut HeaderList, edge: bool, names: &[Box<str>]
     let removed = if edge { WITH_EDGE } else { INTERNAL };
     headers.retain(|header| match header.id {
         HeaderId::Other => {
-            !header.name.eq_ignore_ascii_case(b"x-envoy-original-url")
-                && !(edge && header.name.eq_ignore_ascii_case(b"x-envoy-original-host"))
-                && !names.iter().any(|name| header.name.eq_ignore_ascii_case(name.as_bytes()))
+            let is = |name: &[u8]| header.name.eq_ignore_ascii_case(name);
+            let goes = is(b"x-envoy-original-url")
+                || (edge && is(b"x-envoy-original-host"))
+                || names.iter().any(|name| is(name.as_bytes()));
+            !goes
         }
         id => {
             let goes = removed & (1 << id as u8) != 0
