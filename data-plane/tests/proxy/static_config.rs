@@ -82,6 +82,7 @@ async fn admin_pages_have_envoys_headers_and_shapes() {
             "BootstrapConfigDump",
             "ClustersConfigDump",
             "ListenersConfigDump",
+            "ScopedRoutesConfigDump",
             "RoutesConfigDump",
             "SecretsConfigDump"
         ]
