@@ -88,7 +88,7 @@ async fn admin_pages_have_envoys_headers_and_shapes() {
         ]
     );
     assert_eq!(dump["configs"][1]["static_clusters"][0]["cluster"]["name"], "up");
-    assert_eq!(dump["configs"][3]["static_route_configs"][0]["route_config"]["name"], "local");
+    assert_eq!(dump["configs"][4]["static_route_configs"][0]["route_config"]["name"], "local");
     assert_eq!(get(admin, "/logging").await.status, 405);
     assert_eq!(get(admin, "/nope").await.status, 404);
     let info: serde_json::Value = serde_json::from_str(&get(admin, "/server_info").await.body).unwrap();

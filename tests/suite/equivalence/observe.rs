@@ -240,6 +240,38 @@ async fn stats_have_the_same_names_and_values() {
     assert!(wrong.is_empty(), "after the same requests:\n{wrong}\nnames missing: {missing:#?}");
 }
 
+/// What Envoy's dashboards are made of.
+const DASHBOARD: &[&str] = &[
+    "envoy_cluster_external_upstream_rq_time",
+    "envoy_cluster_external_upstream_rq_xx",
+    "envoy_cluster_membership_healthy",
+    "envoy_cluster_membership_total",
+    "envoy_cluster_upstream_cx_active",
+    "envoy_cluster_upstream_cx_connect_fail",
+    "envoy_cluster_upstream_cx_connect_ms",
+    "envoy_cluster_upstream_cx_total",
+    "envoy_cluster_upstream_cx_rx_bytes_total",
+    "envoy_cluster_upstream_cx_tx_bytes_total",
+    "envoy_cluster_upstream_rq",
+    "envoy_cluster_upstream_rq_active",
+    "envoy_cluster_upstream_rq_pending_overflow",
+    "envoy_cluster_upstream_rq_retry",
+    "envoy_cluster_upstream_rq_time",
+    "envoy_cluster_upstream_rq_timeout",
+    "envoy_cluster_upstream_rq_total",
+    "envoy_cluster_upstream_rq_xx",
+    "envoy_http_downstream_cx_active",
+    "envoy_http_downstream_cx_total",
+    "envoy_http_downstream_rq_active",
+    "envoy_http_downstream_rq_time",
+    "envoy_http_downstream_rq_total",
+    "envoy_http_downstream_rq_xx",
+    "envoy_listener_downstream_cx_active",
+    "envoy_listener_downstream_cx_total",
+    "envoy_server_live",
+    "envoy_server_uptime",
+];
+
 async fn page(side: &Side, method: &str, path: &str) -> Answer {
     Client::h1().send(method, &format!("http://{}{path}", side.proxy.admin), &[], "").await.unwrap()
 }
@@ -331,16 +363,18 @@ async fn the_admin_interface_has_the_same_shape() {
     differences.same("sections of /config_dump", &sections(&pair.envoy).await, &sections(&pair.ours).await);
     differences.none();
 
+    // Names and types of metrics: those that both have agree, and what dashboards are made of is there.
     let families = async |side: &Side| {
         let text = page(side, "GET", "/stats/prometheus").await.text();
-        let of = |l: &str| {
-            ["envoy_cluster_", "envoy_http_", "envoy_listener_"]
-                .iter()
-                .any(|p| l.starts_with(&format!("# TYPE {p}")))
-        };
-        text.lines().filter(|l| of(l)).map(str::to_owned).collect::<BTreeSet<_>>()
+        let types = text.lines().filter_map(|l| l.strip_prefix("# TYPE ")?.split_once(' '));
+        types.map(|(name, kind)| (name.to_owned(), kind.to_owned())).collect::<BTreeMap<_, _>>()
     };
     let (envoy, ours) = (families(&pair.envoy).await, families(&pair.ours).await);
-    let missing: Vec<_> = envoy.difference(&ours).collect();
-    assert!(missing.is_empty(), "Prometheus families that Envoy has and we have not: {missing:#?}");
+    let other: Vec<_> =
+        ours.iter().filter(|(name, kind)| envoy.get(*name).is_some_and(|e| e != *kind)).collect();
+    assert!(other.is_empty(), "of another type than Envoy's: {other:?}");
+    for name in DASHBOARD {
+        assert!(envoy.contains_key(*name), "{name}: Envoy has none, so nobody looks at it");
+        assert!(ours.contains_key(*name), "{name}: Envoy has it and we have not");
+    }
 }
