@@ -64,7 +64,7 @@ pub fn router(api: Api, metrics: Metrics, bootstrap: MakeBootstrap) -> Router {
         .route("/api/v1/status", get(status))
         .route("/api/v1/bootstrap", get(bootstrap_text))
         .fallback(async || {
-            ApiError::NotFound("no such path; see /api/v1/objects, /api/v1/status:".to_owned())
+            ApiError::NotFound("such a path (/api/v1/objects and /api/v1/status are some)".to_owned())
         })
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .with_state(Rest { api, metrics, bootstrap })

@@ -21,7 +21,8 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-/// Least and longest time to live that Consul takes for a session; its checks follow the same bounds here.
+/// Least and longest time to live granted. Consul's TTL checks have no minimum of their own, but it needs a
+/// moment to notice.
 const TTL: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(86_400));
 /// Consul forgets an instance this long after its check failed. Its own minimum is one minute.
 const FORGET_AFTER: Duration = Duration::from_secs(60);

@@ -73,7 +73,7 @@ pub trait Store: Send + Sync {
         Box::pin(async { Err(StoreError::ReadOnly(self.id().clone())) })
     }
 
-    /// Renews an instance's time to live and answers it; `None` for an instance without one.
+    /// Renews an instance's time to live and answers it; `None` when it has none, or the store does not tell.
     fn renew(
         &self,
         service: ServiceName,
