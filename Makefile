@@ -7,7 +7,7 @@ export PROTOC := $(CURDIR)/.dev/bin/protoc
 # The demo's store: embedded, etcd or consul.
 STORE ?= embedded
 
-.PHONY: help demo test unit e2e check fmt lint doc release bench bench-http bench-xds bench-core deny tools clean
+.PHONY: help demo test unit e2e check fmt lint doc release bench bench-http bench-xds bench-ratelimit bench-core deny tools clean
 
 help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):[^#]*## /  \1\t/' | expand -t 14
@@ -34,6 +34,7 @@ tools: ## Install what building and testing need, under .dev
 	@deploy/dev/build.sh
 	@deploy/dev/etcd.sh
 	@deploy/dev/consul.sh
+	@deploy/dev/redis.sh
 	@deploy/dev/envoy.sh
 
 check: fmt lint doc ## Format, lints and docs, as CI checks them
@@ -53,7 +54,7 @@ release: ## The binaries as shipped, in target/release
 	@deploy/dev/build.sh
 	cargo build --release -p data-plane -p control-plane -p portolan-cli --bins
 
-bench: bench-http bench-xds ## Both side-by-side benchmarks
+bench: bench-http bench-xds bench-ratelimit ## The side-by-side benchmarks
 
 bench-http: ## Our proxy beside Envoy, nginx and HAProxy: CPU per request, as ratios. ROUNDS=3
 	@deploy/dev/build.sh
@@ -62,6 +63,12 @@ bench-http: ## Our proxy beside Envoy, nginx and HAProxy: CPU per request, as ra
 bench-xds: ## The control plane: store write to last ACK over N simulated proxies
 	@deploy/dev/build.sh
 	benches/xds.sh
+
+bench-ratelimit: ## The rate-limit service: decisions a second over gRPC, in memory and with Redis. SECONDS=5
+	@deploy/dev/build.sh
+	@deploy/dev/redis.sh
+	cargo build --release -p control-plane -p benches --bin portolan-control --bin bench-ratelimit
+	target/release/bench-ratelimit $(if $(SECONDS),--seconds $(SECONDS))
 
 bench-core: ## Decisions in-process: route match, host choice
 	@deploy/dev/build.sh

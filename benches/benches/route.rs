@@ -2,12 +2,12 @@
 
 use criterion::{BatchSize, BenchmarkId, Criterion, criterion_group, criterion_main};
 use data_plane_core::config::{
-    Action, ClusterChoice, DirectResponse, Forward, LbPolicy, PathMatch, RequireTls, Route, RouteConfig,
-    RouteMatch, VirtualHost,
+    Action, ClusterChoice, DirectResponse, Forward, Hashing, LbPolicy, LeastRequest, Maglev, PathMatch,
+    RequireTls, RingHash, Route, RouteConfig, RouteMatch, SlowStart, VirtualHost, f64Bits,
 };
 use data_plane_core::headers::edit::HeaderEdits;
 use data_plane_core::headers::{HeaderList, RequestHead, Scheme, Version};
-use data_plane_core::lb::{Health, HostView, PickCx, Selector, SelectorOptions};
+use data_plane_core::lb::{Facts, HostIndex, HostView, PickCx, Selector, SelectorOptions};
 use data_plane_core::matcher::Regex;
 use data_plane_core::route::{RouteQuery, RouteTable};
 use std::hint::black_box;
@@ -42,8 +42,11 @@ fn route(path: PathMatch, action: Action) -> Route {
         name: "".into(),
         matches,
         action,
+        tracing: None,
         request_edits: HeaderEdits::default(),
         response_edits: HeaderEdits::default(),
+        overrides: Default::default(),
+        metadata: Default::default(),
     }
 }
 
@@ -59,6 +62,12 @@ fn to_cluster() -> Action {
         max_stream_duration: None,
         grpc_timeout_header_max: None,
         grpc_timeout_header_offset: Duration::ZERO,
+        rate_limits: Vec::new(),
+        include_vh_rate_limits: false,
+        hash_policy: Vec::new(),
+        retry: None,
+        body_limit: Default::default(),
+        mirrors: [].into(),
         high_priority: false,
     }))
 }
@@ -73,6 +82,9 @@ fn config(routes: Vec<Route>) -> Arc<RouteConfig> {
         response_edits: HeaderEdits::default(),
         include_request_attempt_count: false,
         include_attempt_count_in_response: false,
+        include_is_timeout_retry: false,
+        rate_limits: Vec::new(),
+        overrides: Default::default(),
     };
     Arc::new(RouteConfig {
         name: "bench".into(),
@@ -84,6 +96,7 @@ fn config(routes: Vec<Route>) -> Arc<RouteConfig> {
         ignore_port_in_host_matching: false,
         ignore_path_parameters: false,
         validate_clusters: false,
+        overrides: Default::default(),
     })
 }
 
@@ -129,22 +142,67 @@ fn build(c: &mut Criterion) {
     });
 }
 
+/// A few requests on every host.
+struct Busy;
+
+impl Facts for Busy {
+    fn active(&self, host: HostIndex) -> u32 {
+        host.0 & 3
+    }
+
+    fn total_active(&self) -> u32 {
+        1_500
+    }
+
+    fn now(&self) -> Duration {
+        Duration::from_secs(3600)
+    }
+}
+
 fn host_choice(c: &mut Criterion) {
     let mut group = c.benchmark_group("host_choice_of_1000");
+    let full_scan = LeastRequest { choices: None, ..LeastRequest::default() };
+    let bounded = Hashing { balance_factor: Some(150), ..Hashing::default() };
+    let slow_start = SlowStart {
+        window: Duration::from_secs(60),
+        aggression: f64Bits::new(1.0),
+        min_weight_percent: f64Bits::new(10.0),
+    };
     let policies = [
-        ("round_robin", LbPolicy::RoundRobin),
-        ("least_request", LbPolicy::LeastRequest { choices: 2 }),
+        ("round_robin", LbPolicy::ROUND_ROBIN),
+        ("round_robin_after_slow_start", LbPolicy::RoundRobin { slow_start: Some(slow_start) }),
+        ("least_request", LbPolicy::LeastRequest(LeastRequest::default())),
+        ("least_request_full_scan", LbPolicy::LeastRequest(full_scan)),
         ("random", LbPolicy::Random),
+        ("ring_hash", LbPolicy::RingHash(RingHash::default())),
+        (
+            "ring_hash_bounded",
+            LbPolicy::RingHash(RingHash { hashing: bounded.clone(), ..RingHash::default() }),
+        ),
+        ("maglev", LbPolicy::Maglev(Maglev::default())),
+        ("maglev_bounded", LbPolicy::Maglev(Maglev { hashing: bounded, ..Maglev::default() })),
     ];
+    let keys: Vec<_> = (0..1_000).map(|at| format!("10.0.{}.{}:8080", at / 250, at % 250)).collect();
     for (name, policy) in policies {
         for (kind, weights) in [("equal", 1), ("weighted", 7)] {
             let hosts: Vec<_> = (0..1_000)
-                .map(|at| HostView { priority: 0, weight: 1 + at % weights, health: Health::Healthy })
+                .map(|at| HostView {
+                    weight: 1 + at % weights,
+                    key: &keys[at as usize],
+                    healthy_since: Some(Duration::ZERO),
+                    ..HostView::default()
+                })
                 .collect();
-            let selector = Selector::build(&policy, &hosts, SelectorOptions::default(), 1);
+            let selector = Selector::build(&policy, &hosts, SelectorOptions::default(), None, 1);
             group.bench_function(BenchmarkId::new(name, kind), |b| {
                 b.iter(|| {
-                    let cx = PickCx { random: fastrand::u64(..), hash: None, active: &|host| host.0 & 3 };
+                    let cx = PickCx {
+                        random: fastrand::u64(..),
+                        hash: None,
+                        attempt: 0,
+                        tried_priorities: &[],
+                        facts: &Busy,
+                    };
                     black_box(selector.pick(&cx))
                 });
             });

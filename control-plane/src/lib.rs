@@ -6,21 +6,29 @@
 //! | module | what it owns |
 //! |---|---|
 //! | [`model`] | instances, objects, and the world they make; pure |
+//! | [`secret`] | secrets: checked, sealed, opened |
+//! | [`authority`] | the built-in authority, which issues identities |
 //! | [`snapshot`] | encoded resources, versions, and the cache that streams read; pure |
 //! | [`source`] | where instances and objects come from |
 //! | [`translate`] | the world made into xDS resources; pure |
 //! | [`ads`] | the xDS server |
 //! | [`pipeline`] | events in, publications out |
+//! | [`access`] | who may call the API, and what each did |
+//! | [`ratelimit`] | the rate-limit service, its counters in memory or in Redis |
 //! | [`keep`] | the last good world on disk |
 //! | [`api`] | what people and tools ask: gRPC and REST |
 //! | [`settings`] | what the process is told at its start |
 //! | [`server`] | the composition root |
 
+pub mod access;
 pub mod ads;
 pub mod api;
+pub mod authority;
 pub mod keep;
 pub mod model;
 pub mod pipeline;
+pub mod ratelimit;
+pub mod secret;
 pub mod server;
 pub mod settings;
 pub mod snapshot;

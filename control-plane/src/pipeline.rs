@@ -24,7 +24,7 @@ use self::debounce::Debounce;
 use crate::model::{Change, Event, ObjectKey, SourceId, World, apply};
 use crate::snapshot::Cache;
 use crate::source::Receiver;
-use crate::translate::{self, Admission, Compiler, Objects};
+use crate::translate::{self, Admission, Compiler, Objects, Trust};
 
 /// How the pipeline behaves.
 #[derive(Clone, Debug)]
@@ -38,6 +38,8 @@ pub struct Options {
     pub longest: Duration,
     /// How long kept state of a source waits for the source itself before it is published. Default 5 s.
     pub restore_grace: Duration,
+    /// Opens secrets and issues identities. Default: opens nothing that is stored.
+    pub trust: Trust,
 }
 
 impl Default for Options {
@@ -47,6 +49,7 @@ impl Default for Options {
             quiet: Duration::from_millis(10),
             longest: Duration::from_millis(100),
             restore_grace: Duration::from_secs(5),
+            trust: Trust::default(),
         }
     }
 }
@@ -58,6 +61,8 @@ pub struct View {
     pub world: World,
     /// Which objects are in force.
     pub objects: Objects,
+    /// Something in force needs the built-in authority, and there is none.
+    pub wants_root: bool,
     /// Publications so far.
     pub publications: u64,
     /// When the newest was made.
@@ -69,6 +74,7 @@ pub struct View {
 pub struct Handle {
     view: watch::Receiver<Arc<View>>,
     cache: Arc<Cache>,
+    trust: Trust,
 }
 
 impl Handle {
@@ -89,7 +95,12 @@ impl Handle {
 
     /// What admission says of writing and deleting these objects. Takes as long as compiling them.
     pub fn admit(&self, writes: &[Resource], deletes: &[ObjectKey]) -> Admission {
-        translate::admit(&self.view().objects, writes, deletes)
+        translate::admit(&self.view().objects, writes, deletes, &self.trust)
+    }
+
+    /// What secrets are sealed and opened with.
+    pub fn trust(&self) -> &Trust {
+        &self.trust
     }
 
     /// Whether something was published: `readyz`.
@@ -115,8 +126,9 @@ impl Pipeline {
         let world = World::new(options.sources.iter().cloned());
         let view = watch::Sender::new(Arc::new(View { world, ..View::default() }));
         let cache = Arc::new(Cache::new());
-        let handle = Handle { view: view.subscribe(), cache: cache.clone() };
-        let (compiler, metrics) = (Compiler::new(), Metrics::new());
+        let trust = options.trust.clone();
+        let handle = Handle { view: view.subscribe(), cache: cache.clone(), trust: trust.clone() };
+        let (compiler, metrics) = (Compiler::new(trust), Metrics::new());
         (Self { options, events, view, cache, compiler, metrics }, handle)
     }
 
@@ -129,7 +141,8 @@ impl Pipeline {
         loop {
             let now = Instant::now();
             let grace = restored_at.map(|at| at + self.options.restore_grace).filter(|at| *at > now);
-            let next = [debounce.due(), grace].into_iter().flatten().min();
+            let renewal = self.renewal(now);
+            let next = [debounce.due(), grace, renewal].into_iter().flatten().min();
             tokio::select! {
                 // Cancel-safe: `recv` loses nothing when dropped, and sleeping has no effect.
                 event = self.events.recv() => {
@@ -156,10 +169,17 @@ impl Pipeline {
             let now = Instant::now();
             let first_due =
                 !self.has_published() && restored_at.is_some_and(|at| at + self.options.restore_grace <= now);
-            if debounce.due().is_some_and(|due| due <= now) || first_due {
+            let renew = renewal.is_some_and(|at| at <= now);
+            if debounce.due().is_some_and(|due| due <= now) || first_due || renew {
                 self.build(&world, &mut waiting, &mut debounce, restored_at);
             }
         }
+    }
+
+    /// When certificates are to be renewed, at the least a second from now: a failure is not tried over and over.
+    fn renewal(&self, now: Instant) -> Option<Instant> {
+        let wait = self.compiler.next_renewal()?.duration_since(SystemTime::now()).unwrap_or_default();
+        Some(now + wait.max(Duration::from_secs(1)))
     }
 
     fn has_published(&self) -> bool {
@@ -196,7 +216,8 @@ impl Pipeline {
             world.is_synced() || restored.is_some_and(|at| at + self.options.restore_grace <= started);
         // A bug in a translator must not end the control plane: what was published stays in force.
         let built = catch_unwind(AssertUnwindSafe(|| {
-            view.objects = translate::settle(&view.objects, &view.world, &change.objects);
+            view.objects =
+                translate::settle(&view.objects, &view.world, &change.objects, &self.options.trust);
             if !ready && view.publications == 0 {
                 return None;
             }
@@ -206,7 +227,7 @@ impl Pipeline {
             Err(_) => {
                 error!("a build failed by a bug; what was published before stays in force");
                 self.metrics.failures.increment(1);
-                self.compiler = Compiler::new();
+                self.compiler = Compiler::new(self.options.trust.clone());
             }
             Ok(None) => {}
             Ok(Some(compiled)) => {
@@ -230,6 +251,7 @@ impl Pipeline {
         let aside = view.objects.states().values().filter(|s| s.is_quarantined()).count();
         self.metrics.quarantined.set(aside as f64);
         self.metrics.services.set(view.world.services().len() as f64);
+        view.wants_root = self.compiler.wants_root();
         self.view.send_replace(Arc::new(view));
         let took = started.elapsed();
         debounce.build_took(took);

@@ -1,21 +1,26 @@
 //! The composition root: sources, pipeline, xDS and API servers, wired and run until told to stop.
 
 mod http;
+mod ratelimit;
+mod root;
+mod tls;
 
 use crate::ads;
 use crate::api::rest::{MakeBootstrap, Metrics};
-use crate::api::{Api, Stores, grpc, rest};
+use crate::api::{Api, Guarded, Stores, grpc, rest};
 use crate::keep::Keeper;
 use crate::pipeline::{Options, Pipeline};
-use crate::settings::{Settings, SettingsError};
-use crate::translate::bootstrap::{Api as Dialect, Bootstrap};
+use crate::ratelimit::Limiter;
+use crate::settings::{PortTls, Settings, SettingsError};
+use crate::translate::bootstrap::{Api as Dialect, Bootstrap, Tls as BootstrapTls};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio_stream::wrappers::TcpListenerStream;
+use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -29,6 +34,8 @@ pub struct Running {
     pub xds: SocketAddr,
     /// Where people and tools connect.
     pub api: SocketAddr,
+    /// Where proxies ask the rate-limit service.
+    pub ratelimit: SocketAddr,
     stop: CancellationToken,
     tasks: JoinSet<()>,
 }
@@ -57,9 +64,16 @@ impl Running {
 /// # Errors
 /// A store cannot be opened, a port not bound, a file not read or written.
 pub async fn start(settings: &Settings, metrics: Metrics) -> Result<Running, SettingsError> {
-    let sources = settings.open_sources()?;
-    let xds = bind("--xds-address", settings.xds_address).await?;
-    let api = bind("--api-address", settings.api_address).await?;
+    let trust = settings.trust()?;
+    let (access, audit) = settings.access()?;
+    settings.check_ports(&access)?;
+    let xds_tls = settings.xds_tls().map(|flags| tls::Tls::load(flags, &[b"h2"])).transpose()?;
+    let api_tls = settings.api_tls().map(|flags| tls::Tls::load(flags, &[b"h2", b"http/1.1"])).transpose()?;
+    let sources = settings.open_sources(&trust.vault)?;
+    let xds = bind("--xds-address", settings.xds_address, xds_tls.is_some()).await?;
+    let api = bind("--api-address", settings.api_address, api_tls.is_some()).await?;
+    let at = settings.ratelimit.ratelimit_address;
+    let ratelimit = bind("--ratelimit-address", at, xds_tls.is_some()).await?;
     let identifier = settings.identifier.clone().unwrap_or_else(host_name);
     let stop = CancellationToken::new();
     let mut tasks = JoinSet::new();
@@ -68,7 +82,7 @@ pub async fn start(settings: &Settings, metrics: Metrics) -> Result<Running, Set
     let (quiet, longest) = settings.debounce();
     let ids = sources.all.iter().map(|s| s.id().clone()).collect();
     let (pipeline, handle) =
-        Pipeline::new(Options { sources: ids, quiet, longest, ..Options::default() }, receiver);
+        Pipeline::new(Options { sources: ids, quiet, longest, trust, ..Options::default() }, receiver);
     let keeper = Keeper::new(settings.data_dir.join("last-good.json"), sources.remote.clone());
     tasks.spawn(pipeline.run(stop.clone()));
     keeper.restore(&events).await;
@@ -80,20 +94,30 @@ pub async fn start(settings: &Settings, metrics: Metrics) -> Result<Running, Set
         tasks.spawn(async move { source.watch(events, stop).await });
     }
 
+    let limiter = ratelimit::start(&settings.ratelimit, &handle, &stop, &mut tasks)?;
+    let limited = tls::accept(ratelimit.0, xds_tls.clone(), stop.clone());
+    tasks.spawn(ratelimit::serve(limited, limiter.clone(), stop.clone()));
     let nodes = Arc::new(ads::Registry::new());
     let options = ads::Options { identifier: identifier.clone(), ..ads::Options::default() };
     let streams = ads::Service::new(Arc::clone(handle.cache()), Arc::clone(&nodes), options);
     let stores = Stores { config: sources.config, services: sources.services };
-    let calls = Api::new(handle, nodes, stores, &identifier);
-    let bootstrap = make_bootstrap(xds.1);
-    let router =
-        rest::router(calls.clone(), metrics, bootstrap).route_service(grpc::PATH, grpc::service(calls));
-    tasks.spawn(serve_xds(xds.0, streams, stop.clone()));
-    tasks.spawn(http::serve(api.0, router, stop.clone()));
+    tasks.spawn(root::keep(handle.clone(), Arc::clone(&stores.config), stop.clone()));
+    let calls = Guarded::new(Api::new(handle, nodes, stores, &identifier), access, audit);
+    let bootstrap = make_bootstrap(xds.1, settings.xds_tls());
+    let router = rest::router(calls.clone(), metrics, bootstrap)
+        .route_service(grpc::PATH, grpc::service(calls.clone()))
+        .layer(axum::middleware::from_fn_with_state(calls, rest::door));
+    for tls in [&xds_tls, &api_tls].into_iter().flatten() {
+        tasks.spawn(Arc::clone(tls).follow(stop.clone()));
+    }
+    tasks.spawn(serve_xds(tls::accept(xds.0, xds_tls, stop.clone()), streams, limiter, stop.clone()));
+    tasks.spawn(http::serve(tls::accept(api.0, api_tls, stop.clone()), router, stop.clone()));
 
-    let running = Running { xds: xds.1, api: api.1, stop, tasks };
+    let running = Running { xds: xds.1, api: api.1, ratelimit: ratelimit.1, stop, tasks };
     if let Some(path) = &settings.address_path {
-        let text = serde_json::json!({"xds": running.xds, "api": running.api}).to_string();
+        let text =
+            serde_json::json!({"xds": running.xds, "api": running.api, "ratelimit": running.ratelimit});
+        let text = text.to_string();
         // Renamed into place, so that whoever waits for the file reads all of it.
         let new = path.with_extension("new");
         std::fs::write(&new, text)
@@ -104,9 +128,13 @@ pub async fn start(settings: &Settings, metrics: Metrics) -> Result<Running, Set
     Ok(running)
 }
 
-async fn bind(flag: &str, address: SocketAddr) -> Result<(TcpListener, SocketAddr), SettingsError> {
-    if !address.ip().is_loopback() {
-        warn!(%address, "{flag} is reachable from other machines and not authenticated");
+async fn bind(
+    flag: &str,
+    address: SocketAddr,
+    tls: bool,
+) -> Result<(TcpListener, SocketAddr), SettingsError> {
+    if !address.ip().is_loopback() && !tls {
+        warn!(%address, "{flag} is reachable from other machines and not encrypted (--insecure)");
     }
     let fail = |e: std::io::Error| SettingsError::new(format!("{flag} {address} cannot be bound"), e);
     let listener = TcpListener::bind(address).await.map_err(fail)?;
@@ -114,13 +142,17 @@ async fn bind(flag: &str, address: SocketAddr) -> Result<(TcpListener, SocketAdd
     Ok((listener, bound))
 }
 
-async fn serve_xds(listener: TcpListener, streams: ads::Service, stop: CancellationToken) {
-    let incoming = tokio_stream::StreamExt::map(TcpListenerStream::new(listener), |stream| {
-        stream.inspect(|s| {
-            let _ = s.set_nodelay(true);
-        })
-    });
-    let served = ads::Service::server().add_routes(streams.routes()).serve_with_incoming(incoming);
+async fn serve_xds(
+    connections: mpsc::Receiver<tls::Conn>,
+    streams: ads::Service,
+    limiter: Limiter,
+    stop: CancellationToken,
+) {
+    let connections = ReceiverStream::new(connections);
+    let incoming = tokio_stream::StreamExt::map(connections, Ok::<_, std::io::Error>);
+    // Proxies reach the rate-limit service over the cluster that they have for xDS.
+    let routes = streams.routes().add_service(limiter.server());
+    let served = ads::Service::server().add_routes(routes).serve_with_incoming(incoming);
     tokio::select! {
         // Streams of proxies never end by themselves: they are cut, and come back to another replica.
         () = stop.cancelled() => {}
@@ -131,7 +163,7 @@ async fn serve_xds(listener: TcpListener, streams: ads::Service, stop: Cancellat
 }
 
 /// Bootstraps for `GET /api/v1/bootstrap`; the xDS address is ours unless another is given.
-fn make_bootstrap(xds: SocketAddr) -> MakeBootstrap {
+fn make_bootstrap(xds: SocketAddr, tls: Option<PortTls>) -> MakeBootstrap {
     Arc::new(move |options: &BTreeMap<String, String>| {
         let option = |name: &str| options.get(name).map(String::as_str).filter(|v| !v.is_empty());
         let group = option("group").ok_or("group is required")?;
@@ -148,6 +180,28 @@ fn make_bootstrap(xds: SocketAddr) -> MakeBootstrap {
             "true" => Dialect::Delta,
             "false" => Dialect::Sotw,
             other => return Err(format!("delta is true or false, not `{other}`")),
+        };
+        bootstrap.tls = match (&tls, option("xds_ca")) {
+            (None, None) => None,
+            (Some(_), None) => {
+                return Err("xDS speaks TLS: say where the proxy finds the authorities of its certificate \
+                            (xds_ca, --xds-ca)"
+                    .to_owned());
+            }
+            (_, Some(ca)) => {
+                let identity = match (option("xds_cert"), option("xds_key")) {
+                    (Some(certificate), Some(key)) => Some((certificate.to_owned(), key.to_owned())),
+                    (None, None) if tls.as_ref().is_some_and(|t| t.client_ca.is_some()) => {
+                        return Err("xDS asks for certificates: say where the proxy finds its own \
+                                    (xds_cert and xds_key, --xds-cert and --xds-key)"
+                            .to_owned());
+                    }
+                    (None, None) => None,
+                    _ => return Err("xds_cert and xds_key go together".to_owned()),
+                };
+                let sni = option("xds_sni").unwrap_or(&bootstrap.host).to_owned();
+                Some(BootstrapTls { ca: ca.to_owned(), identity, sni })
+            }
         };
         if let Some(admin) = option("admin") {
             bootstrap.admin = Some(admin.parse().map_err(|_| format!("admin `{admin}` is not IP:PORT"))?);

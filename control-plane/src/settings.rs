@@ -1,12 +1,16 @@
 //! What `portolan-control` is told at its start: flags, or the environment.
 
+use crate::access::{Access, Audit};
+use crate::authority;
 use crate::model::SourceId;
+use crate::secret::Vault;
 use crate::source::consul::client::{Client, Options as ConsulOptions, Token};
 use crate::source::consul::{Consul, Use};
 use crate::source::embedded::Embedded;
 use crate::source::etcd::{Etcd, Options as EtcdOptions, Password};
 use crate::source::file::File;
 use crate::source::store::Store;
+use crate::translate::Trust;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -34,13 +38,69 @@ pub struct Settings {
     #[arg(long, env = "PORTOLAN_DATA_DIR", default_value = "portolan-data", value_name = "DIR")]
     pub data_dir: PathBuf,
 
-    /// Where proxies connect (xDS over gRPC). Not authenticated yet: keep it on a trusted network
+    /// Where proxies connect (xDS over gRPC). Beyond the loopback it needs --xds-cert-file and --xds-client-ca-file
     #[arg(long, env = "PORTOLAN_XDS_ADDRESS", default_value = "127.0.0.1:18000", value_name = "IP:PORT")]
     pub xds_address: SocketAddr,
 
-    /// Where people and tools connect (REST and gRPC). Not authenticated yet: keep it on the loopback
+    /// Where people and tools connect (REST and gRPC). Beyond the loopback it needs --api-cert-file and
+    /// --admin-token-file
     #[arg(long, env = "PORTOLAN_API_ADDRESS", default_value = "127.0.0.1:18080", value_name = "IP:PORT")]
     pub api_address: SocketAddr,
+
+    /// PEM file with the certificate chain of the xDS port. Read again when it changes, as are the other files of TLS
+    #[arg(long, env = "PORTOLAN_XDS_CERT_FILE", requires = "xds_key_file", value_name = "FILE")]
+    pub xds_cert_file: Option<PathBuf>,
+
+    /// PEM file with its key
+    #[arg(long, env = "PORTOLAN_XDS_KEY_FILE", requires = "xds_cert_file", value_name = "FILE")]
+    pub xds_key_file: Option<PathBuf>,
+
+    /// PEM file with the authorities of proxies' certificates, each of which must name the proxy's group:
+    /// spiffe://DOMAIN/group/GROUP or the DNS name GROUP
+    #[arg(long, env = "PORTOLAN_XDS_CLIENT_CA_FILE", requires = "xds_cert_file", value_name = "FILE")]
+    pub xds_client_ca_file: Option<PathBuf>,
+
+    /// PEM file with the certificate chain of the API's port
+    #[arg(long, env = "PORTOLAN_API_CERT_FILE", requires = "api_key_file", value_name = "FILE")]
+    pub api_cert_file: Option<PathBuf>,
+
+    /// PEM file with its key
+    #[arg(long, env = "PORTOLAN_API_KEY_FILE", requires = "api_cert_file", value_name = "FILE")]
+    pub api_key_file: Option<PathBuf>,
+
+    /// PEM file with the authorities of clients of the API, who must show a certificate then, beside their token
+    #[arg(long, env = "PORTOLAN_API_CLIENT_CA_FILE", requires = "api_cert_file", value_name = "FILE")]
+    pub api_client_ca_file: Option<PathBuf>,
+
+    /// File with the bootstrap token of the API, an admin's; or the token itself in PORTOLAN_ADMIN_TOKEN. With it, every
+    /// call needs a token
+    #[arg(long, env = "PORTOLAN_ADMIN_TOKEN_FILE", value_name = "FILE")]
+    pub admin_token_file: Option<PathBuf>,
+
+    /// Append every change, and every refused call, to this file as JSON lines
+    #[arg(long, env = "PORTOLAN_AUDIT_LOG", value_name = "FILE")]
+    pub audit_log: Option<PathBuf>,
+
+    /// Serve xDS and the API beyond the loopback without TLS and authentication: whoever reaches the ports reads secrets
+    /// and changes everything
+    #[arg(long, env = "PORTOLAN_INSECURE")]
+    pub insecure: bool,
+
+    /// File with the keys that Secrets are encrypted with in the store: 32 bytes in base64 or hex, one a line, the one
+    /// that encrypts first; or the text itself in PORTOLAN_SECRET_KEY. Default: secret.key in --data-dir with the
+    /// embedded store, which is made; none with others
+    #[arg(long, env = "PORTOLAN_SECRET_KEY_FILE", value_name = "FILE")]
+    pub secret_key_file: Option<PathBuf>,
+
+    /// Name of the fleet in the identities that the built-in authority issues
+    #[arg(long, env = "PORTOLAN_TRUST_DOMAIN", default_value = "portolan", value_name = "NAME",
+          value_parser = trust_domain)]
+    pub trust_domain: String,
+
+    /// Life of the certificates that the built-in authority issues, in seconds; renewed at half of it
+    #[arg(long, env = "PORTOLAN_IDENTITY_LIFE", default_value_t = 86_400, value_name = "SECONDS",
+          value_parser = clap::value_parser!(u64).range(4..=31_536_000))]
+    pub identity_life: u64,
 
     /// Write the addresses that were bound to this file, as JSON, once both are
     #[arg(long, value_name = "FILE")]
@@ -70,6 +130,14 @@ pub struct Settings {
     #[arg(long, env = "PORTOLAN_STORE_CA_FILE", value_name = "FILE")]
     pub store_ca_file: Option<PathBuf>,
 
+    /// PEM file with the certificate that etcd and Consul are shown
+    #[arg(long, env = "PORTOLAN_STORE_CERT_FILE", requires = "store_key_file", value_name = "FILE")]
+    pub store_cert_file: Option<PathBuf>,
+
+    /// PEM file with its key
+    #[arg(long, env = "PORTOLAN_STORE_KEY_FILE", requires = "store_cert_file", value_name = "FILE")]
+    pub store_key_file: Option<PathBuf>,
+
     /// Publish when no change came for this many milliseconds
     #[arg(long, env = "PORTOLAN_DEBOUNCE_QUIET_MS", default_value_t = 10, value_name = "MS",
           value_parser = clap::value_parser!(u64).range(..=60_000))]
@@ -79,6 +147,10 @@ pub struct Settings {
     #[arg(long, env = "PORTOLAN_DEBOUNCE_MAX_MS", default_value_t = 100, value_name = "MS",
           value_parser = clap::value_parser!(u64).range(1..=60_000))]
     pub debounce_max_ms: u64,
+
+    /// The rate-limit service
+    #[command(flatten)]
+    pub ratelimit: crate::ratelimit::Options,
 
     /// What to log: trace, debug, info, warn, error, or per module as in info,control_plane::ads=debug
     #[arg(short, long, env = "PORTOLAN_LOG_LEVEL", default_value = "info", value_name = "FILTER")]
@@ -177,7 +249,7 @@ impl Settings {
     ///
     /// # Errors
     /// A file cannot be read or the embedded store not opened.
-    pub fn open_sources(&self) -> Result<Sources, SettingsError> {
+    pub fn open_sources(&self, vault: &Arc<Vault>) -> Result<Sources, SettingsError> {
         std::fs::create_dir_all(&self.data_dir)
             .map_err(|e| SettingsError::new(format!("--data-dir {}", self.data_dir.display()), e))?;
         let mut all: Vec<Arc<dyn Store>> = Vec::new();
@@ -187,7 +259,7 @@ impl Settings {
                 let what = format!("--config-dir {}", dir.display());
                 return Err(SettingsError::new(what, "is not a directory"));
             }
-            all.push(Arc::new(File::new(next_id(&all, "file"), dir.clone())));
+            all.push(Arc::new(File::new(next_id(&all, "file"), dir.clone(), Arc::clone(vault))));
         }
         let split = self.service_store.as_ref().is_some_and(|s| *s != self.store);
         let uses = Use { services: !split, config: true };
@@ -222,7 +294,8 @@ impl Settings {
                     _ => None,
                 };
                 let ca_file = self.store_ca_file.clone();
-                let options = EtcdOptions { endpoints: endpoints.clone(), user, ca_file };
+                let identity = self.store_identity();
+                let options = EtcdOptions { endpoints: endpoints.clone(), user, ca_file, identity };
                 let etcd = Etcd::new(next_id(all, "etcd"), options);
                 Arc::new(etcd.map_err(|e| SettingsError::new("--store etcd", e))?)
             }
@@ -236,6 +309,7 @@ impl Settings {
                     url: url.clone(),
                     token,
                     ca_file: self.store_ca_file.clone(),
+                    identity: self.store_identity(),
                     datacenter: self.consul_datacenter.clone(),
                 };
                 Arc::new(Consul::new(next_id(all, "consul"), Client::new(options).map_err(fail)?, uses))
@@ -248,10 +322,138 @@ impl Settings {
         Ok(store)
     }
 
+    fn store_identity(&self) -> Option<(PathBuf, PathBuf)> {
+        self.store_cert_file.clone().zip(self.store_key_file.clone())
+    }
+
+    /// What secrets are sealed and opened with, and how identities are issued. Makes the embedded store's key.
+    ///
+    /// # Errors
+    /// A key file cannot be read, or holds no key.
+    pub fn trust(&self) -> Result<Trust, SettingsError> {
+        let flag = "--secret-key-file";
+        let vault = match (&self.secret_key_file, std::env::var("PORTOLAN_SECRET_KEY")) {
+            (Some(file), _) => Vault::parse(&secret(flag, file)?)
+                .map_err(|e| SettingsError::new(format!("{flag} {}", file.display()), e))?,
+            (None, Ok(text)) => {
+                Vault::parse(&text).map_err(|e| SettingsError::new("PORTOLAN_SECRET_KEY", e))?
+            }
+            (None, Err(_)) if matches!(self.store, StoreUrl::Embedded(_)) => {
+                let path = self.data_dir.join("secret.key");
+                std::fs::create_dir_all(&self.data_dir)
+                    .map_err(|e| SettingsError::new(format!("--data-dir {}", self.data_dir.display()), e))?;
+                Vault::at(&path).map_err(|e| SettingsError::new(path.display().to_string(), e))?
+            }
+            (None, Err(_)) => Vault::empty(),
+        };
+        let authority = authority::Options {
+            trust_domain: self.trust_domain.clone(),
+            life: Duration::from_secs(self.identity_life),
+        };
+        Ok(Trust { vault: Arc::new(vault), authority })
+    }
+
+    /// TLS of the xDS port.
+    pub fn xds_tls(&self) -> Option<PortTls> {
+        let files = (self.xds_cert_file.clone()?, self.xds_key_file.clone()?);
+        Some(PortTls::new("--xds-cert-file", files, self.xds_client_ca_file.clone()))
+    }
+
+    /// TLS of the API's port.
+    pub fn api_tls(&self) -> Option<PortTls> {
+        let files = (self.api_cert_file.clone()?, self.api_key_file.clone()?);
+        Some(PortTls::new("--api-cert-file", files, self.api_client_ca_file.clone()))
+    }
+
+    /// Who is let in to the API, and where calls are written down.
+    ///
+    /// # Errors
+    /// A file cannot be read or opened.
+    pub fn access(&self) -> Result<(Access, Audit), SettingsError> {
+        let bootstrap = match (&self.admin_token_file, std::env::var("PORTOLAN_ADMIN_TOKEN")) {
+            (Some(file), _) => Some(secret("--admin-token-file", file)?),
+            (None, Ok(token)) if !token.trim().is_empty() => Some(token.trim().to_owned()),
+            (None, _) => None,
+        };
+        if bootstrap.as_ref().is_some_and(|token| token.len() < MIN_TOKEN) {
+            let told = format!("is shorter than {MIN_TOKEN} characters (`openssl rand -hex 32` makes one)");
+            return Err(SettingsError::new("--admin-token-file", told));
+        }
+        let audit = match &self.audit_log {
+            Some(path) => Audit::open(path)
+                .map_err(|e| SettingsError::new(format!("--audit-log {}", path.display()), e))?,
+            None => Audit::default(),
+        };
+        Ok((Access::new(bootstrap.as_deref()), audit))
+    }
+
+    /// Refuses ports that others reach without TLS and authentication, unless told to.
+    ///
+    /// # Errors
+    /// A port is beyond the loopback and open.
+    pub fn check_ports(&self, access: &Access) -> Result<(), SettingsError> {
+        let (xds, api) = (self.xds_address.ip(), self.api_address.ip());
+        if self.insecure {
+            return Ok(());
+        }
+        if !xds.is_loopback() && self.xds_client_ca_file.is_none() {
+            let told = "is reachable from other machines: give --xds-cert-file, --xds-key-file and \
+                        --xds-client-ca-file, or --insecure to serve secrets and configuration to whoever asks";
+            return Err(SettingsError::new(format!("--xds-address {}", self.xds_address), told));
+        }
+        let limits = self.ratelimit.ratelimit_address;
+        if !limits.ip().is_loopback() && self.xds_client_ca_file.is_none() {
+            let told = "is reachable from other machines: give --xds-cert-file, --xds-key-file and \
+                        --xds-client-ca-file, which it shares, or --insecure to count for whoever asks";
+            return Err(SettingsError::new(format!("--ratelimit-address {limits}"), told));
+        }
+        if !api.is_loopback() && (self.api_cert_file.is_none() || !access.is_required()) {
+            let told = "is reachable from other machines: give --api-cert-file, --api-key-file and \
+                        --admin-token-file, or --insecure to let whoever asks change everything";
+            return Err(SettingsError::new(format!("--api-address {}", self.api_address), told));
+        }
+        Ok(())
+    }
+
     /// How long a build waits for more changes: quiet time and longest.
     pub fn debounce(&self) -> (Duration, Duration) {
         (Duration::from_millis(self.debounce_quiet_ms), Duration::from_millis(self.debounce_max_ms))
     }
+}
+
+/// Shortest bootstrap token, so that it is not guessed.
+const MIN_TOKEN: usize = 16;
+
+/// TLS of a port, by files.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortTls {
+    flag: &'static str,
+    /// The certificate chain.
+    pub certificate: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
+    /// Authorities of clients, who must show a certificate.
+    pub client_ca: Option<PathBuf>,
+}
+
+impl PortTls {
+    fn new(flag: &'static str, (certificate, key): (PathBuf, PathBuf), client_ca: Option<PathBuf>) -> Self {
+        Self { flag, certificate, key, client_ca }
+    }
+
+    /// The flag that asked for it.
+    pub fn name(&self) -> &'static str {
+        self.flag
+    }
+}
+
+/// A trust domain, as SPIFFE writes it: lowercase letters, digits, `.`, `-` and `_`.
+fn trust_domain(text: &str) -> Result<String, String> {
+    let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-".contains(&b);
+    if text.is_empty() || text.len() > 255 || !text.bytes().all(allowed) {
+        return Err("expected lowercase letters, digits, `.`, `-` and `_`".to_owned());
+    }
+    Ok(text.to_owned())
 }
 
 /// An id for the next source, unique by name.
@@ -264,7 +466,8 @@ fn next_id(all: &[Arc<dyn Store>], name: &str) -> SourceId {
     }
 }
 
-fn secret(flag: &str, file: &Path) -> Result<String, SettingsError> {
+/// A secret out of a file.
+pub(crate) fn secret(flag: &str, file: &Path) -> Result<String, SettingsError> {
     let text = std::fs::read_to_string(file)
         .map_err(|e| SettingsError::new(format!("{flag} {}", file.display()), e))?;
     match text.trim() {
@@ -321,7 +524,7 @@ mod tests {
             "--data-dir",
             &at,
         ]);
-        let sources = settings.open_sources().unwrap();
+        let sources = settings.open_sources(&Arc::new(Vault::empty())).unwrap();
         let names: Vec<_> = sources.all.iter().map(|s| s.id().to_string()).collect();
         assert_eq!(names, ["file", "etcd", "consul"]);
         assert_eq!(
@@ -329,6 +532,28 @@ mod tests {
             ("etcd".into(), "consul".into())
         );
         assert_eq!(sources.remote.len(), 2);
+    }
+
+    #[test]
+    fn ports_beyond_the_loopback_need_tls_and_authentication_or_a_word() {
+        let parse = |args: &[&str]| {
+            Settings::parse_from(std::iter::once("portolan-control").chain(args.iter().copied()))
+        };
+        let check = |args: &[&str], token: Option<&str>| parse(args).check_ports(&Access::new(token));
+        let (xds, api) = ("--xds-address=0.0.0.0:1", "--api-address=0.0.0.0:2");
+        let xds_tls = ["--xds-cert-file=a", "--xds-key-file=b"];
+        let api_tls = ["--api-cert-file=a", "--api-key-file=b"];
+        assert!(check(&[], None).is_ok());
+        assert!(check(&["--xds-address=[::1]:1"], None).is_ok());
+        assert!(check(&[xds, api, "--insecure"], None).is_ok());
+        assert!(check(&[xds], None).is_err());
+        assert!(check(&[xds, xds_tls[0], xds_tls[1]], None).is_err(), "whoever asks would be served");
+        assert!(check(&[xds, xds_tls[0], xds_tls[1], "--xds-client-ca-file=c"], None).is_ok());
+        assert!(check(&[api], Some("t")).is_err(), "tokens would be read on the wire");
+        assert!(check(&[api, api_tls[0], api_tls[1]], None).is_err());
+        assert!(check(&[api, api_tls[0], api_tls[1]], Some("t")).is_ok());
+        let told = check(&[api], None).unwrap_err();
+        assert_eq!(told.to_string(), "--api-address 0.0.0.0:2");
     }
 
     #[test]
@@ -344,7 +569,7 @@ mod tests {
             "--data-dir",
             &at,
         ]);
-        let error = settings.open_sources().err().unwrap().to_string();
+        let error = settings.open_sources(&Arc::new(Vault::empty())).err().unwrap().to_string();
         assert_eq!(error, "--consul-token-file /nonexistent");
     }
 }

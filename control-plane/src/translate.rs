@@ -9,6 +9,7 @@ pub mod bootstrap;
 mod catalog;
 mod cluster;
 mod compile;
+mod conduct;
 mod endpoint;
 mod grpc;
 mod hosts;
@@ -16,10 +17,38 @@ mod listener;
 mod names;
 mod parts;
 mod patch;
+mod policy;
+mod resilience;
 mod route;
+mod tls;
 
 pub use admission::{Admission, ObjectState, Objects, admit, settle};
 pub use compile::{Compiled, Compiler};
+
+use crate::authority;
+use crate::secret::Vault;
+use std::sync::Arc;
+
+/// What secrets are opened with, and how identities are issued.
+#[derive(Clone, Debug)]
+pub struct Trust {
+    /// Opens Secrets.
+    pub vault: Arc<Vault>,
+    /// Trust domain and life of identities.
+    pub authority: authority::Options,
+}
+
+impl Default for Trust {
+    /// Without a key that lasts: no Secret of a store is opened.
+    fn default() -> Self {
+        Self { vault: Arc::new(Vault::empty()), authority: authority::Options::default() }
+    }
+}
+
+/// Every domain of the rate-limit service, out of the policies in force.
+pub fn rate_limit_domains(objects: &Objects) -> Vec<xds_types::portolan::config::v1::RateLimitDomain> {
+    policy::domains(objects.in_force().map(|o| &**o))
+}
 
 /// For whom something is emitted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -10,16 +10,27 @@ use std::path::{Path, PathBuf};
 
 const LAYERS: &[&[&str]] = &[
     &["model"],
-    &["snapshot", "source"],
+    &["secret"],
+    &["authority", "snapshot", "source"],
     &["ads", "translate"],
     &["pipeline"],
+    &["access"],
+    &["ratelimit"],
     &["api", "keep", "settings"],
     &["server"],
 ];
 
 /// Modules that get time and randomness as arguments and do no I/O.
-const PURE: &[&str] =
-    &["model", "translate", "ads/session.rs", "ads/subscription.rs", "ads/sotw.rs", "ads/delta.rs"];
+const PURE: &[&str] = &[
+    "model",
+    "translate",
+    "ratelimit/algorithm.rs",
+    "ratelimit/limits.rs",
+    "ads/session.rs",
+    "ads/subscription.rs",
+    "ads/sotw.rs",
+    "ads/delta.rs",
+];
 
 /// What a pure module does not name.
 const IMPURE: &[&str] = &[

@@ -8,6 +8,8 @@
 //! - [`transport`]: sockets and counted streams
 //! - [`codec`]: HTTP/1.1 and HTTP/2 on the wire, both sides; bodies
 //! - [`upstream`]: clusters, hosts, pools
+//! - [`export`]: the way of telemetry out of the proxy
+//! - [`trace`]: spans of requests
 //! - [`http`]: one request's way: connection manager, filters, router, local replies
 //! - [`network`]: network filters
 //! - [`listener`]: sockets that accept, filter chain choice, draining
@@ -17,6 +19,7 @@
 
 pub mod admin;
 pub mod codec;
+pub mod export;
 pub mod http;
 pub mod listener;
 pub mod network;
@@ -24,6 +27,7 @@ pub mod runtime;
 pub mod server;
 pub mod stats;
 pub mod task;
+pub mod trace;
 pub mod transport;
 pub mod upstream;
 pub mod xds;

@@ -14,6 +14,8 @@ const PROXY: Layers = &[
     &["transport"],
     &["codec"],
     &["upstream"],
+    &["export"],
+    &["trace"],
     &["http"],
     &["network"],
     &["listener"],
@@ -23,12 +25,15 @@ const PROXY: Layers = &[
 
 const CORE: Layers = &[
     &["path"],
+    &["certificate"],
     &["headers"],
     &["matcher"],
     &["guard"],
     &["config"],
+    &["ratelimit", "saying"],
     &["lb"],
     &["accesslog"],
+    &["trace"],
     &["route"],
     &["translate"],
 ];

@@ -10,7 +10,6 @@ use std::path::{Path, PathBuf};
 /// Fields that translation reports as ignored whenever they are set, or acts upon itself.
 const REPORTED: &[&str] = &[
     // Requests of both priorities count against the default thresholds.
-    "high_priority",
     // Translation refuses the routes.
     "validate_clusters",
     // A malformed message ends its HTTP/1 connection.

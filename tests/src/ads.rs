@@ -44,6 +44,9 @@ pub const LDS: ResourceType = ResourceType::Listener;
 /// RDS.
 pub const RDS: ResourceType = ResourceType::RouteConfiguration;
 
+/// SDS.
+pub const SDS: ResourceType = ResourceType::Secret;
+
 /// The two dialects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dialect {

@@ -21,6 +21,8 @@ pub struct Control {
     pub xds: SocketAddr,
     /// Where the API listens.
     pub api: SocketAddr,
+    /// Where the rate-limit service listens.
+    pub ratelimit: SocketAddr,
     client: Client,
 }
 
@@ -42,19 +44,20 @@ impl Control {
         let mut all = vec![
             format!("--xds-address={xds}"),
             format!("--api-address={api}"),
+            "--ratelimit-address=127.0.0.1:0".to_owned(),
             format!("--address-path={}", address_path.display()),
             format!("--data-dir={}", dir.path().join("data").display()),
         ];
         all.extend(args.iter().cloned());
         let mut process = Process::spawn("control", &built("portolan-control")?, all, &[], dir.path())?;
-        let (xds, api) = eventually("the control plane is up", async || -> Result<_> {
+        let (xds, api, ratelimit) = eventually("the control plane is up", async || -> Result<_> {
             process.check()?;
             let told: serde_json::Value = serde_json::from_slice(&std::fs::read(&address_path)?)?;
             let address = |name: &str| told[name].as_str().unwrap_or_default().parse();
-            Ok((address("xds")?, address("api")?))
+            Ok((address("xds")?, address("api")?, address("ratelimit")?))
         })
         .await;
-        Ok(Self { dir, args, process, xds, api, client: Client::h1() })
+        Ok(Self { dir, args, process, xds, api, ratelimit, client: Client::h1() })
     }
 
     /// Kills it as a crash would.

@@ -36,7 +36,20 @@ impl Envoy {
         Self::launch("envoy", &installed("envoy"), bootstrap, &["--disable-hot-restart"]).await
     }
 
-    pub(crate) async fn launch(name: &str, program: &Path, bootstrap: &str, args: &[&str]) -> Result<Self> {
+    /// Starts it and waits only until its admin interface answers: it may not be ready yet.
+    ///
+    /// # Errors
+    /// It is not installed or ends.
+    pub async fn launch_unready(bootstrap: &str) -> Result<Self> {
+        let args = ["--disable-hot-restart"];
+        Self::launch_until("envoy", &installed("envoy"), bootstrap, &args, Until::Answers).await
+    }
+
+    /// Starts `program`, Envoy or ours, as [`Self::start`], with further arguments.
+    ///
+    /// # Errors
+    /// It does not get ready.
+    pub async fn launch(name: &str, program: &Path, bootstrap: &str, args: &[&str]) -> Result<Self> {
         Self::launch_until(name, program, bootstrap, args, Until::Ready).await
     }
 

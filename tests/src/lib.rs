@@ -2,15 +2,22 @@
 //! scriptable upstream. Everything picks its own ports and folders and dies with its owner.
 
 pub mod ads;
+pub mod certs;
 pub mod client;
+pub mod collector;
 pub mod control;
 pub mod envoy;
 pub mod eventually;
 pub mod grpc;
 pub mod h2wire;
+pub mod https;
 pub mod pair;
+pub mod patient;
+pub mod pki;
 pub mod process;
 pub mod proxy;
+pub mod redis;
+pub mod rls;
 pub mod store;
 pub mod upstream;
 pub mod wire;

@@ -4,6 +4,7 @@
 
 use crate::envoy::Envoy;
 use crate::process::{built, free_port, installed};
+use crate::rls::Rls;
 use crate::wire::{Origin, Role, Wire};
 use crate::{eventually, h2wire};
 use anyhow::{Context, Result};
@@ -36,6 +37,8 @@ pub struct Side {
     pub origin: Origin,
     /// Its HTTP/2 origin.
     pub h2: h2wire::Origin,
+    /// Its rate limit service.
+    pub rls: Rls,
     /// A port at which nobody listens.
     refused: u16,
     dir: TempDir,
@@ -107,13 +110,18 @@ impl Case {
 /// An `http` listener on a port of its own: further fields of the connection manager, then virtual hosts, all in
 /// YAML's flow style.
 pub fn http_listener(name: &str, hcm: &str, virtual_hosts: &str) -> String {
+    filtering_listener(name, "", hcm, virtual_hosts)
+}
+
+/// As [`http_listener`], with filters before the router, each followed by a comma.
+pub fn filtering_listener(name: &str, filters: &str, hcm: &str, virtual_hosts: &str) -> String {
     let comma = if hcm.is_empty() { "" } else { ", " };
     format!(
         "{{name: {name}, stat_prefix: {name}, address: {{socket_address: {{address: 127.0.0.1, port_value: 0}}}}, \
          filter_chains: [{{filters: [{{name: http, typed_config: {{\"@type\": \
          type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager, \
          stat_prefix: {name}, delayed_close_timeout: 0.1s, \
-         route_config: {{name: {name}_routes, {virtual_hosts}}}, http_filters: [{{name: router, \
+         route_config: {{name: {name}_routes, {virtual_hosts}}}, http_filters: [{filters} {{name: router, \
          typed_config: {{\"@type\": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}}}]{comma}{hcm}}}}}]}}]}}"
     )
 }
@@ -123,7 +131,7 @@ pub fn routes(routes: &str) -> String {
     format!("virtual_hosts: [{{name: all, domains: [\"*\"], routes: [{routes}]}}]")
 }
 
-/// A cluster of one endpoint; `port` may be `$ORIGIN`, `$H2` or `$REFUSED`.
+/// A cluster of one endpoint; `port` may be `$ORIGIN`, `$H2`, `$RLS` or `$REFUSED`.
 pub fn cluster(name: &str, port: &str, fields: &str) -> String {
     let comma = if fields.is_empty() { "" } else { ", " };
     format!(
@@ -136,7 +144,7 @@ pub fn cluster(name: &str, port: &str, fields: &str) -> String {
 pub const SPEAKS_H2: &str = "typed_extension_protocol_options: {envoy.extensions.upstreams.http.v3.HttpProtocolOptions: {\"@type\": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions, explicit_http_config: {http2_protocol_options: {}}}}";
 
 impl Pair {
-    /// Starts both on these listeners and clusters, one worker each. `$ORIGIN`, `$H2`, `$REFUSED` are ports and
+    /// Starts both on these listeners and clusters, one worker each. `$ORIGIN`, `$H2`, `$RLS`, `$REFUSED` are ports and
     /// `$DIR` a folder.
     ///
     /// # Errors
@@ -210,12 +218,13 @@ pub fn difference(envoy: &str, ours: &str) -> String {
 
 impl Side {
     async fn start(name: &'static str, program: PathBuf, config: &str, args: &[&str]) -> Result<Self> {
-        let (origin, h2) = (Origin::start().await?, h2wire::Origin::start().await?);
+        let (origin, h2, rls) = (Origin::start().await?, h2wire::Origin::start().await?, Rls::start().await?);
         let refused = free_port()?;
         let dir = TempDir::new()?;
         let config = config
             .replace("$ORIGIN", &origin.addr.port().to_string())
             .replace("$H2", &h2.addr.port().to_string())
+            .replace("$RLS", &rls.addr.port().to_string())
             .replace("$REFUSED", &refused.to_string())
             .replace("$DIR", &dir.path().display().to_string());
         let args = [args, &["--concurrency", "1"]].concat();
@@ -226,7 +235,7 @@ impl Side {
             let (name, addr) = line.split_once("::").context("a line of /listeners")?;
             listeners.insert(name.to_owned(), addr.parse()?);
         }
-        Ok(Self { name, proxy, origin, h2, refused, dir, listeners })
+        Ok(Self { name, proxy, origin, h2, rls, refused, dir, listeners })
     }
 
     /// Where a listener is.
@@ -261,6 +270,7 @@ impl Side {
         }
         self.origin.take();
         self.h2.take();
+        self.rls.take();
         let mut wire = Wire::connect(self.at(case.listener)).await?;
         wire.send(&case.bytes).await?;
         let mut out = String::new();
@@ -275,7 +285,7 @@ impl Side {
             out += &answer.describe("<");
             left -= usize::from(answer.status() / 100 != 1 || answer.status() == 101);
         }
-        let seen = self.origin.take();
+        let (seen, asked) = (self.origin.take(), self.rls.take());
         if left == 0 {
             out += if self.reusable(&mut wire).await { "connection: open\n" } else { "connection: closed\n" };
         }
@@ -285,6 +295,7 @@ impl Side {
         for message in self.h2.take() {
             out += &message.describe(">");
         }
+        out.extend(asked);
         Ok(out)
     }
 

@@ -1,6 +1,8 @@
 //! Real etcd and Consul servers.
 
+use crate::certs::Authority;
 use crate::eventually;
+use crate::https::Tls;
 use crate::process::{Process, free_port, installed};
 use anyhow::{Result, ensure};
 use std::time::Duration;
@@ -58,6 +60,48 @@ impl Etcd {
         self.ready().await
     }
 
+    /// Starts the current generation with TLS, for the address 127.0.0.1 by an authority, and one user: `root` with this
+    /// password.
+    ///
+    /// # Errors
+    /// It is not installed, does not start, or does not turn authentication on.
+    pub async fn start_secured(authority: &Authority, password: &str) -> Result<Self> {
+        let dir = TempDir::new()?;
+        let (client_port, peer_port) = (free_port()?, free_port()?);
+        let (chain, key) = authority.issue(&["127.0.0.1", "localhost"])?.write(dir.path(), "etcd")?;
+        let client = format!("https://127.0.0.1:{client_port}");
+        let peer = format!("http://127.0.0.1:{peer_port}");
+        let args = [
+            "--name=t".to_owned(),
+            format!("--data-dir={}", dir.path().join("data").display()),
+            format!("--listen-client-urls={client}"),
+            format!("--advertise-client-urls={client}"),
+            format!("--cert-file={}", chain.display()),
+            format!("--key-file={}", key.display()),
+            format!("--listen-peer-urls={peer}"),
+            format!("--initial-advertise-peer-urls={peer}"),
+            format!("--initial-cluster=t={peer}"),
+        ];
+        let mut process = Process::spawn("etcd", &installed("etcd"), args, &[], dir.path())?;
+        let tls = etcd_client::TlsOptions::new()
+            .ca_certificate(etcd_client::Certificate::from_pem(authority.pem.clone()));
+        eventually("etcd turns authentication on", async || -> Result<()> {
+            process.check()?;
+            let options = etcd_client::ConnectOptions::new().with_tls(tls.clone());
+            let mut etcd = etcd_client::Client::connect([client.as_str()], Some(options)).await?;
+            let _ = etcd.user_add("root", password, None).await;
+            let _ = etcd.role_add("root").await;
+            let _ = etcd.user_grant_role("root", "root").await;
+            match etcd.auth_enable().await {
+                // Its answer was lost: it is on.
+                Err(error) if error.to_string().contains("user name is empty") => Ok(()),
+                other => Ok(other.map(drop)?),
+            }
+        })
+        .await;
+        Ok(Self { dir, program: "etcd", client_port, peer_port, process })
+    }
+
     fn spawn(program: &str, dir: &TempDir, client: u16, peer: u16) -> Result<Process> {
         let (client, peer) = (format!("http://127.0.0.1:{client}"), format!("http://127.0.0.1:{peer}"));
         let data = dir.path().join("data");
@@ -106,6 +150,51 @@ impl Consul {
         let mut consul = Self { dir, http_port, process };
         consul.ready().await?;
         Ok(consul)
+    }
+
+    /// Starts it with TLS, for the address 127.0.0.1 by an authority, and ACLs that deny everything to all but the
+    /// holder of this token.
+    ///
+    /// # Errors
+    /// It is not installed or does not start.
+    pub async fn start_secured(authority: &Authority, token: &str) -> Result<Self> {
+        let dir = TempDir::new()?;
+        let http_port = free_port()?;
+        let (chain, key) = authority.issue(&["127.0.0.1", "localhost"])?.write(dir.path(), "consul")?;
+        let config = serde_json::json!({
+            "acl": {"enabled": true, "default_policy": "deny", "tokens": {"master": token, "agent": token}},
+            "ports": {"https": http_port, "http": -1},
+            "ca_file": authority.write(dir.path())?, "cert_file": chain, "key_file": key,
+        });
+        let file = dir.path().join("consul.json");
+        std::fs::write(&file, config.to_string())?;
+        let mut args: Vec<String> = [
+            "agent",
+            "-dev",
+            "-bind=127.0.0.1",
+            "-client=127.0.0.1",
+            "-node=t",
+            "-grpc-port=-1",
+            "-dns-port=-1",
+        ]
+        .map(str::to_owned)
+        .to_vec();
+        args.push(format!("-config-file={}", file.display()));
+        for port in ["server-port", "serf-lan-port", "serf-wan-port"] {
+            args.push(format!("-{port}={}", free_port()?));
+        }
+        let mut process = Process::spawn("consul", &installed("consul"), args, &[], dir.path())?;
+        let tls = Tls::new(&authority.pem, "localhost", None)?;
+        let addr = ([127, 0, 0, 1], http_port).into();
+        eventually("consul has a leader and knows the token", async || -> Result<()> {
+            process.check()?;
+            let header = [("x-consul-token", token)];
+            let seen = tls.send(addr, "GET", "/v1/acl/token/self", &header, "").await?;
+            ensure!(seen.answer.status == 200, "{}", seen.answer.text());
+            Ok(())
+        })
+        .await;
+        Ok(Self { dir, http_port, process })
     }
 
     /// `host:port` of its HTTP API.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 fn client(consul: &Consul) -> Client {
     let url = format!("http://{}", consul.endpoint()).parse().unwrap();
-    Client::new(Options { url, token: None, ca_file: None, datacenter: None }).unwrap()
+    Client::new(Options { url, token: None, ca_file: None, identity: None, datacenter: None }).unwrap()
 }
 
 #[tokio::test]

@@ -1,11 +1,14 @@
 //! Our proxy answers as the real Envoy does: the same bootstrap, the same bytes, the same answers, the same requests
 //! upstream. A case that is marked `differs` says why, and fails once it no longer does.
 
+mod balance;
 mod bodies;
 mod forward;
 mod headers;
 mod messages;
+mod metadata;
 mod observe;
+mod ratelimit;
 mod replies;
 mod routing;
 

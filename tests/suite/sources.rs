@@ -92,13 +92,14 @@ fn put(name: &str, expected: Option<u64>) -> Write {
 fn etcd_source(etcd: &store::Etcd) -> Watched {
     let endpoints = vec![format!("http://{}", etcd.endpoint())];
     Watched::new(
-        Etcd::new(SourceId::new(0, "etcd"), Options { endpoints, user: None, ca_file: None }).unwrap(),
+        Etcd::new(SourceId::new(0, "etcd"), Options { endpoints, user: None, ca_file: None, identity: None })
+            .unwrap(),
     )
 }
 
 fn consul_source(consul: &store::Consul) -> Watched {
     let url = format!("http://{}", consul.endpoint()).parse().unwrap();
-    let options = ConsulOptions { url, token: None, ca_file: None, datacenter: None };
+    let options = ConsulOptions { url, token: None, ca_file: None, identity: None, datacenter: None };
     let uses = Use { services: true, config: true };
     Watched::new(Consul::new(SourceId::new(0, "consul"), Client::new(options).unwrap(), uses))
 }

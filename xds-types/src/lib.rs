@@ -33,3 +33,31 @@ pub use type_url::ResourceType;
 mod generated {
     include!(concat!(env!("OUT_DIR"), "/portolan.rs"));
 }
+
+mod quiet {
+    use crate::portolan::api::v1::CreateTokenResponse;
+    use crate::portolan::config::v1::{Certificate, Value};
+    use crate::redact::REDACTED;
+    use std::fmt;
+
+    impl fmt::Debug for Certificate {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.debug_struct("Certificate").field("chain", &self.chain).field("key", &REDACTED).finish()
+        }
+    }
+
+    impl fmt::Debug for CreateTokenResponse {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.debug_struct("CreateTokenResponse")
+                .field("token", &REDACTED)
+                .field("stored", &self.stored)
+                .finish()
+        }
+    }
+
+    impl fmt::Debug for Value {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.debug_struct("Value").field("text", &REDACTED).finish()
+        }
+    }
+}

@@ -82,11 +82,18 @@ fn one(value: &mut Value, blank: bool, depth: u32) -> bool {
     match value {
         Value::Message(child) if depth < MAX_DEPTH => return walk(child, blank, depth + 1),
         Value::Message(child) => *child = DynamicMessage::new(child.descriptor()),
-        Value::String(text) if blank => REDACTED.clone_into(text),
-        Value::Bytes(bytes) if blank => *bytes = REDACTED.as_bytes().into(),
+        Value::String(text) if blank || holds_key(text.as_bytes()) => REDACTED.clone_into(text),
+        Value::Bytes(bytes) if blank || holds_key(bytes) => *bytes = REDACTED.as_bytes().into(),
         _ => return false,
     }
     true
+}
+
+/// Whether a PEM text holds a private key, be it in a field that should not: a certificate chain and its key are
+/// often kept in one file.
+fn holds_key(bytes: &[u8]) -> bool {
+    const END: &[u8] = b"PRIVATE KEY-----";
+    bytes.len() > END.len() && bytes.windows(END.len()).any(|window| window == END)
 }
 
 /// Blanks the payload of an `Any`. What cannot be looked into is blanked whole where it may hold a secret.
@@ -165,6 +172,16 @@ mod tests {
             {"name": "c", "generic_secret": {"secret": {"environment_variable": "[redacted]"}}},
         ]});
         assert_eq!(dump["static_resources"], expected);
+    }
+
+    #[test]
+    fn a_private_key_is_blanked_wherever_it_stands() {
+        let pem = "-----BEGIN EC PRIVATE KEY-----\\nPLANTED\\n-----END EC PRIVATE KEY-----\\n";
+        let dump = dump(&format!(
+            "static_resources: {{secrets: [{{name: a, tls_certificate: {{certificate_chain: {{inline_string: \"{pem}\"}}}}}}]}}"
+        ));
+        let chain = &dump["static_resources"]["secrets"][0]["tls_certificate"]["certificate_chain"];
+        assert_eq!(chain["inline_string"], "[redacted]");
     }
 
     #[test]

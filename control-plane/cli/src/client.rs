@@ -2,12 +2,18 @@
 
 use anyhow::{Context, Result};
 use bytes::Bytes;
-use http::{Request, StatusCode};
+use http::header::AUTHORIZATION;
+use http::{HeaderValue, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
+use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::{Client as Pool, connect::HttpConnector};
 use hyper_util::rt::TokioExecutor;
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::Value;
 use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Longest wait for an answer.
@@ -40,18 +46,78 @@ pub(crate) fn escape(text: &str) -> String {
     out
 }
 
+/// How to reach a control plane.
+#[derive(Clone, Default)]
+pub(crate) struct Options {
+    /// Its URL.
+    pub(crate) api: String,
+    /// Sent with every call.
+    pub(crate) token: Option<String>,
+    /// Authorities of its certificate. Default: the system's.
+    pub(crate) ca: Option<PathBuf>,
+    /// The certificate to show, and its key.
+    pub(crate) identity: Option<(PathBuf, PathBuf)>,
+}
+
 /// A client of one control plane.
 pub(crate) struct Client {
     base: String,
-    pool: Pool<HttpConnector, Full<Bytes>>,
+    authorization: Option<HeaderValue>,
+    pool: Pool<HttpsConnector<HttpConnector>, Full<Bytes>>,
+}
+
+fn tls(options: &Options) -> Result<rustls::ClientConfig> {
+    let mut roots = rustls::RootCertStore::empty();
+    match &options.ca {
+        Some(file) => {
+            let name = || format!("--ca {}", file.display());
+            for der in CertificateDer::pem_file_iter(file).with_context(name)? {
+                roots.add(der.with_context(name)?).with_context(name)?;
+            }
+            anyhow::ensure!(!roots.is_empty(), "{} holds no certificate", name());
+        }
+        None if options.api.starts_with("https:") => {
+            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        }
+        None => {}
+    }
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots);
+    let Some((certificate, key)) = &options.identity else { return Ok(builder.with_no_client_auth()) };
+    let name = || format!("--cert {}", certificate.display());
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_file_iter(certificate).with_context(name)?.collect();
+    let private = PrivateKeyDer::from_pem_file(key).with_context(|| format!("--key {}", key.display()))?;
+    builder.with_client_auth_cert(chain.with_context(name)?, private).with_context(name)
 }
 
 impl Client {
-    pub(crate) fn new(base: &str) -> Result<Self> {
+    pub(crate) fn new(options: &Options) -> Result<Self> {
+        let base = &options.api;
         let uri: http::Uri = base.parse().with_context(|| format!("--api {base}"))?;
-        anyhow::ensure!(uri.scheme_str() == Some("http"), "--api {base}: only http:// is spoken so far");
-        let pool = Pool::builder(TokioExecutor::new()).build_http();
-        Ok(Self { base: base.trim_end_matches('/').to_owned(), pool })
+        anyhow::ensure!(
+            matches!(uri.scheme_str(), Some("http" | "https")),
+            "--api {base}: expected http:// or https://"
+        );
+        let authorization = match options.token.as_deref().map(str::trim).filter(|t| !t.is_empty()) {
+            Some(token) => {
+                let mut value = HeaderValue::try_from(format!("Bearer {token}"))
+                    .map_err(|_| anyhow::anyhow!("--token holds what a header cannot carry"))?;
+                value.set_sensitive(true);
+                Some(value)
+            }
+            None => None,
+        };
+        let mut http = HttpConnector::new();
+        http.enforce_http(false);
+        let https = hyper_rustls::HttpsConnectorBuilder::new()
+            .with_tls_config(tls(options)?)
+            .https_or_http()
+            .enable_http1()
+            .wrap_connector(http);
+        let pool = Pool::builder(TokioExecutor::new()).build(https);
+        Ok(Self { base: base.trim_end_matches('/').to_owned(), authorization, pool })
     }
 
     pub(crate) async fn get(&self, path: &str) -> Result<Value> {
@@ -75,11 +141,12 @@ impl Client {
     }
 
     async fn send(&self, method: &str, path: &str, body: Bytes) -> Result<Bytes> {
-        let request = Request::builder()
-            .method(method)
-            .uri(format!("{}{path}", self.base))
-            .body(Full::new(body))
-            .context("--api or an argument cannot be part of a URL")?;
+        let mut request = Request::builder().method(method).uri(format!("{}{path}", self.base));
+        if let Some(value) = &self.authorization {
+            request = request.header(AUTHORIZATION, value);
+        }
+        let request =
+            request.body(Full::new(body)).context("--api or an argument cannot be part of a URL")?;
         let exchange = async {
             let (head, body) = self.pool.request(request).await?.into_parts();
             Ok::<_, anyhow::Error>((head.status, body.collect().await?.to_bytes()))

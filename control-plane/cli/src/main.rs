@@ -26,6 +26,18 @@ struct Cli {
         global = true
     )]
     api: String,
+    /// Token to show, made by `portolan token create`. Better in the environment than here, where others see it
+    #[arg(long, env = "PORTOLAN_TOKEN", hide_env_values = true, value_name = "TOKEN", global = true)]
+    token: Option<String>,
+    /// PEM file with the authorities of the control plane's certificate. Default: the system's
+    #[arg(long, env = "PORTOLAN_CA", value_name = "FILE", global = true)]
+    ca: Option<PathBuf>,
+    /// PEM file with the certificate to show
+    #[arg(long, env = "PORTOLAN_CERT", value_name = "FILE", global = true, requires = "key")]
+    cert: Option<PathBuf>,
+    /// PEM file with its key
+    #[arg(long, env = "PORTOLAN_KEY", value_name = "FILE", global = true, requires = "cert")]
+    key: Option<PathBuf>,
     #[command(subcommand)]
     command: Command,
 }
@@ -46,7 +58,7 @@ enum Command {
     },
     /// Show objects: all, of a kind, or one
     Get {
-        /// service, gateway or route
+        /// service, gateway, route, policy or secret
         kind: Option<String>,
         /// Name of the object
         name: Option<String>,
@@ -59,7 +71,7 @@ enum Command {
     },
     /// Delete an object
     Delete {
-        /// service, gateway or route
+        /// service, gateway, route, policy or secret
         kind: String,
         /// Name of the object
         name: String,
@@ -125,10 +137,30 @@ enum Command {
         /// Where the proxy reaches the control plane's xDS port. Default: where it listens
         #[arg(long, value_name = "HOST:PORT")]
         xds: Option<String>,
+        /// Where the proxy finds the authorities of the xDS port's certificate: a PEM file on its machine. Needed when xDS
+        /// speaks TLS
+        #[arg(long, value_name = "FILE")]
+        xds_ca: Option<String>,
+        /// Where the proxy finds its own certificate
+        #[arg(long, value_name = "FILE", requires = "xds_key")]
+        xds_cert: Option<String>,
+        /// Where the proxy finds its key
+        #[arg(long, value_name = "FILE", requires = "xds_cert")]
+        xds_key: Option<String>,
+        /// Name in the xDS port's certificate. Default: the host of --xds
+        #[arg(long, value_name = "NAME")]
+        xds_sni: Option<String>,
         /// Where the proxy's admin interface listens. Default 127.0.0.1:9901
         #[arg(long, value_name = "IP:PORT")]
         admin: Option<SocketAddr>,
     },
+    /// Make, list and revoke tokens of the API
+    Token {
+        #[command(subcommand)]
+        command: TokenCommand,
+    },
+    /// Encrypt every stored Secret with the control plane's newest key
+    Reseal,
     /// Show sources, connected proxies, what they acknowledged and what they refused
     Status {
         /// Of this node group only
@@ -138,6 +170,39 @@ enum Command {
         #[arg(short, long, value_enum, default_value = "table")]
         output: show::Output,
     },
+}
+
+#[derive(Subcommand)]
+enum TokenCommand {
+    /// Make a token, and print it: it is shown only now
+    Create {
+        /// What it is for; shown in the audit log
+        name: String,
+        /// What its holder may do
+        #[arg(long, value_enum, default_value = "viewer")]
+        role: RoleName,
+        /// Days after which it is not valid any more. Default: it stays valid until revoked
+        #[arg(long, value_name = "DAYS")]
+        days: Option<u32>,
+    },
+    /// List tokens
+    List,
+    /// Make a token invalid
+    Revoke {
+        /// Its name
+        name: String,
+    },
+}
+
+/// What the holder of a token may do.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum RoleName {
+    /// Read
+    Viewer,
+    /// And write objects and instances
+    Operator,
+    /// And make tokens
+    Admin,
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -160,7 +225,9 @@ async fn main() -> ExitCode {
 }
 
 async fn run(cli: Cli) -> Result<()> {
-    let api = Client::new(&cli.api)?;
+    let options =
+        client::Options { api: cli.api, token: cli.token, ca: cli.ca, identity: cli.cert.zip(cli.key) };
+    let api = Client::new(&options)?;
     match cli.command {
         Command::Apply { file, dry_run: true, .. } | Command::Validate { file } => {
             let answer = api.post("/api/v1/validate", &read(&file)?).await?;
@@ -225,18 +292,50 @@ async fn run(cli: Cli) -> Result<()> {
             };
             show::instances(&api.get(&path).await?);
         }
-        Command::Bootstrap { group, node, sotw, xds, admin } => {
+        Command::Bootstrap { group, node, sotw, xds, xds_ca, xds_cert, xds_key, xds_sni, admin } => {
             let mut query = format!("group={}&delta={}", client::escape(&group), !sotw);
-            for (name, value) in [("node", node), ("xds", xds), ("admin", admin.map(|a| a.to_string()))] {
+            let admin = admin.map(|a| a.to_string());
+            let tls =
+                [("xds_ca", xds_ca), ("xds_cert", xds_cert), ("xds_key", xds_key), ("xds_sni", xds_sni)];
+            for (name, value) in [("node", node), ("xds", xds), ("admin", admin)].into_iter().chain(tls) {
                 if let Some(value) = value {
                     query += &format!("&{name}={}", client::escape(&value));
                 }
             }
             print!("{}", api.text(&format!("/api/v1/bootstrap?{query}")).await?);
         }
+        Command::Token { command } => token(&api, command).await?,
+        Command::Reseal => {
+            let answer = api.post("/api/v1/secrets/reseal", "").await?;
+            for (list, told) in [("resealed", "encrypted anew"), ("left", "LEFT: its key is not configured")]
+            {
+                for one in answer[list].as_array().into_iter().flatten().filter_map(Value::as_str) {
+                    println!("{one} {told}");
+                }
+            }
+        }
         Command::Status { group, output } => {
             let query = group.map(|g| format!("?group={}", client::escape(&g))).unwrap_or_default();
             show::status(&api.get(&format!("/api/v1/status{query}")).await?, output);
+        }
+    }
+    Ok(())
+}
+
+async fn token(api: &Client, command: TokenCommand) -> Result<()> {
+    match command {
+        TokenCommand::Create { name, role, days } => {
+            let mut request = json!({"name": name, "role": format!("{role:?}").to_uppercase()});
+            if let Some(days) = days {
+                request["ttl"] = json!(format!("{}s", u64::from(days) * 86_400));
+            }
+            let answer = api.post("/api/v1/tokens", &request.to_string()).await?;
+            println!("{}", answer["token"].as_str().context("the answer holds no token")?);
+        }
+        TokenCommand::List => show::tokens(&api.get("/api/v1/tokens").await?),
+        TokenCommand::Revoke { name } => {
+            api.delete(&format!("/api/v1/tokens/{}", client::escape(&name))).await?;
+            println!("{name} revoked");
         }
     }
     Ok(())

@@ -96,11 +96,47 @@ pub(crate) fn objects(answer: &Value, output: Output) {
                 ]);
             }
             println!("{table}");
+            for line in objects.iter().flat_map(|o| secret_lines(&o["resource"])) {
+                println!("{line}");
+            }
             for object in objects {
                 problems(object);
             }
         }
     }
+}
+
+pub(crate) fn tokens(answer: &Value) {
+    let mut table = table(&["NAME", "ROLE", "CREATED", "BY", "EXPIRES"]);
+    for one in list(answer, "tokens") {
+        let role = match text(one, "role") {
+            "" => "viewer".to_owned(),
+            role => role.to_lowercase(),
+        };
+        let expires = match text(one, "expires") {
+            "" => "never",
+            at => at,
+        };
+        table.add_row([text(one, "name"), &role, text(one, "created"), text(one, "created_by"), expires]);
+    }
+    println!("{table}");
+}
+
+/// What may be shown of a Secret, a certificate a line.
+fn secret_lines(resource: &Value) -> Vec<String> {
+    let sealed = &resource["spec"]["sealed"];
+    let one = |c: &Value| {
+        let names: Vec<&str> = list(c, "names").iter().filter_map(Value::as_str).collect();
+        let fingerprint: String = text(c, "fingerprint").chars().take(16).collect();
+        format!(
+            "  Secret/{}: {} {} until {} sha256 {fingerprint}",
+            text(resource, "name"),
+            text(c, "subject"),
+            names.join(" "),
+            text(c, "not_after"),
+        )
+    };
+    list(sealed, "certificates").iter().map(one).collect()
 }
 
 pub(crate) fn instances(answer: &Value) {

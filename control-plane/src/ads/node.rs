@@ -21,8 +21,30 @@ pub struct Node {
     pub version: String,
 }
 
-/// Where a client connects from.
-pub type Peer = Option<std::net::SocketAddr>;
+/// What the connection says of a client.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Peer {
+    /// Where it connects from.
+    pub address: Option<std::net::SocketAddr>,
+    /// Names in the certificate that it showed, as `URI:` and `DNS:`; `None`: none was asked for.
+    pub names: Option<Arc<[String]>>,
+}
+
+impl Peer {
+    /// Whether a client may be of a group. Where certificates are asked for, one must name the group:
+    /// `spiffe://TRUST_DOMAIN/group/GROUP`, or the DNS name `GROUP`.
+    pub fn may_be_of(&self, group: &str) -> bool {
+        let Some(names) = &self.names else { return true };
+        names.iter().any(|name| match name.split_once(':') {
+            Some(("URI", uri)) => {
+                let path = uri.strip_prefix("spiffe://").and_then(|rest| rest.split_once('/'));
+                path.and_then(|(_, path)| path.strip_prefix("group/")).is_some_and(|named| named == group)
+            }
+            Some(("DNS", dns)) => dns == group,
+            _ => false,
+        })
+    }
+}
 
 impl Node {
     /// Reads the node of a request. A client that does not say who it is has neither id nor group.
@@ -97,6 +119,27 @@ mod tests {
         }
         for agent in ["envoy", "portolan-proxy", ""] {
             assert_eq!(node(agent).audience(), Audience::Proxy { group: "edge".into() }, "{agent}");
+        }
+    }
+
+    #[test]
+    fn a_certificate_must_name_the_group() {
+        let peer = |names: &[&str]| Peer {
+            names: Some(names.iter().map(ToString::to_string).collect()),
+            ..Peer::default()
+        };
+        assert!(Peer::default().may_be_of("edge"), "where none is asked for, the word is taken");
+        for (names, group, may) in [
+            (&["URI:spiffe://t/group/edge"] as &[_], "edge", true),
+            (&["DNS:edge", "DNS:pay"], "pay", true),
+            (&["URI:spiffe://t/group/edge"], "pay", false),
+            (&["URI:spiffe://t/service/edge"], "edge", false),
+            (&["URI:spiffe://t/group/edge/x"], "edge", false),
+            (&["URI:https://t/group/edge"], "edge", false),
+            (&["IP:10.0.0.1"], "10.0.0.1", false),
+            (&[], "", false),
+        ] {
+            assert_eq!(peer(names).may_be_of(group), may, "{names:?} as {group}");
         }
     }
 

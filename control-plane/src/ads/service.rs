@@ -24,7 +24,7 @@ use xds_types::google::rpc;
 use super::session::{Limits, Request};
 use super::stream::{self, Context, Inbound};
 use super::wire::{self, RequestDecoder};
-use super::{Mode, Registry, delta, sotw};
+use super::{Mode, Peer, Registry, delta, sotw};
 use crate::snapshot::Cache;
 
 /// Largest request, bytes: room for some hundred thousand names.
@@ -79,6 +79,7 @@ const SERVICES: &[(&str, Option<ResourceType>, &str, &str)] = &[
     ("envoy.service.cluster.v3.ClusterDiscoveryService", Some(ResourceType::Cluster), "StreamClusters", "DeltaClusters"),
     ("envoy.service.endpoint.v3.EndpointDiscoveryService", Some(ResourceType::ClusterLoadAssignment), "StreamEndpoints", "DeltaEndpoints"),
     ("envoy.service.listener.v3.ListenerDiscoveryService", Some(ResourceType::Listener), "StreamListeners", "DeltaListeners"),
+    ("envoy.service.secret.v3.SecretDiscoveryService", Some(ResourceType::Secret), "StreamSecrets", "DeltaSecrets"),
     ("envoy.service.route.v3.RouteDiscoveryService", Some(ResourceType::RouteConfiguration), "StreamRoutes", "DeltaRoutes"),
 ];
 
@@ -123,9 +124,7 @@ impl Service {
             mode,
             only,
             limits: shared.options.limits,
-            peer: request
-                .get::<tonic::transport::server::TcpConnectInfo>()
-                .and_then(tonic::transport::server::TcpConnectInfo::remote_addr),
+            peer: peer(request),
             identifier: shared.identifier.clone(),
             cache: shared.cache.clone(),
             registry: shared.registry.clone(),
@@ -169,6 +168,15 @@ impl tower::Service<http::Request<axum::body::Body>> for Service {
             })
         })
     }
+}
+
+/// What our own listener, or a plain one of tonic's, says of the client.
+fn peer(request: &http::Extensions) -> Peer {
+    use tonic::transport::server::TcpConnectInfo;
+    if let Some(peer) = request.get::<Peer>() {
+        return peer.clone();
+    }
+    Peer { address: request.get::<TcpConnectInfo>().and_then(TcpConnectInfo::remote_addr), names: None }
 }
 
 fn serve<M>(cx: Context, request: http::Request<axum::body::Body>) -> http::Response<Body>

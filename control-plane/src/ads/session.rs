@@ -506,6 +506,7 @@ impl Session {
             ResourceType::Cluster => &[ResourceType::RouteConfiguration, ResourceType::Listener],
             ResourceType::ClusterLoadAssignment => &[ResourceType::Cluster],
             ResourceType::RouteConfiguration => &[ResourceType::Listener],
+            ResourceType::Secret => &[ResourceType::Listener, ResourceType::Cluster],
             _ => return None,
         };
         let names_it = |r: &Arc<Resource>| r.references.iter().any(|to| to.kind == kind && *to.name == *name);

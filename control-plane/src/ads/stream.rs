@@ -127,7 +127,7 @@ impl Running {
 
     fn request(&mut self, inbound: Inbound) -> Result<(), Status> {
         if self.client.is_none() {
-            self.meet(inbound.node.as_ref(), &inbound.request);
+            self.meet(inbound.node.as_ref(), &inbound.request)?;
         }
         let (kind, note) =
             self.session.request(&inbound.request).map_err(|e| Status::invalid_argument(e.to_string()))?;
@@ -136,14 +136,31 @@ impl Running {
     }
 
     /// The first request says who the client is; later nodes are not looked at (point 20).
-    fn meet(&mut self, node: Option<&ProtoNode>, first: &Request) {
+    ///
+    /// Where it showed a certificate, that says which group it is of, and so which secrets it may fetch.
+    fn meet(&mut self, node: Option<&ProtoNode>, first: &Request) -> Result<(), Status> {
         let node = Node::read(node);
+        if !self.cx.peer.may_be_of(&node.group) {
+            let names = self.cx.peer.names.as_deref().unwrap_or_default().join(", ");
+            warn!(
+                node = node.id,
+                group = &*node.group,
+                names,
+                "refused: its certificate names another group"
+            );
+            counter!("xds_refused_nodes_total").increment(1);
+            return Err(Status::permission_denied(format!(
+                "node.cluster is `{}`, but the client certificate names {}",
+                node.group,
+                if names.is_empty() { "no group" } else { &names },
+            )));
+        }
         let mut audience = node.audience();
         if asks_for_a_service(first) && self.lacks(&audience, first) {
             audience = Audience::Grpc;
         }
         self.session.set_traits(node.traits());
-        let peer = self.cx.peer.map_or_else(String::new, |p| p.to_string());
+        let peer = self.cx.peer.address.map_or_else(String::new, |p| p.to_string());
         let status = NodeStatus {
             id: node.id.clone(),
             group: node.group.to_string(),
@@ -157,6 +174,7 @@ impl Running {
         let id = self.cx.registry.enter(status);
         self.client = Some(Client { id, node, audience });
         self.look();
+        Ok(())
     }
 
     /// Whether no listener of a proxy has the names asked for.

@@ -8,9 +8,9 @@ use crate::pipeline::{Handle, View};
 use crate::source::store::{Store, Write};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use xds_types::portolan::api::v1;
-use xds_types::portolan::config::v1::Resource;
+use xds_types::portolan::config::v1::{Resource, resource::Spec, secret::From};
 
 /// How long a write waits to be seen by the pipeline, so that a read that follows sees it. Past that it is
 /// answered all the same: it is stored.
@@ -42,6 +42,45 @@ impl Api {
         Self { pipeline, nodes, stores, identifier: identifier.into() }
     }
 
+    pub(super) fn view(&self) -> Arc<View> {
+        self.pipeline.view()
+    }
+
+    pub(super) fn pipeline(&self) -> &Handle {
+        &self.pipeline
+    }
+
+    pub(super) fn stores(&self) -> &Stores {
+        &self.stores
+    }
+
+    /// Checks what Secrets hold and puts their sealed form in their place, that which is stored where nothing
+    /// changed. Answers warnings.
+    fn seal(&self, keys: &[ObjectKey], resources: &mut [Resource]) -> Result<Vec<v1::Problem>, ApiError> {
+        let (mut found, vault) = (Problems::default(), &self.pipeline.trust().vault);
+        let view = self.pipeline.view();
+        for (key, resource) in keys.iter().zip(resources) {
+            let Some(Spec::Secret(secret)) = &mut resource.spec else { continue };
+            if matches!(secret.from, Some(From::Sealed(_))) {
+                found.error(key, "spec.sealed", "is what is shown of a secret; write what it holds");
+                continue;
+            }
+            let stored = view.objects.states().get(key).and_then(|s| s.newest.sealed());
+            let same = stored.filter(|sealed| {
+                vault.key_id() == Some(sealed.key_id.as_str())
+                    && vault.open(key.name.as_str(), sealed).is_ok_and(|held| held.from == secret.from)
+            });
+            match same {
+                Some(sealed) => secret.from = Some(From::Sealed(sealed.clone())),
+                None => crate::secret::seal(vault, key, resource, SystemTime::now(), &mut found),
+            }
+        }
+        if found.has_errors() {
+            return Err(ApiError::Refused(found));
+        }
+        Ok(found.warnings().map(convert::problem).collect())
+    }
+
     /// Whether a configuration was published: `readyz`.
     pub fn is_ready(&self) -> bool {
         self.pipeline.is_ready()
@@ -60,7 +99,8 @@ impl Api {
             expected.push(object.if_revision.map(|r| r.value));
         }
         let keys = keys(&resources)?;
-        let warnings = self.admit(resources.clone(), Vec::new()).await?;
+        let mut warnings = self.seal(&keys, &mut resources)?;
+        warnings.extend(self.admit(resources.clone(), Vec::new()).await?);
 
         let view = self.pipeline.view();
         let mut applied = Vec::new();
@@ -107,7 +147,16 @@ impl Api {
     /// The request itself cannot be understood; problems of the objects are in the answer.
     pub async fn validate(&self, request: v1::ValidateRequest) -> Result<v1::ValidateResponse, ApiError> {
         let refused = match keys(&request.resources) {
-            Ok(_) => self.admit(request.resources, Vec::new()).await,
+            Ok(keys) => {
+                let mut resources = request.resources;
+                match self.seal(&keys, &mut resources) {
+                    Ok(mut warnings) => self.admit(resources, Vec::new()).await.map(|more| {
+                        warnings.extend(more);
+                        warnings
+                    }),
+                    Err(refused) => Err(refused),
+                }
+            }
             Err(refused) => Err(refused),
         };
         match refused {
@@ -278,7 +327,7 @@ impl Api {
     }
 
     /// Waits until the pipeline's view holds what was just written, for [`SETTLE`] at most.
-    async fn settled(&self, mut holds: impl FnMut(&View) -> bool) {
+    pub(super) async fn settled(&self, mut holds: impl FnMut(&View) -> bool) {
         let mut views = self.pipeline.watch();
         let seen = views.wait_for(|view| holds(view));
         let _ = tokio::time::timeout(SETTLE, seen).await;

@@ -29,7 +29,7 @@ pub(super) fn problems(problems: &Problems) -> v1::Problems {
 pub(super) fn stored(state: &ObjectState) -> v1::StoredObject {
     let shown: &Object = &state.newest;
     v1::StoredObject {
-        resource: shown.resource().map(|r| (**r).clone()),
+        resource: shown.resource().map(|r| super::tokens::without_secrets(r)),
         revision: shown.revision,
         source: state.source.to_string(),
         in_force: !state.is_quarantined(),

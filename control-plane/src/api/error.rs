@@ -29,6 +29,9 @@ pub enum ApiError {
     /// The store is away.
     #[error("{0}")]
     Unavailable(String),
+    /// The caller may not.
+    #[error("not allowed: {0}")]
+    Denied(String),
 }
 
 impl ApiError {
@@ -49,6 +52,7 @@ impl ApiError {
             Self::Conflict(_) => (Code::Aborted, StatusCode::CONFLICT),
             Self::ReadOnly(_) => (Code::FailedPrecondition, StatusCode::METHOD_NOT_ALLOWED),
             Self::Unavailable(_) => (Code::Unavailable, StatusCode::SERVICE_UNAVAILABLE),
+            Self::Denied(_) => (Code::PermissionDenied, StatusCode::FORBIDDEN),
         }
     }
 
@@ -73,7 +77,7 @@ impl From<StoreError> for ApiError {
             StoreError::NoInstance { service, id } => Self::NotFound(format!("instance {id} of {service}")),
             StoreError::ReadOnly(_) => Self::ReadOnly(error.to_string()),
             StoreError::Refused(reason) => Self::Invalid(reason.clone()),
-            StoreError::Unavailable { source, .. } => Self::Unavailable(format!("{error}: {source}")),
+            StoreError::Unavailable { .. } => Self::Unavailable(crate::source::store::causes(&error)),
         }
     }
 }

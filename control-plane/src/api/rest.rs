@@ -11,12 +11,17 @@
 //! | `PUT`, `DELETE /api/v1/services/SERVICE/instances/ID` | registers `{address, port, ..., ttl}`, deregisters |
 //! | `POST /api/v1/services/SERVICE/instances/ID/heartbeat` | renews |
 //! | `GET /api/v1/status` | sources, nodes, refusals; `?group=G` |
+//! | `POST`, `GET /api/v1/tokens` | makes a token of `{name, role, ttl}`, lists them |
+//! | `DELETE /api/v1/tokens/NAME` | revokes one |
+//! | `POST /api/v1/secrets/reseal` | encrypts every stored Secret with the newest key |
 //! | `GET /api/v1/bootstrap` | an Envoy bootstrap for `?group=G&node=N&delta=true&xds=HOST:PORT` |
 //! | `GET /healthz`, `/readyz`, `/metrics` | for machines |
 //!
 //! A refusal is `{"error": ..., "problems": [...]}` with the status of [`ApiError::http_status`].
 
-use super::{Api, ApiError, convert};
+use super::{ApiError, Guarded, convert};
+use crate::access::{Caller, Role};
+use crate::ads::Peer;
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, Path, RawQuery, State};
@@ -41,17 +46,17 @@ pub type MakeBootstrap = Arc<dyn Fn(&BTreeMap<String, String>) -> Result<String,
 
 #[derive(Clone)]
 struct Rest {
-    api: Api,
+    api: Guarded,
     metrics: Metrics,
     bootstrap: MakeBootstrap,
 }
 
 /// All routes.
-pub fn router(api: Api, metrics: Metrics, bootstrap: MakeBootstrap) -> Router {
+pub fn router(api: Guarded, metrics: Metrics, bootstrap: MakeBootstrap) -> Router {
     Router::new()
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(ready))
-        .route("/metrics", get(async |State(s): State<Rest>| (s.metrics)()))
+        .route("/metrics", get(render_metrics))
         .route("/api/v1/apply", post(apply))
         .route("/api/v1/validate", post(validate))
         .route("/api/v1/objects", get(list_all))
@@ -62,12 +67,61 @@ pub fn router(api: Api, metrics: Metrics, bootstrap: MakeBootstrap) -> Router {
         .route("/api/v1/services/{service}/instances/{id}", put(register).delete(deregister))
         .route("/api/v1/services/{service}/instances/{id}/heartbeat", post(heartbeat))
         .route("/api/v1/status", get(status))
+        .route("/api/v1/tokens", get(tokens).post(create_token))
+        .route("/api/v1/tokens/{name}", axum::routing::delete(revoke_token))
+        .route("/api/v1/secrets/reseal", post(reseal))
         .route("/api/v1/bootstrap", get(bootstrap_text))
         .fallback(async || {
             ApiError::NotFound("such a path (/api/v1/objects and /api/v1/status are some)".to_owned())
         })
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .with_state(Rest { api, metrics, bootstrap })
+}
+
+/// Who calls, as [`door`] has written down in the request.
+struct Who(Caller);
+
+impl<S: Send + Sync> axum::extract::FromRequestParts<S> for Who {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut axum::http::request::Parts, _: &S) -> Result<Self, ApiError> {
+        let missing = || ApiError::Denied("the caller was not asked who it is".to_owned());
+        parts.extensions.get::<Caller>().cloned().map(Self).ok_or_else(missing)
+    }
+}
+
+/// Paths that say no more than whether this works.
+const OPEN: &[&str] = &["/healthz", "/readyz"];
+
+/// Asks every caller, of REST and of gRPC, who it is, before anything else is looked at.
+pub async fn door(
+    State(api): State<Guarded>,
+    mut request: axum::extract::Request,
+    next: axum::middleware::Next,
+) -> Response {
+    if OPEN.contains(&request.uri().path()) {
+        return next.run(request).await;
+    }
+    let (peer, names) = request
+        .extensions()
+        .get::<Peer>()
+        .map_or_else(|| (None, Arc::default()), |p| (p.address, p.names.clone().unwrap_or_default()));
+    let header = request.headers().get(header::AUTHORIZATION).map(|v| v.as_bytes().to_vec());
+    match api.identify(header.as_deref(), peer, names, request.uri().path()) {
+        Ok(caller) => {
+            request.headers_mut().remove(header::AUTHORIZATION);
+            request.extensions_mut().insert(caller);
+            next.run(request).await
+        }
+        Err(denied) => {
+            let grpc = request.headers().get(header::CONTENT_TYPE);
+            if grpc.is_some_and(|v| v.as_bytes().starts_with(b"application/grpc")) {
+                return tonic::Status::unauthenticated(denied.to_string()).into_http();
+            }
+            let body = Json(json!({"error": denied.to_string(), "problems": []}));
+            (StatusCode::UNAUTHORIZED, [(header::WWW_AUTHENTICATE, "Bearer")], body).into_response()
+        }
+    }
 }
 
 /// An answer as JSON.
@@ -100,7 +154,12 @@ async fn ready(State(s): State<Rest>) -> Response {
         .into_response()
 }
 
-async fn apply(State(s): State<Rest>, query: RawQuery, body: Bytes) -> Result<Json, ApiError> {
+async fn apply(
+    State(s): State<Rest>,
+    Who(caller): Who,
+    query: RawQuery,
+    body: Bytes,
+) -> Result<Json, ApiError> {
     let query = Query::read(query, &["if_revision"])?;
     let resources = resources(&body)?;
     let if_revision = query.revision()?;
@@ -108,27 +167,28 @@ async fn apply(State(s): State<Rest>, query: RawQuery, body: Bytes) -> Result<Js
         return Err(ApiError::Invalid("if_revision goes with one object".to_owned()));
     }
     let objects = resources.into_iter().map(|r| v1::ApplyObject { resource: Some(r), if_revision }).collect();
-    Ok(message(&s.api.apply(v1::ApplyRequest { objects }).await?))
+    Ok(message(&s.api.apply(&caller, v1::ApplyRequest { objects }).await?))
 }
 
-async fn validate(State(s): State<Rest>, body: Bytes) -> Result<Json, ApiError> {
+async fn validate(State(s): State<Rest>, Who(caller): Who, body: Bytes) -> Result<Json, ApiError> {
     let resources = resources(&body)?;
-    Ok(message(&s.api.validate(v1::ValidateRequest { resources }).await?))
+    Ok(message(&s.api.validate(&caller, v1::ValidateRequest { resources }).await?))
 }
 
-async fn list_all(State(s): State<Rest>, query: RawQuery) -> Result<Json, ApiError> {
-    list(&s, String::new(), query)
+async fn list_all(State(s): State<Rest>, Who(caller): Who, query: RawQuery) -> Result<Json, ApiError> {
+    list(&s, &caller, String::new(), query)
 }
 
 async fn list_kind(
     State(s): State<Rest>,
+    Who(caller): Who,
     Path(kind): Path<String>,
     query: RawQuery,
 ) -> Result<Json, ApiError> {
-    list(&s, kind, query)
+    list(&s, &caller, kind, query)
 }
 
-fn list(s: &Rest, kind: String, query: RawQuery) -> Result<Json, ApiError> {
+fn list(s: &Rest, caller: &Caller, kind: String, query: RawQuery) -> Result<Json, ApiError> {
     let query = Query::read(query, &["label"])?;
     let mut labels = std::collections::HashMap::new();
     for label in query.all("label") {
@@ -137,36 +197,43 @@ fn list(s: &Rest, kind: String, query: RawQuery) -> Result<Json, ApiError> {
             .ok_or_else(|| ApiError::Invalid(format!("label `{label}` is not of the form name=value")))?;
         labels.insert(k.to_owned(), v.to_owned());
     }
-    let found = s.api.list(&v1::ListRequest { kind, labels })?;
+    let found = s.api.list(caller, &v1::ListRequest { kind, labels })?;
     Ok(Json(json!({"objects": found.objects.iter().map(stored).collect::<Vec<_>>()})))
 }
 
 async fn get_object(
     State(s): State<Rest>,
+    Who(caller): Who,
     Path((kind, name)): Path<(String, String)>,
 ) -> Result<Json, ApiError> {
-    Ok(Json(stored(&s.api.get(&v1::GetRequest { kind, name })?)))
+    Ok(Json(stored(&s.api.get(&caller, &v1::GetRequest { kind, name })?)))
 }
 
 async fn delete_object(
     State(s): State<Rest>,
+    Who(caller): Who,
     Path((kind, name)): Path<(String, String)>,
     query: RawQuery,
 ) -> Result<Json, ApiError> {
     let if_revision = Query::read(query, &["if_revision"])?.revision()?;
-    Ok(message(&s.api.delete(v1::DeleteRequest { kind, name, if_revision }).await?))
+    Ok(message(&s.api.delete(&caller, v1::DeleteRequest { kind, name, if_revision }).await?))
 }
 
-async fn all_instances(State(s): State<Rest>) -> Result<Json, ApiError> {
-    Ok(message(&s.api.instances(&v1::ListInstancesRequest::default())?))
+async fn all_instances(State(s): State<Rest>, Who(caller): Who) -> Result<Json, ApiError> {
+    Ok(message(&s.api.instances(&caller, &v1::ListInstancesRequest::default())?))
 }
 
-async fn instances(State(s): State<Rest>, Path(service): Path<String>) -> Result<Json, ApiError> {
-    Ok(message(&s.api.instances(&v1::ListInstancesRequest { service })?))
+async fn instances(
+    State(s): State<Rest>,
+    Who(caller): Who,
+    Path(service): Path<String>,
+) -> Result<Json, ApiError> {
+    Ok(message(&s.api.instances(&caller, &v1::ListInstancesRequest { service })?))
 }
 
 async fn register(
     State(s): State<Rest>,
+    Who(caller): Who,
     Path((service, id)): Path<(String, String)>,
     body: Bytes,
 ) -> Result<Json, ApiError> {
@@ -187,28 +254,30 @@ async fn register(
         let told: Vec<_> = errors.list.iter().map(|e| format!("{}: {}", e.path, e.message)).collect();
         ApiError::Invalid(told.join("; "))
     })?;
-    Ok(message(&s.api.register(parsed.message).await?))
+    Ok(message(&s.api.register(&caller, parsed.message).await?))
 }
 
 async fn heartbeat(
     State(s): State<Rest>,
+    Who(caller): Who,
     Path((service, id)): Path<(String, String)>,
 ) -> Result<Json, ApiError> {
-    Ok(message(&s.api.heartbeat(v1::HeartbeatRequest { service, id }).await?))
+    Ok(message(&s.api.heartbeat(&caller, v1::HeartbeatRequest { service, id }).await?))
 }
 
 async fn deregister(
     State(s): State<Rest>,
+    Who(caller): Who,
     Path((service, id)): Path<(String, String)>,
 ) -> Result<Json, ApiError> {
-    Ok(message(&s.api.deregister(v1::DeregisterInstanceRequest { service, id }).await?))
+    Ok(message(&s.api.deregister(&caller, v1::DeregisterInstanceRequest { service, id }).await?))
 }
 
-async fn status(State(s): State<Rest>, query: RawQuery) -> Result<Json, ApiError> {
+async fn status(State(s): State<Rest>, Who(caller): Who, query: RawQuery) -> Result<Json, ApiError> {
     let query = Query::read(query, &["group", "summary_only"])?;
     let summary_only = query.one("summary_only") == "true";
     let group = query.one("group").to_owned();
-    let status = s.api.status(&v1::StatusRequest { group, summary_only });
+    let status = s.api.status(&caller, &v1::StatusRequest { group, summary_only })?;
     let quarantined: Vec<Value> = status.quarantined.iter().map(stored).collect();
     let mut shown = xds_types::text::to_json(&status);
     if let Some(fields) = shown.as_object_mut().filter(|_| !quarantined.is_empty()) {
@@ -217,11 +286,46 @@ async fn status(State(s): State<Rest>, query: RawQuery) -> Result<Json, ApiError
     Ok(Json(shown))
 }
 
-async fn bootstrap_text(State(s): State<Rest>, query: RawQuery) -> Result<Response, ApiError> {
-    let query = Query::read(query, &["group", "node", "delta", "xds", "admin"])?;
+async fn bootstrap_text(
+    State(s): State<Rest>,
+    Who(caller): Who,
+    query: RawQuery,
+) -> Result<Response, ApiError> {
+    super::guarded::may(&caller, Role::Viewer)?;
+    let known = ["group", "node", "delta", "xds", "admin", "xds_ca", "xds_cert", "xds_key", "xds_sni"];
+    let query = Query::read(query, &known)?;
     let options = query.0.into_iter().collect();
     let text = (s.bootstrap)(&options).map_err(ApiError::Invalid)?;
     Ok(([(header::CONTENT_TYPE, "application/yaml")], text).into_response())
+}
+
+async fn tokens(State(s): State<Rest>, Who(caller): Who) -> Result<Json, ApiError> {
+    Ok(message(&s.api.tokens(&caller)?))
+}
+
+async fn create_token(State(s): State<Rest>, Who(caller): Who, body: Bytes) -> Result<Json, ApiError> {
+    let text =
+        std::str::from_utf8(&body).map_err(|e| ApiError::Invalid(format!("body is not UTF-8: {e}")))?;
+    let parsed = xds_types::text::parse::<v1::CreateTokenRequest>(Source { name: "body", text });
+    let request = parsed.map_err(|errors| ApiError::Invalid(errors.to_string()))?.message;
+    Ok(message(&s.api.create_token(&caller, request).await?))
+}
+
+async fn revoke_token(
+    State(s): State<Rest>,
+    Who(caller): Who,
+    Path(name): Path<String>,
+) -> Result<Json, ApiError> {
+    Ok(message(&s.api.revoke_token(&caller, v1::RevokeTokenRequest { name }).await?))
+}
+
+async fn reseal(State(s): State<Rest>, Who(caller): Who) -> Result<Json, ApiError> {
+    Ok(message(&s.api.reseal(&caller, v1::ResealSecretsRequest {}).await?))
+}
+
+async fn render_metrics(State(s): State<Rest>, Who(caller): Who) -> Result<String, ApiError> {
+    super::guarded::may(&caller, Role::Viewer)?;
+    Ok((s.metrics)())
 }
 
 /// A stored object with its resource in the form that people write.

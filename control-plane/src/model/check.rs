@@ -4,8 +4,12 @@
 //! objects or compiled resources. Never stops at the first error.
 
 mod gateway;
+mod policy;
+mod resilience;
 mod route;
+mod secret;
 mod service;
+mod tls;
 
 use std::fmt::Display;
 use std::time::Duration;
@@ -16,6 +20,9 @@ use xds_types::portolan::config::v1::{Resource, resource::Spec};
 use super::{ObjectKey, Problems};
 
 pub use gateway::addresses_clash;
+pub use policy::{OWN_DOMAIN, limit_name};
+pub(crate) use resilience::{grpc_conditions, statuses};
+pub use tls::is_on as speaks_mtls;
 
 /// Longest duration that may be configured: a year.
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -29,6 +36,9 @@ pub fn object(key: &ObjectKey, resource: &Resource) -> Problems {
         Some(Spec::Service(s)) => service::check(s, &mut at),
         Some(Spec::Gateway(g)) => gateway::check(g, &mut at),
         Some(Spec::Route(r)) => route::check(r, &mut at),
+        Some(Spec::Policy(p)) => policy::check(p, &mut at),
+        Some(Spec::Secret(s)) => secret::check(s, &mut at),
+        Some(Spec::Token(t)) => secret::check_token(t, &mut at),
         None => at.error("spec", "is missing"),
     }
     found
@@ -59,6 +69,18 @@ impl Checker<'_> {
             }
             Some(d) if d > LONGEST => self.error(path, "must be at most a year"),
             Some(_) => {}
+        }
+    }
+
+    /// A number that, when it is there, must be in a range.
+    fn range(&mut self, path: &str, value: Option<u32>, range: std::ops::RangeInclusive<u32>) {
+        let (low, high) = (range.start(), range.end());
+        match value {
+            Some(n) if !range.contains(&n) && *high == u32::MAX => {
+                self.error(path, format!("must be at least {low}"));
+            }
+            Some(n) if !range.contains(&n) => self.error(path, format!("must be {low} to {high}")),
+            _ => {}
         }
     }
 

@@ -129,16 +129,28 @@ pub enum Kind {
     Gateway,
     /// Which requests go where.
     Route,
+    /// What is done to requests beside sending them somewhere.
+    Policy,
+    /// What must not be shown: certificates with keys, authorities, values.
+    Secret,
+    /// A token of the API, by its hash.
+    AccessToken,
 }
 
 /// A kind that this control plane does not know.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("unknown kind `{0}`; known are Service, Gateway and Route")]
+#[error("unknown kind `{0}`; known are {known}", known = known_kinds())]
 pub struct UnknownKind(pub String);
+
+/// Every kind, for messages.
+pub(super) fn known_kinds() -> String {
+    Kind::ALL.map(Kind::as_str).join(", ")
+}
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Self; 3] = [Self::Service, Self::Gateway, Self::Route];
+    pub const ALL: [Self; 6] =
+        [Self::Service, Self::Gateway, Self::Route, Self::Policy, Self::Secret, Self::AccessToken];
 
     /// As written in `kind:`.
     pub const fn as_str(self) -> &'static str {
@@ -146,6 +158,9 @@ impl Kind {
             Self::Service => "Service",
             Self::Gateway => "Gateway",
             Self::Route => "Route",
+            Self::Policy => "Policy",
+            Self::Secret => "Secret",
+            Self::AccessToken => "AccessToken",
         }
     }
 }
@@ -236,7 +251,7 @@ mod tests {
     #[test]
     fn kinds_are_read_in_any_case() {
         assert_eq!("gateway".parse(), Ok(Kind::Gateway));
-        assert_eq!("Policy".parse::<Kind>(), Err(UnknownKind("Policy".into())));
+        assert_eq!("Cluster".parse::<Kind>(), Err(UnknownKind("Cluster".into())));
     }
 
     #[test]

@@ -3,7 +3,10 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
-use xds_types::portolan::config::v1::{Gateway, Listener, Resource, Route, Service, resource::Spec};
+use xds_types::portolan::config::v1::{
+    AccessToken, Gateway, Listener, Policy, Resource, Route, Sealed, Service, listener, resource::Spec,
+    secret,
+};
 
 use super::{InvalidName, Kind, ObjectKey, ObjectName, Problem, Severity};
 
@@ -62,7 +65,10 @@ impl Object {
             Some(Spec::Service(_)) => Kind::Service,
             Some(Spec::Gateway(_)) => Kind::Gateway,
             Some(Spec::Route(_)) => Kind::Route,
-            None => return Err(problem("kind", "must be Service, Gateway or Route".to_owned())),
+            Some(Spec::Policy(_)) => Kind::Policy,
+            Some(Spec::Secret(_)) => Kind::Secret,
+            Some(Spec::Token(_)) => Kind::AccessToken,
+            None => return Err(problem("kind", format!("must be one of {}", super::id::known_kinds()))),
         };
         let name = ObjectName::new(&resource.name)
             .map_err(|e: InvalidName| problem("name", format!("`{}` {e}", resource.name)))?;
@@ -100,6 +106,33 @@ impl Object {
             _ => None,
         }
     }
+
+    /// The spec of a Policy.
+    pub fn policy(&self) -> Option<&Policy> {
+        match self.resource()?.spec.as_ref()? {
+            Spec::Policy(p) => Some(p),
+            _ => None,
+        }
+    }
+
+    /// What a Secret holds, encrypted.
+    pub fn sealed(&self) -> Option<&Sealed> {
+        match self.resource()?.spec.as_ref()? {
+            Spec::Secret(s) => match s.from.as_ref()? {
+                secret::From::Sealed(sealed) => Some(sealed),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
+    /// The spec of an AccessToken.
+    pub fn token(&self) -> Option<&AccessToken> {
+        match self.resource()?.spec.as_ref()? {
+            Spec::Token(t) => Some(t),
+            _ => None,
+        }
+    }
 }
 
 fn read(key: &ObjectKey, text: &str) -> Result<Resource, Vec<Problem>> {
@@ -121,6 +154,12 @@ fn read(key: &ObjectKey, text: &str) -> Result<Resource, Vec<Problem>> {
         (None, _) => return Err(vec![problem(String::new(), "is empty".to_owned())]),
         (Some(_), false) => return Err(vec![problem(String::new(), "must be one object".to_owned())]),
     };
+    if let Some(Spec::Secret(s)) = &resource.spec
+        && !matches!(s.from, Some(secret::From::Sealed(_)))
+    {
+        let message = "is stored in the clear; write it by `portolan apply`, which encrypts it";
+        return Err(vec![problem("spec".to_owned(), message.to_owned())]);
+    }
     match Object::key_of(&resource) {
         Ok(said) if said == *key => Ok(resource),
         Ok(said) => Err(vec![problem(String::new(), format!("is stored under {key} but says it is {said}"))]),
@@ -130,7 +169,14 @@ fn read(key: &ObjectKey, text: &str) -> Result<Resource, Vec<Problem>> {
 
 /// The name of a listener, or its default.
 pub fn listener_name(l: &Listener) -> String {
-    if l.name.is_empty() { format!("http-{}", l.port) } else { l.name.clone() }
+    if !l.name.is_empty() {
+        return l.name.clone();
+    }
+    let protocol = match listener::Protocol::try_from(l.protocol) {
+        Ok(listener::Protocol::Https) => "https",
+        Ok(listener::Protocol::Http) | Err(_) => "http",
+    };
+    format!("{protocol}-{}", l.port)
 }
 
 /// The address of a listener, or its default; `None` when it is not an IP address.

@@ -155,7 +155,7 @@ async fn a_bad_object_is_set_aside_alone_and_its_last_good_revision_stays() {
     p.send(Event::UpsertObject { source: first(), object: route(5, "pay") }).await;
     let three = p.settled().await.unwrap();
     let clusters = three.others.set(ResourceType::Cluster).resources().keys().cloned().collect::<Vec<_>>();
-    assert_eq!(clusters, ["pay".into()], "a good object is not held up by a bad one");
+    assert_eq!(clusters, [std::sync::Arc::<str>::from("pay")], "a good object is not held up by a bad one");
     assert_eq!(three.others.set(ResourceType::Listener).resources().len(), 1);
 }
 

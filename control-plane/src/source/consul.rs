@@ -9,7 +9,7 @@ pub mod client;
 use self::client::{AgentService, Client, Indexed, Operation, Pair, ServiceEntry, next_index};
 use super::keys::{self, Key};
 use super::retry::Retry;
-use super::store::{Store, StoreError, Write};
+use super::store::{Store, StoreError, Write, causes};
 use super::{Event, Held, Sender, SourceId};
 use crate::model::{Health, Instance, InstanceId, MAX_WEIGHT, Object, ServiceName};
 use bytes::Bytes;
@@ -175,7 +175,8 @@ impl Consul {
                     return answer.value;
                 }
                 Err(error) => {
-                    warn!(source = %self.id, %error, "query failed; the last known state serves on");
+                    let error = causes(&error);
+                    warn!(source = %self.id, error, "query failed; the last known state serves on");
                     // Consul may have been replaced meanwhile: start over, the answer is the whole state.
                     *index = 0;
                     retry.wait(&never).await;
@@ -209,7 +210,7 @@ impl Store for Consul {
                 };
                 match listed {
                     Ok(listed) => break listed,
-                    Err(error) => warn!(source = %self.id, %error, "cannot be listed"),
+                    Err(error) => warn!(source = %self.id, error = causes(&error), "cannot be listed"),
                 }
                 if !retry.wait(&stop).await {
                     return;

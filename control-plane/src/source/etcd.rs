@@ -5,7 +5,7 @@
 
 use super::keys::{self, Key};
 use super::retry::Retry;
-use super::store::{Store, StoreError, Write};
+use super::store::{Store, StoreError, Write, causes};
 use super::{Event, Held, Sender, SourceId};
 use crate::model::{Instance, InstanceId, Object, ServiceName};
 use etcd_client::{
@@ -16,6 +16,7 @@ use futures_util::future::BoxFuture;
 use std::path::PathBuf;
 use std::time::Duration;
 use tokio::sync::Mutex;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
@@ -23,6 +24,8 @@ use tracing::{debug, info, warn};
 const PAGE: i64 = 500;
 /// Deadline of a call.
 const DEADLINE: Duration = Duration::from_secs(5);
+/// A connection that has signed in is made anew after this long: etcd forgets its token after 5 min by default.
+const TOKEN_LIFE: Duration = Duration::from_secs(120);
 /// A connection without traffic is probed after this long, and given up after as long again.
 const KEEPALIVE: Duration = Duration::from_secs(10);
 
@@ -35,6 +38,8 @@ pub struct Options {
     pub user: Option<(String, Password)>,
     /// PEM file with the authorities to trust with https; none: the system's.
     pub ca_file: Option<PathBuf>,
+    /// PEM files with the certificate to show, and its key.
+    pub identity: Option<(PathBuf, PathBuf)>,
 }
 
 /// A password; never printed.
@@ -53,6 +58,15 @@ pub enum OptionsError {
     /// No endpoint was given.
     #[error("etcd needs at least one endpoint")]
     NoEndpoint,
+    /// The certificate to show, or its key, cannot be read.
+    #[error("etcd client certificate {path}")]
+    Identity {
+        /// The file.
+        path: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
     /// The authorities cannot be read.
     #[error("etcd authorities {path}")]
     Authorities {
@@ -69,8 +83,9 @@ pub struct Etcd {
     id: SourceId,
     endpoints: Vec<String>,
     connect: ConnectOptions,
-    /// Made when first needed, and again after an error.
-    client: Mutex<Option<Client>>,
+    /// Made when first needed, and again after an error, or when its token may have ended.
+    client: Mutex<Option<(Client, Instant)>>,
+    has_user: bool,
 }
 
 impl Etcd {
@@ -86,6 +101,7 @@ impl Etcd {
             .with_connect_timeout(DEADLINE)
             .with_keep_alive(KEEPALIVE, KEEPALIVE)
             .with_keep_alive_while_idle(true);
+        let has_user = options.user.is_some();
         if let Some((user, password)) = options.user {
             connect = connect.with_user(user, password.0);
         }
@@ -101,18 +117,27 @@ impl Etcd {
                 }
                 None => tls.with_enabled_roots(),
             };
+            if let Some((certificate, key)) = &options.identity {
+                let read = |path: &PathBuf| {
+                    std::fs::read(path)
+                        .map_err(|source| OptionsError::Identity { path: path.display().to_string(), source })
+                };
+                tls = tls.identity(etcd_client::Identity::from_pem(read(certificate)?, read(key)?));
+            }
             connect = connect.with_tls(tls);
         }
-        Ok(Self { id, endpoints: options.endpoints, connect, client: Mutex::default() })
+        Ok(Self { id, endpoints: options.endpoints, connect, client: Mutex::default(), has_user })
     }
 
     async fn client(&self) -> Result<Client, etcd_client::Error> {
         let mut kept = self.client.lock().await;
-        if let Some(client) = &*kept {
+        if let Some((client, since)) = &*kept
+            && (!self.has_user || since.elapsed() < TOKEN_LIFE)
+        {
             return Ok(client.clone());
         }
         let client = Client::connect(&self.endpoints, Some(self.connect.clone())).await?;
-        *kept = Some(client.clone());
+        *kept = Some((client.clone(), Instant::now()));
         Ok(client)
     }
 
@@ -233,7 +258,8 @@ impl Store for Etcd {
                         info!(source = %self.id, compacted, "watched revision was compacted; listing again");
                     }
                     lost => {
-                        warn!(source = %self.id, reason = %lost, "watch lost; the last known state serves on")
+                        let reason = causes(lost);
+                        warn!(source = %self.id, reason, "watch lost; the last known state serves on")
                     }
                 }
                 if !retry.wait(&stop).await {

@@ -5,12 +5,14 @@
 use super::retry::Retry;
 use super::store::Store;
 use super::{Event, Held, Sender, SourceId};
-use crate::model::Object;
+use crate::model::{Object, Problems};
+use crate::secret::{self, Vault};
 use futures_util::future::BoxFuture;
 use notify::{RecursiveMode, Watcher};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -28,12 +30,13 @@ const MAX_FILE: u64 = 16 << 20;
 pub struct File {
     id: SourceId,
     dir: PathBuf,
+    vault: Arc<Vault>,
 }
 
 impl File {
     /// Takes a directory; read when watched.
-    pub fn new(id: SourceId, dir: PathBuf) -> Self {
-        Self { id, dir }
+    pub fn new(id: SourceId, dir: PathBuf, vault: Arc<Vault>) -> Self {
+        Self { id, dir, vault }
     }
 }
 
@@ -110,7 +113,7 @@ impl File {
                 continue;
             }
             let name = path.strip_prefix(&self.dir).unwrap_or(path).display().to_string();
-            match objects(&name, &text) {
+            match objects(&name, &text, &self.vault) {
                 Ok(objects) => {
                     known.insert(path.clone(), (text, objects));
                 }
@@ -164,14 +167,20 @@ fn read(path: &Path) -> std::io::Result<String> {
     std::fs::read_to_string(path)
 }
 
-fn objects(name: &str, text: &str) -> Result<Vec<Object>, String> {
+fn objects(name: &str, text: &str, vault: &Vault) -> Result<Vec<Object>, String> {
     let parsed = xds_types::resource::parse(Source { name, text }).map_err(|e| e.to_string())?;
     // Files have no revisions; their content stands in, so that a change is seen.
     let revision = xxhash_rust::xxh64::xxh64(text.as_bytes(), 0);
     let mut objects = Vec::new();
     let mut problems = Vec::new();
     for one in parsed {
-        match Object::new(one.resource, revision.max(1)) {
+        let mut resource = one.resource;
+        let mut found = Problems::default();
+        if let Ok(key) = Object::key_of(&resource) {
+            secret::seal_for_now(vault, &key, &mut resource, SystemTime::now(), &mut found);
+        }
+        problems.extend(found.errors().map(|p| format!("{name}: {p}")));
+        match Object::new(resource, revision.max(1)) {
             Ok(object) => objects.push(object),
             Err(problem) => problems.push(format!("{name}: {problem}")),
         }
@@ -201,7 +210,8 @@ mod tests {
             std::fs::rename(hidden, dir.path().join(name)).unwrap();
         };
         write("a.yaml", "kind: Service\nname: web\nspec: {}\n---\nkind: Service\nname: api\nspec: {}\n");
-        let source = File::new(SourceId::new(0, "file"), dir.path().to_owned());
+        let vault = Arc::new(Vault::empty());
+        let source = File::new(SourceId::new(0, "file"), dir.path().to_owned(), vault);
         let (tx, mut events) = super::super::channel();
         let stop = CancellationToken::new();
         let task = tokio::spawn({

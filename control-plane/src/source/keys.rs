@@ -152,7 +152,7 @@ mod tests {
         for (key, reason) in [
             ("/other/x", "neither"),
             ("/portolan/v1/config/route", "neither"),
-            ("/portolan/v1/config/policy/x", "unknown kind"),
+            ("/portolan/v1/config/cluster/x", "unknown kind"),
             ("/portolan/v1/config/route/a/b", "must not contain"),
             ("/portolan/v1/secrets/a/b", "neither"),
         ] {

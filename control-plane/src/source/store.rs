@@ -48,6 +48,20 @@ pub enum StoreError {
     },
 }
 
+/// An error with all its causes, in one line.
+pub fn causes(error: &dyn std::error::Error) -> String {
+    let mut told = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !told.contains(&more) {
+            told = format!("{told}: {more}");
+        }
+        cause = error.source();
+    }
+    told
+}
+
 /// A store of objects and instances that can be watched; some can be written.
 pub trait Store: Send + Sync {
     /// Who its events come from.

@@ -4,20 +4,28 @@
 //! |---|---|---|
 //! | the object itself, or what it compiles to | refused | set aside; the last good revision stays in force |
 //! | a listener's port is taken by another gateway of the group | refused | the gateway that was in force, else the older one, keeps it; the other is set aside |
-//! | a route names a gateway or a subset that does not exist | refused | in force, with a warning |
+//! | a route names a gateway or a subset, a policy a gateway, a route or a rule, that does not exist | refused | in force, with a warning |
 //! | an object that others name is deleted | refused | a warning on those |
+
+mod policies;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use xds_types::portolan::config::v1::{Gateway, Resource, Route, Service, resource::Spec};
+use xds_types::portolan::config::v1::mutual_tls::Mode;
+use xds_types::portolan::config::v1::{
+    Gateway, Policy, Resource, Route, Sealed, Service, resource::Spec, secret::From, target::Of,
+};
 
-use super::{Dialect, cluster, listener, names, route};
+use super::policy::{self, Policies};
+use super::{Dialect, Trust, cluster, listener, names, route, tls};
+use crate::authority::Authority;
 use crate::model::{
     Content, Kind, Object, ObjectKey, ObjectName, Problem, Problems, Severity, SourceId, World,
     addresses_clash, check, listener_address, listener_name,
 };
+use crate::secret::AUTHORITY;
 
 /// One object: its newest revision, and the one in force.
 #[derive(Clone, Debug, PartialEq)]
@@ -80,7 +88,7 @@ impl Admission {
 }
 
 /// Checks a write before it goes to the store: all of these objects, and the deletion of others, at once.
-pub fn admit(current: &Objects, writes: &[Resource], deletes: &[ObjectKey]) -> Admission {
+pub fn admit(current: &Objects, writes: &[Resource], deletes: &[ObjectKey], trust: &Trust) -> Admission {
     let mut found = Problems::default();
     let mut after = current.newest();
     for key in deletes {
@@ -100,13 +108,11 @@ pub fn admit(current: &Objects, writes: &[Resource], deletes: &[ObjectKey]) -> A
     after.extend(keys.iter().map(|key| (key, written[key])));
 
     for key in &keys {
-        found.extend(alone(key, written[key]).list);
+        found.extend(alone(key, written[key], trust).list);
     }
     let view = References::new(after.iter().map(|(key, r)| (*key, *r)));
     for key in &keys {
-        if let Some(Spec::Route(spec)) = &written[key].spec {
-            view.check_route(key, spec, Severity::Error, &mut found);
-        }
+        view.check(key, written[key], Severity::Error, &mut found);
         if let Some(Spec::Gateway(spec)) = &written[key].spec {
             for (other, taken) in view.gateways.iter().filter(|(other, _)| **other != key) {
                 if let Some((path, message)) = clash(spec, taken, other) {
@@ -117,6 +123,24 @@ pub fn admit(current: &Objects, writes: &[Resource], deletes: &[ObjectKey]) -> A
     }
     // What was there and named something that this write takes away.
     for (key, resource) in after.iter().filter(|(key, _)| !written.contains_key(**key)) {
+        if let Some(Spec::Policy(spec)) = &resource.spec {
+            let named = |gone: &&ObjectKey| {
+                spec.targets.iter().any(|t| match &t.of {
+                    Some(Of::Gateway(name)) => gone.kind == Kind::Gateway && gone.name.as_str() == name,
+                    Some(Of::Route(name)) => gone.kind == Kind::Route && gone.name.as_str() == name,
+                    Some(Of::Service(_)) | None => false,
+                })
+            };
+            for gone in deletes.iter().filter(named) {
+                found.error(gone, "", format!("is named by {key}"));
+            }
+        }
+        for (_, name, _) in secrets_of(resource) {
+            let is_it = |k: &&ObjectKey| k.kind == Kind::Secret && k.name.as_str() == name;
+            if let Some(gone) = deletes.iter().find(is_it) {
+                found.error(gone, "", format!("is named by {key}"));
+            }
+        }
         let Some(Spec::Route(spec)) = &resource.spec else { continue };
         for gateway in &spec.gateways {
             if let Some(gone) = deletes.iter().find(|d| d.kind == Kind::Gateway && d.name.as_str() == gateway)
@@ -124,13 +148,17 @@ pub fn admit(current: &Objects, writes: &[Resource], deletes: &[ObjectKey]) -> A
                 found.error(gone, "", format!("is named by {key}"));
             }
         }
-        for backend in spec.rules.iter().flat_map(|r| &r.backends).filter(|b| !b.subset.is_empty()) {
-            let is_it = |k: &&ObjectKey| k.kind == Kind::Service && k.name.as_str() == backend.service;
+        let subsets = spec.rules.iter().flat_map(|r| {
+            let backends = r.backends.iter().map(|b| (&b.service, &b.subset));
+            backends.chain(r.mirrors.iter().map(|m| (&m.service, &m.subset)))
+        });
+        for (service, subset) in subsets.filter(|(_, subset)| !subset.is_empty()) {
+            let is_it = |k: &&ObjectKey| k.kind == Kind::Service && k.name.as_str() == service;
             let touched = deletes.iter().chain(&keys).find(is_it);
             if let Some(touched) = touched
-                && !view.has_subset(&backend.service, &backend.subset)
+                && !view.has_subset(service, subset)
             {
-                found.error(touched, "spec.subsets", format!("{key} names the subset `{}`", backend.subset));
+                found.error(touched, "spec.subsets", format!("{key} names the subset `{subset}`"));
             }
         }
     }
@@ -139,7 +167,7 @@ pub fn admit(current: &Objects, writes: &[Resource], deletes: &[ObjectKey]) -> A
 }
 
 /// Decides what is in force after objects changed in the world.
-pub fn settle(before: &Objects, world: &World, changed: &BTreeSet<ObjectKey>) -> Objects {
+pub fn settle(before: &Objects, world: &World, changed: &BTreeSet<ObjectKey>, trust: &Trust) -> Objects {
     if changed.is_empty() {
         return before.clone();
     }
@@ -151,7 +179,7 @@ pub fn settle(before: &Objects, world: &World, changed: &BTreeSet<ObjectKey>) ->
         };
         let last_good = states.remove(key).and_then(|s| s.last_good);
         let own = match &object.content {
-            Content::Read(resource) => alone(key, resource),
+            Content::Read(resource) => alone(key, resource, trust),
             Content::Unreadable(problems) => Problems { list: problems.to_vec() },
         };
         let good = !own.has_errors();
@@ -172,7 +200,7 @@ pub fn settle(before: &Objects, world: &World, changed: &BTreeSet<ObjectKey>) ->
 }
 
 /// Everything wrong with an object that shows without others: by itself, and in what it compiles to.
-fn alone(key: &ObjectKey, resource: &Resource) -> Problems {
+fn alone(key: &ObjectKey, resource: &Resource, trust: &Trust) -> Problems {
     let mut found = check::object(key, resource);
     if found.has_errors() {
         return found; // what is compiled of it would only repeat them
@@ -187,14 +215,26 @@ fn alone(key: &ObjectKey, resource: &Resource) -> Problems {
             for subset in all {
                 let name = names::cluster(key.name.as_str(), subset);
                 for dialect in [Dialect::Envoy, Dialect::Grpc] {
-                    cluster::cluster(&name, Some(&object), dialect, &mut found);
+                    cluster::cluster(&name, Some(&object), dialect, "", &mut found);
                 }
             }
+            if check::speaks_mtls(spec.mtls) && !trust.vault.lasts() {
+                found.error(key, "spec.mtls", NO_AUTHORITY);
+            }
         }
+        Some(Spec::Secret(spec)) => {
+            if let Some(From::Sealed(sealed)) = &spec.from {
+                open(key, sealed, trust, &mut found);
+            }
+        }
+        Some(Spec::Token(_)) => {}
         Some(Spec::Gateway(spec)) => {
-            listener::listeners(key, spec, &mut found);
+            if tls::is_on(&spec.listeners) && !trust.vault.lasts() {
+                found.error(key, "spec.listeners", NO_AUTHORITY);
+            }
+            listener::listeners(key, spec, Mode::Off, &[], &mut found);
             for l in &spec.listeners {
-                listener::route_configuration(key, spec, l, &[], &mut found);
+                listener::route_configuration(key, spec, l, &[], &Policies::default(), &mut found);
             }
         }
         Some(Spec::Route(spec)) => {
@@ -203,6 +243,7 @@ fn alone(key: &ObjectKey, resource: &Resource) -> Problems {
                 route::routes(key, spec, Dialect::Grpc, &mut found);
             }
         }
+        Some(Spec::Policy(spec)) => policy::check(key, spec, &mut found),
         None => {}
     }
     let mut seen = BTreeSet::new();
@@ -210,27 +251,90 @@ fn alone(key: &ObjectKey, resource: &Resource) -> Problems {
     found
 }
 
+/// Mutual TLS is asked for and nothing can be issued.
+const NO_AUTHORITY: &str = "mutual TLS needs the built-in authority, whose key is stored encrypted: start every \
+                            control plane with the same --secret-key-file";
+
+/// Whether a Secret can be served: it opens, and the authority's is one.
+fn open(key: &ObjectKey, sealed: &Sealed, trust: &Trust, found: &mut Problems) {
+    match trust.vault.open(key.name.as_str(), sealed) {
+        Err(error) => found.error(key, "spec.sealed", error.to_string()),
+        Ok(secret) if key.name.as_str() == AUTHORITY => {
+            if let Err(error) = Authority::new(trust.authority.clone()).set_root(&secret) {
+                found.error(key, "spec.certificate", error.to_string());
+            }
+        }
+        Ok(_) => {}
+    }
+}
+
+/// Secrets that an object names: where, which, and what it must hold.
+fn secrets_of(resource: &Resource) -> Vec<(String, &str, &'static str)> {
+    match &resource.spec {
+        Some(Spec::Gateway(spec)) => tls::secrets_of_gateway(spec),
+        Some(Spec::Service(spec)) => tls::secrets_of_service(spec),
+        _ => Vec::new(),
+    }
+}
+
 /// What others may be named by.
 struct References<'a> {
     gateways: BTreeMap<&'a ObjectKey, &'a Gateway>,
+    routes: BTreeMap<&'a str, &'a Route>,
+    policies: BTreeMap<&'a ObjectKey, &'a Policy>,
     services: BTreeMap<&'a str, &'a Service>,
+    /// What each holds.
+    secrets: BTreeMap<&'a str, &'a str>,
 }
 
 impl<'a> References<'a> {
     fn new(objects: impl Iterator<Item = (&'a ObjectKey, &'a Resource)>) -> Self {
-        let (mut gateways, mut services) = (BTreeMap::new(), BTreeMap::new());
+        let (mut gateways, mut services, mut secrets) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        let (mut routes, mut policies) = (BTreeMap::new(), BTreeMap::new());
         for (key, resource) in objects {
             match &resource.spec {
                 Some(Spec::Gateway(g)) => drop(gateways.insert(key, g)),
                 Some(Spec::Service(s)) => drop(services.insert(key.name.as_str(), s)),
-                Some(Spec::Route(_)) | None => {}
+                Some(Spec::Secret(s)) => {
+                    let holds = match &s.from {
+                        Some(From::Sealed(sealed)) => sealed.holds.as_str(),
+                        _ => "",
+                    };
+                    secrets.insert(key.name.as_str(), holds);
+                }
+                Some(Spec::Route(r)) => drop(routes.insert(key.name.as_str(), r)),
+                Some(Spec::Policy(p)) => drop(policies.insert(key, p)),
+                Some(Spec::Token(_)) | None => {}
             }
         }
-        Self { gateways, services }
+        Self { gateways, routes, policies, services, secrets }
     }
 
     fn has_subset(&self, service: &str, subset: &str) -> bool {
         self.services.get(service).is_some_and(|s| s.subsets.contains_key(subset))
+    }
+
+    fn has_gateway(&self, name: &str) -> bool {
+        ObjectName::new(name)
+            .is_ok_and(|name| self.gateways.contains_key(&ObjectKey::new(Kind::Gateway, name)))
+    }
+
+    fn check(&self, key: &ObjectKey, resource: &Resource, severity: Severity, found: &mut Problems) {
+        if let Some(Spec::Route(spec)) = &resource.spec {
+            self.check_route(key, spec, severity, found);
+        }
+        if let Some(Spec::Policy(spec)) = &resource.spec {
+            self.check_policy(key, spec, severity, found);
+        }
+        for (path, name, wanted) in secrets_of(resource) {
+            let message = match self.secrets.get(name) {
+                _ if name == AUTHORITY => format!("`{name}` is for the control plane alone"),
+                None => format!("there is no Secret `{name}`"),
+                Some(holds) if *holds != wanted => format!("Secret `{name}` holds no {wanted}"),
+                Some(_) => continue,
+            };
+            found.extend([Problem { object: Some(key.clone()), path, message, severity }]);
+        }
     }
 
     fn check_route(&self, key: &ObjectKey, spec: &Route, severity: Severity, found: &mut Problems) {
@@ -238,9 +342,7 @@ impl<'a> References<'a> {
             found.extend([Problem { object: Some(key.clone()), path, message, severity }]);
         };
         for (i, name) in spec.gateways.iter().enumerate() {
-            let exists = ObjectName::new(name)
-                .is_ok_and(|name| self.gateways.contains_key(&ObjectKey::new(Kind::Gateway, name)));
-            if !exists {
+            if !self.has_gateway(name) {
                 say(format!("spec.gateways[{i}]"), format!("there is no Gateway `{name}`"));
             }
         }
@@ -249,6 +351,12 @@ impl<'a> References<'a> {
                 if !b.subset.is_empty() && !self.has_subset(&b.service, &b.subset) {
                     let path = format!("spec.rules[{i}].backends[{j}].subset");
                     say(path, format!("Service `{}` has no subset `{}`", b.service, b.subset));
+                }
+            }
+            for (j, m) in rule.mirrors.iter().enumerate() {
+                if !m.subset.is_empty() && !self.has_subset(&m.service, &m.subset) {
+                    let path = format!("spec.rules[{i}].mirrors[{j}].subset");
+                    say(path, format!("Service `{}` has no subset `{}`", m.service, m.subset));
                 }
             }
         }
@@ -324,8 +432,8 @@ fn warn_of_dangling(states: &mut BTreeMap<ObjectKey, ObjectState>, clashes: &BTr
     for (key, state) in states.iter_mut() {
         let mut all = state.own.clone();
         all.extend(clashes.get(key).cloned());
-        if let Some(spec) = state.newest.route() {
-            view.check_route(key, spec, Severity::Warning, &mut all);
+        if let Some(resource) = state.newest.resource() {
+            view.check(key, resource, Severity::Warning, &mut all);
         }
         state.problems = all.list;
     }

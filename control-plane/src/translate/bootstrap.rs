@@ -30,6 +30,19 @@ pub struct Bootstrap {
     pub api: Api,
     /// Where its admin interface listens; `None`: it has none.
     pub admin: Option<SocketAddr>,
+    /// TLS to the control plane; `None`: plaintext.
+    pub tls: Option<Tls>,
+}
+
+/// TLS to the control plane, by files on the proxy's machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tls {
+    /// Authorities of the control plane's certificate.
+    pub ca: String,
+    /// The proxy's certificate and key.
+    pub identity: Option<(String, String)>,
+    /// Name that the control plane's certificate must hold: a host name or an IP address.
+    pub sni: String,
 }
 
 impl Bootstrap {
@@ -43,13 +56,14 @@ impl Bootstrap {
             port,
             api: Api::Delta,
             admin: Some(SocketAddr::from(([127, 0, 0, 1], 9901))),
+            tls: None,
         }
     }
 
     /// The YAML text. The proxy asks for listeners and clusters over one stream, keeps trying while the control
     /// plane is away, and notices a dead connection by HTTP/2 keepalive.
     pub fn to_yaml(&self) -> String {
-        let Self { node_id, group, zone, host, port, api, admin } = self;
+        let Self { node_id, group, zone, host, port, api, admin, tls } = self;
         let kind = match api {
             Api::Delta => "DELTA_GRPC",
             Api::Sotw => "GRPC",
@@ -100,7 +114,52 @@ static_resources:
                     socket_address: {{ address: {host}, port_value: {port} }}
 "
         );
+        if let Some(tls) = tls {
+            tls.write(&mut out);
+        }
         out
+    }
+}
+
+impl Tls {
+    fn write(&self, out: &mut String) {
+        let Self { ca, identity, sni } = self;
+        let kind = if sni.parse::<IpAddr>().is_ok() { "IP_ADDRESS" } else { "DNS" };
+        let _ = write!(
+            out,
+            "      transport_socket:
+        name: envoy.transport_sockets.tls
+        typed_config:
+          \"@type\": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext
+"
+        );
+        if kind == "DNS" {
+            let _ = writeln!(out, "          sni: {}", quoted(sni));
+        }
+        let _ = write!(
+            out,
+            "          common_tls_context:
+            alpn_protocols: [h2]
+            tls_params: {{ tls_maximum_protocol_version: TLSv1_3 }}
+            validation_context:
+              trusted_ca: {{ filename: {} }}
+              match_typed_subject_alt_names:
+                - {{ san_type: {kind}, matcher: {{ exact: {} }} }}
+",
+            quoted(ca),
+            quoted(sni)
+        );
+        if let Some((certificate, key)) = identity {
+            let _ = write!(
+                out,
+                "            tls_certificates:
+              - certificate_chain: {{ filename: {} }}
+                private_key: {{ filename: {} }}
+",
+                quoted(certificate),
+                quoted(key)
+            );
+        }
     }
 }
 
@@ -132,6 +191,18 @@ mod tests {
             use xds_types::envoy::config::cluster::v3::cluster::ClusterDiscoveryType;
             assert_eq!(cluster.cluster_discovery_type, Some(ClusterDiscoveryType::Type(kind)), "{host}");
             assert_eq!(proto.node.as_ref().unwrap().cluster, "edge");
+        }
+    }
+
+    #[test]
+    fn it_says_how_to_speak_tls() {
+        for sni in ["control.example.com", "10.0.0.1"] {
+            for identity in [None, Some(("/c.pem".to_owned(), "/k.pem".to_owned()))] {
+                let tls = Some(Tls { ca: "/ca.pem".into(), identity, sni: sni.into() });
+                let proto = parsed(&Bootstrap { tls, ..Bootstrap::new("a", "b", sni, 1) });
+                let socket = proto.static_resources.unwrap().clusters[0].transport_socket.clone().unwrap();
+                assert_eq!(socket.name, "envoy.transport_sockets.tls");
+            }
         }
     }
 

@@ -3,10 +3,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use xds_types::portolan::config::v1::{Service, discovery::From};
+use xds_types::portolan::config::v1::mutual_tls::Mode;
+use xds_types::portolan::config::v1::{Service, discovery::From, resource::Spec};
 
 use super::{endpoint, names};
+use crate::authority::Identity;
 use crate::model::{Instance, Kind, Object, ObjectKey, ObjectName, ServiceName};
+use crate::secret::AUTHORITY;
 use crate::snapshot::Resource;
 
 /// Objects in force, and registered instances.
@@ -65,6 +68,38 @@ impl Catalog {
         self.service(name)?.service()
     }
 
+    /// What a Service says of mutual TLS.
+    pub(super) fn mtls(&self, service: &str) -> Mode {
+        let told = self.spec(service).map(|s| Mode::try_from(s.mtls).unwrap_or_default());
+        told.unwrap_or(Mode::Off)
+    }
+
+    /// As whom the proxies of a group call others: the service that they stand before, if it is one.
+    pub(super) fn identity(&self, group: Option<&Arc<str>>) -> Identity {
+        let Some(group) = group else { return Identity::Proxy };
+        let gateways = self.of_kind(Kind::Gateway).filter_map(|(_, o)| o.gateway());
+        let mut services: Vec<&str> = gateways
+            .filter(|g| g.group == **group && !g.service.is_empty())
+            .map(|g| g.service.as_str())
+            .collect();
+        services.sort_unstable();
+        services.dedup();
+        match services[..] {
+            [one] => Identity::Service(one.into()),
+            _ => Identity::Group(group.clone()),
+        }
+    }
+
+    /// Secrets that a group may fetch by their own word.
+    pub(super) fn secrets_for(&self, group: &str) -> Vec<Arc<str>> {
+        let may = |o: &Arc<Object>| match o.resource().and_then(|r| r.spec.as_ref()) {
+            Some(Spec::Secret(s)) => s.groups.iter().any(|g| g == group),
+            _ => false,
+        };
+        let all = self.of_kind(Kind::Secret).filter(|(_, o)| may(o));
+        all.map(|(key, _)| key.name.shared().clone()).filter(|name| **name != *AUTHORITY).collect()
+    }
+
     pub(super) fn has_subset(&self, service: &str, subset: &str) -> bool {
         self.spec(service).is_some_and(|s| s.subsets.contains_key(subset))
     }
@@ -102,7 +137,7 @@ impl Catalog {
                 let name = ServiceName::new(service).ok()?;
                 let at = |text: &String| Instance::at(name.clone(), text.parse().ok()?).ok();
                 let all: Vec<Instance> = fixed.addresses.iter().filter_map(at).collect();
-                Some(endpoint::assignment(cluster.into(), all.iter(), origin))
+                Some(endpoint::assignment(cluster.into(), all.iter(), spec, origin))
             }
             Some(From::Service(_)) | None => {
                 let all = self.services.get(self.registered_as(service)).map_or(&[] as &[_], |all| all);
@@ -113,7 +148,7 @@ impl Catalog {
                     Some(None) => false, // a subset that the service does not have holds nothing
                     Some(Some(labels)) => i.has_labels(labels.iter().map(|(k, v)| (k.as_str(), v.as_str()))),
                 });
-                Some(endpoint::assignment(cluster.into(), taken, origin))
+                Some(endpoint::assignment(cluster.into(), taken, spec, origin))
             }
         }
     }

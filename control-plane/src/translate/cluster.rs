@@ -26,9 +26,9 @@ use xds_types::envoy::extensions::upstreams::http::v3::http_protocol_options::{
 };
 use xds_types::portolan::config::v1::{DnsName, Service, discovery::From, service};
 
-use super::Dialect;
 use super::parts::{address, ads, check_rules, seconds, uint};
 use super::patch::Patches;
+use super::{Dialect, endpoint, names, resilience, tls};
 use crate::model::{Object, ObjectKey, Problems};
 use crate::snapshot::{Reference, Resource};
 
@@ -45,10 +45,17 @@ pub(super) fn cluster(
     name: &Arc<str>,
     object: Option<&Object>,
     dialect: Dialect,
+    trust_domain: &str,
     found: &mut Problems,
 ) -> Resource {
     let spec = object.and_then(Object::service).unwrap_or(&DEFAULT);
     let mut message = build(name, spec, dialect);
+    let mut references = Vec::new();
+    // gRPC clients take their TLS from their own bootstrap.
+    if dialect == Dialect::Envoy {
+        references = secure(name, spec, trust_domain, &mut message);
+    }
+    resilience::apply(&mut message, spec, dialect);
     if let Some(object) = object {
         let patches = Patches::new(&object.key, &spec.patch);
         patches.check_keys(&["cluster"], found);
@@ -60,9 +67,29 @@ pub(super) fn cluster(
         check_rules(&message, &object.key, "cluster", found);
     }
     let eds = ResourceType::ClusterLoadAssignment;
-    let references = if is_eds(&message) { vec![Reference::new(eds, name.clone())] } else { Vec::new() };
+    if is_eds(&message) {
+        references.push(Reference::new(eds, name.clone()));
+    }
     let origin: Vec<ObjectKey> = object.map(|o| o.key.clone()).into_iter().collect();
     Resource::encode(ResourceType::Cluster, name.clone(), &message, references, origin)
+}
+
+/// Sets up TLS towards a service. Answers the secrets that are named.
+fn secure(name: &str, spec: &Service, trust_domain: &str, cluster: &mut Cluster) -> Vec<Reference> {
+    let (service, _) = names::service_and_subset(name);
+    let tls::Outbound { socket, by_host, references } = tls::outbound(service, spec, trust_domain);
+    cluster.transport_socket = socket;
+    if let Some(by_host) = by_host {
+        let http2 = service::Protocol::try_from(spec.protocol) == Ok(service::Protocol::Http2);
+        let most = spec.max_requests_per_connection.as_ref().map(|n| n.value);
+        let options = HttpProtocolOptions {
+            upstream_http_protocol_options: Some(by_host),
+            ..protocol_options(http2, most)
+        };
+        let options = xds_types::any::pack(&options);
+        cluster.typed_extension_protocol_options.insert(PROTOCOL_OPTIONS.to_owned(), options);
+    }
+    references
 }
 
 fn is_eds(cluster: &Cluster) -> bool {
@@ -79,12 +106,24 @@ fn build(name: &str, spec: &Service, dialect: Dialect) -> Cluster {
         subsets: _, // each is a cluster of its own, with the endpoints that have its labels
         discovery,
         max_requests_per_connection,
+        health_check: _, // these are added by `resilience`
+        outlier_detection: _,
+        circuit_breaker: _,
+        limits: _,
+        hash_table: _,
+        slow_start: _,
+        proxy_protocol: _,
+        zones: _, // by `resilience`, and in the endpoints
+        mtls: _,  // `secure`
+        tls: _,
         patch: _, // merged by the caller
     } = spec;
     let policy = service::LoadBalancing::try_from(*load_balancing).unwrap_or_default();
     let lb = match (policy, dialect) {
         (service::LoadBalancing::LeastRequest, Dialect::Envoy) => LbPolicy::LeastRequest,
         (service::LoadBalancing::Random, Dialect::Envoy) => LbPolicy::Random,
+        (service::LoadBalancing::Maglev, Dialect::Envoy) => LbPolicy::Maglev,
+        (service::LoadBalancing::RingHash | service::LoadBalancing::Maglev, _) => LbPolicy::RingHash,
         (service::LoadBalancing::RoundRobin, Dialect::Envoy) | (_, Dialect::Grpc) => LbPolicy::RoundRobin,
     };
     let mut cluster = Cluster {
@@ -94,7 +133,9 @@ fn build(name: &str, spec: &Service, dialect: Dialect) -> Cluster {
         ..Cluster::default()
     };
     match discovery.as_ref().and_then(|d| d.from.as_ref()) {
-        Some(From::Dns(dns)) => resolve_by_dns(&mut cluster, dns, dialect),
+        Some(From::Dns(dns)) => {
+            resolve_by_dns(&mut cluster, dns, endpoint::health_port(Some(spec)), dialect);
+        }
         // Fixed addresses go by EDS too: gRPC clients refuse STATIC clusters.
         Some(From::Static(_) | From::Service(_)) | None => {
             cluster.cluster_discovery_type = Some(ClusterDiscoveryType::Type(DiscoveryType::Eds.into()));
@@ -154,12 +195,18 @@ fn protocol_options(http2: bool, max_requests_per_connection: Option<u32>) -> Ht
 }
 
 /// Envoy takes every address of the name as an endpoint; gRPC knows only the logical kind (gRFC A37).
-fn resolve_by_dns(cluster: &mut Cluster, dns: &DnsName, dialect: Dialect) {
+fn resolve_by_dns(cluster: &mut Cluster, dns: &DnsName, health_port: Option<u32>, dialect: Dialect) {
     let kind = match dialect {
         Dialect::Envoy => DiscoveryType::StrictDns,
         Dialect::Grpc => DiscoveryType::LogicalDns,
     };
-    let host = Endpoint { address: Some(address(&dns.hostname, dns.port)), ..Endpoint::default() };
+    let host = Endpoint {
+        address: Some(address(&dns.hostname, dns.port)),
+        health_check_config: (dialect == Dialect::Envoy)
+            .then(|| health_port.map(endpoint::health_check_at))
+            .flatten(),
+        ..Endpoint::default()
+    };
     let endpoint =
         LbEndpoint { host_identifier: Some(HostIdentifier::Endpoint(host)), ..LbEndpoint::default() };
     let locality = LocalityLbEndpoints {

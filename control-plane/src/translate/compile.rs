@@ -6,12 +6,17 @@ use std::time::SystemTime;
 
 use xds_types::ResourceType;
 use xds_types::envoy::config::route::v3::Route as EnvoyRoute;
+use xds_types::envoy::extensions::filters::network::http_connection_manager::v3::HttpFilter;
+use xds_types::portolan::config::v1::mutual_tls::Mode;
 
 use super::catalog::{Catalog, Ingredients};
 use super::grpc::Resolver;
 use super::listener::{Attached, listeners, route_configuration};
-use super::{Dialect, Objects, cluster, route};
+use super::policy::Policies;
+use super::{Dialect, Objects, Trust, cluster, names, route, tls};
+use crate::authority::{Authority, Identity};
 use crate::model::{Kind, Object, ObjectKey, Problems, ServiceName, World};
+use crate::secret::AUTHORITY;
 use crate::snapshot::{Dangling, Published, Resource, Set, Snapshot, withhold_dangling};
 
 /// What a build came to.
@@ -31,7 +36,12 @@ type Made<I> = BTreeMap<Arc<str>, (I, Arc<Resource>)>;
 pub struct Compiler {
     catalog: Arc<Catalog>,
     resolver: Option<Arc<Resolver>>,
-    listeners: BTreeMap<ObjectKey, (Arc<Object>, Vec<Arc<Resource>>)>,
+    trust: Trust,
+    authority: Authority,
+    /// Resources of Secrets, by name.
+    secrets: Made<Arc<Object>>,
+    wants_root: bool,
+    listeners: BTreeMap<ObjectKey, Listeners>,
     routes: BTreeMap<ObjectKey, RouteObject>,
     clusters: Made<Option<Arc<Object>>>,
     endpoints: Made<Ingredients>,
@@ -40,11 +50,23 @@ pub struct Compiler {
     snapshots: u64,
 }
 
+/// The listeners of a Gateway, and what they were made of.
+#[derive(Debug)]
+struct Listeners {
+    object: Arc<Object>,
+    /// What its service says of mutual TLS.
+    mtls: Mode,
+    filters: Vec<HttpFilter>,
+    made: Vec<Arc<Resource>>,
+}
+
 /// A Route, compiled.
 #[derive(Debug)]
 struct RouteObject {
     object: Arc<Object>,
     routes: Vec<EnvoyRoute>,
+    /// The rule that each of them is of.
+    rules: Vec<usize>,
     clusters: Vec<Arc<str>>,
 }
 
@@ -57,8 +79,19 @@ struct Sets {
 
 impl Compiler {
     /// A compiler that has made nothing yet.
-    pub fn new() -> Self {
-        Self::default()
+    pub fn new(trust: Trust) -> Self {
+        let authority = Authority::new(trust.authority.clone());
+        Self { trust, authority, ..Self::default() }
+    }
+
+    /// Whether something is in force that needs the built-in authority, and there is none.
+    pub fn wants_root(&self) -> bool {
+        self.wants_root
+    }
+
+    /// When an issued certificate is to be renewed, by compiling again.
+    pub fn next_renewal(&self) -> Option<SystemTime> {
+        self.authority.next_renewal()
     }
 
     /// The publication after the instances of these services, or objects, changed. `None` when it would be the
@@ -73,13 +106,14 @@ impl Compiler {
         let in_force: BTreeMap<ObjectKey, Arc<Object>> =
             objects.in_force().map(|o| (o.key.clone(), o.clone())).collect();
         let first = self.published.is_none();
-        let same_objects = !first && same(&in_force, self.catalog.objects());
+        let renew = self.authority.next_renewal().is_some_and(|at| at <= now);
+        let same_objects = !first && !renew && same(&in_force, self.catalog.objects());
         if same_objects && services.is_empty() {
             return None;
         }
         self.catalog = Arc::new(Catalog::new(in_force, world.services().clone()));
         if !same_objects {
-            self.compile_objects();
+            self.compile_objects(now);
         }
         self.compile_endpoints((same_objects).then_some(services));
         self.resolver = Some(Arc::new(match &self.resolver {
@@ -92,10 +126,10 @@ impl Compiler {
     }
 
     /// Listeners, routes and clusters of every group.
-    fn compile_objects(&mut self) {
+    fn compile_objects(&mut self, now: SystemTime) {
         let catalog = self.catalog.clone();
         let mut ignored = Problems::default(); // what is in force was found free of errors
-        self.listeners.retain(|key, (object, _)| is(catalog.objects(), key, object));
+        self.listeners.retain(|key, l| is(catalog.objects(), key, &l.object));
         self.routes.retain(|key, r| is(catalog.objects(), key, &r.object));
 
         for (key, object) in catalog.of_kind(Kind::Route) {
@@ -103,6 +137,7 @@ impl Compiler {
             self.routes.entry(key.clone()).or_insert_with(|| RouteObject {
                 object: object.clone(),
                 routes: route::routes(key, spec, Dialect::Envoy, &mut Problems::default()),
+                rules: route::rules(spec),
                 clusters: route::clusters(spec).collect(),
             });
         }
@@ -111,11 +146,14 @@ impl Compiler {
         for (key, r) in &self.routes {
             let Some(spec) = r.object.route() else { continue };
             for gateway in &spec.gateways {
-                let one = Attached { key, hosts: &spec.hosts, routes: &r.routes, clusters: &r.clusters };
+                let (routes, rules) = (&r.routes, &r.rules);
+                let one = Attached { key, spec, routes, rules, clusters: &r.clusters };
                 attached.entry(gateway).or_default().push(one);
             }
         }
 
+        let policies =
+            Policies::new(catalog.of_kind(Kind::Policy).filter_map(|(key, o)| Some((key, o.policy()?))));
         let mut groups: BTreeMap<Option<Arc<str>>, Parts> = [(None, Parts::default())].into();
         for (_, gateway) in catalog.of_kind(Kind::Gateway) {
             let group = gateway.gateway().map_or("", |g| &g.group);
@@ -125,14 +163,28 @@ impl Compiler {
         }
         for (key, gateway) in catalog.of_kind(Kind::Gateway) {
             let Some(spec) = gateway.gateway() else { continue };
-            let (_, own) = self.listeners.entry(key.clone()).or_insert_with(|| {
-                (gateway.clone(), listeners(key, spec, &mut ignored).into_iter().map(Arc::new).collect())
-            });
+            let mtls = catalog.mtls(&spec.service);
             let none = Vec::new();
             let on_it = attached.get(key.name.as_str()).unwrap_or(&none);
+            let routes: Vec<_> = on_it.iter().map(|a| (a.key.name.as_str(), a.spec)).collect();
+            let filters = policies.filters(key.name.as_str(), &routes);
+            if self.listeners.get(key).is_none_or(|l| l.mtls != mtls || l.filters != filters) {
+                let made =
+                    listeners(key, spec, mtls, &filters, &mut ignored).into_iter().map(Arc::new).collect();
+                self.listeners
+                    .insert(key.clone(), Listeners { object: gateway.clone(), mtls, filters, made });
+            }
+            let own = self.listeners.get(key).map_or(&[][..], |l| &l.made);
             let mut configurations: Vec<Arc<Resource>> = Vec::new();
             for l in &spec.listeners {
-                configurations.push(Arc::new(route_configuration(key, spec, l, on_it, &mut ignored)));
+                configurations.push(Arc::new(route_configuration(
+                    key,
+                    spec,
+                    l,
+                    on_it,
+                    &policies,
+                    &mut ignored,
+                )));
             }
             let serves = |group: &Option<Arc<str>>| {
                 spec.group.is_empty() || group.as_deref() == Some(spec.group.as_str())
@@ -144,8 +196,69 @@ impl Compiler {
         }
         drop(attached);
         self.compile_clusters(&groups);
-        self.sets.groups =
+        let mut sets: BTreeMap<_, _> =
             groups.into_iter().map(|(group, parts)| (group, parts.sets(&self.clusters))).collect();
+        self.compile_secrets(&mut sets, now);
+        self.sets.groups = sets;
+    }
+
+    /// The secrets that each group's listeners and clusters name, and no others: what is not in a group's set, its
+    /// nodes cannot fetch.
+    fn compile_secrets(
+        &mut self,
+        groups: &mut BTreeMap<Option<Arc<str>>, BTreeMap<ResourceType, Arc<Set>>>,
+        now: SystemTime,
+    ) {
+        let catalog = self.catalog.clone();
+        self.secrets.retain(|_, (object, _)| is(catalog.objects(), &object.key, object));
+        for (key, object) in catalog.of_kind(Kind::Secret) {
+            let name = key.name.as_str();
+            let opened = object.sealed().map(|s| (s, self.trust.vault.open(name, s)));
+            let Some((sealed, Ok(secret))) = opened else { continue }; // one that does not open is not in force
+            if name == AUTHORITY {
+                // Was found to be one before it came into force.
+                let _ = self.authority.set_root(&secret);
+            } else if !self.secrets.contains_key(name)
+                && let Some(made) = tls::secret(name, &secret, &sealed.ciphertext, key)
+            {
+                self.secrets.insert(name.into(), (object.clone(), Arc::new(made)));
+            }
+        }
+        let mut identities = BTreeSet::new();
+        let mut lacking = false;
+        for (group, sets) in groups {
+            let users = [ResourceType::Listener, ResourceType::Cluster];
+            let users = users.iter().filter_map(|kind| sets.get(kind)).flat_map(|s| s.resources().values());
+            let mut named = tls::named(users);
+            if let Some(group) = group {
+                named.extend(catalog.secrets_for(group));
+            }
+            let mut found: Vec<Arc<Resource>> = Vec::new();
+            for name in named {
+                let identity = match &*name {
+                    names::AUTHORITIES => {
+                        lacking |= self.authority.bundle().is_none();
+                        found.extend(self.authority.bundle().map(|b| Arc::new(tls::authorities(b))));
+                        continue;
+                    }
+                    names::OWN_IDENTITY => catalog.identity(group.as_ref()),
+                    other => match names::identity_service(other) {
+                        Some(service) => Identity::Service(service.into()),
+                        None => {
+                            found.extend(self.secrets.get(&name).map(|(_, r)| r.clone()));
+                            continue;
+                        }
+                    },
+                };
+                let jitter = jitter(&identity, now);
+                let issued = self.authority.certificate(&identity, now, jitter);
+                found.extend(issued.map(|issued| Arc::new(tls::issued(&name, issued))));
+                identities.insert(identity);
+            }
+            sets.insert(ResourceType::Secret, Arc::new(found.into_iter().collect()));
+        }
+        self.authority.retain(&identities);
+        self.wants_root = lacking;
     }
 
     /// Every cluster that some group's routes name.
@@ -157,7 +270,13 @@ impl Compiler {
             let object = self.catalog.service(service).cloned();
             let made = match self.clusters.get(&name) {
                 Some((of, _)) if same_object(of.as_ref(), object.as_ref()) => continue,
-                _ => cluster::cluster(&name, object.as_deref(), Dialect::Envoy, &mut Problems::default()),
+                _ => cluster::cluster(
+                    &name,
+                    object.as_deref(),
+                    Dialect::Envoy,
+                    &self.trust.authority.trust_domain,
+                    &mut Problems::default(),
+                ),
             };
             self.clusters.insert(name, (object, Arc::new(made)));
         }
@@ -272,6 +391,13 @@ fn endpoints_of(made: &mut Made<Ingredients>, catalog: &Catalog, name: &Arc<str>
     let differs = old.is_none_or(|(_, r)| r.version != new.version);
     made.insert(name.clone(), (ingredients, Arc::new(new)));
     differs
+}
+
+/// From 0 to 1, by what is renewed and when: identities of one moment are not renewed at one moment.
+fn jitter(identity: &Identity, now: SystemTime) -> f64 {
+    let at = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_nanos() as u64;
+    let hash = xxhash_rust::xxh64::xxh64(identity.to_string().as_bytes(), at);
+    hash as f64 / u64::MAX as f64
 }
 
 fn same(a: &BTreeMap<ObjectKey, Arc<Object>>, b: &BTreeMap<ObjectKey, Arc<Object>>) -> bool {

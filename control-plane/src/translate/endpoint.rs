@@ -7,8 +7,10 @@ use std::sync::Arc;
 use xds_types::ResourceType;
 use xds_types::envoy::config::core::v3::{HealthStatus, Locality};
 use xds_types::envoy::config::endpoint::v3::{
-    ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints, lb_endpoint::HostIdentifier,
+    ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints, cluster_load_assignment::Policy,
+    endpoint::HealthCheckConfig, lb_endpoint::HostIdentifier,
 };
+use xds_types::portolan::config::v1::Service;
 
 use super::parts::{address, uint};
 use crate::model::{Health, Instance, ObjectKey};
@@ -30,8 +32,11 @@ struct One<'a> {
 pub(super) fn assignment<'a>(
     cluster: Arc<str>,
     instances: impl Iterator<Item = &'a Instance>,
+    spec: Option<&Service>,
     origin: Option<ObjectKey>,
 ) -> Resource {
+    let order = spec.and_then(|s| s.zones.as_ref()).map_or(&[][..], |z| &z.order);
+    let check = health_port(spec);
     let mut by_address: BTreeMap<SocketAddr, One<'a>> = BTreeMap::new();
     for i in instances {
         let health = match i.health {
@@ -51,26 +56,51 @@ pub(super) fn assignment<'a>(
     for one in by_address.into_values() {
         zones.entry(one.zone).or_default().push(one);
     }
-    let endpoints = zones.into_iter().map(|(zone, all)| locality(zone, &all)).collect();
-    let message =
-        ClusterLoadAssignment { cluster_name: cluster.to_string(), endpoints, ..Default::default() };
+    // Priorities must leave none out (gRPC clients refuse the assignment otherwise): those in use move up.
+    let rank = |zone: &str| order.iter().position(|z| z == zone).unwrap_or(order.len());
+    let mut used: Vec<usize> = zones.keys().map(|zone| rank(zone)).collect();
+    used.sort_unstable();
+    used.dedup();
+    let endpoints = zones.into_iter().map(|(zone, all)| {
+        let priority = used.iter().position(|r| *r == rank(zone)).unwrap_or_default();
+        locality(zone, u32::try_from(priority).unwrap_or(u32::MAX), &all, check)
+    });
+    let factor = spec.and_then(|s| s.zones.as_ref()).and_then(|z| z.overprovisioning_percent);
+    let message = ClusterLoadAssignment {
+        cluster_name: cluster.to_string(),
+        endpoints: endpoints.collect(),
+        policy: factor.map(|n| Policy { overprovisioning_factor: Some(n), ..Policy::default() }),
+        ..Default::default()
+    };
     let origin = origin.into_iter().collect();
     Resource::encode(ResourceType::ClusterLoadAssignment, cluster, &message, Vec::new(), origin)
 }
 
-fn locality(zone: &str, all: &[One<'_>]) -> LocalityLbEndpoints {
+/// Port that health checks go to, when it is not the instances' own.
+pub(super) fn health_port(spec: Option<&Service>) -> Option<u32> {
+    spec.and_then(|s| s.health_check.as_ref()).map(|h| h.port).filter(|port| *port > 0)
+}
+
+/// Of an endpoint that is checked on this port.
+pub(super) fn health_check_at(port: u32) -> HealthCheckConfig {
+    HealthCheckConfig { port_value: port, ..HealthCheckConfig::default() }
+}
+
+fn locality(zone: &str, priority: u32, all: &[One<'_>], check: Option<u32>) -> LocalityLbEndpoints {
     let weight = all.iter().map(|o| o.weight).fold(0u32, u32::saturating_add);
     LocalityLbEndpoints {
         locality: Some(Locality { zone: zone.to_owned(), ..Locality::default() }),
-        lb_endpoints: all.iter().map(endpoint).collect(),
+        lb_endpoints: all.iter().map(|one| endpoint(one, check)).collect(),
+        priority,
         load_balancing_weight: uint(weight),
         ..LocalityLbEndpoints::default()
     }
 }
 
-fn endpoint(one: &One<'_>) -> LbEndpoint {
+fn endpoint(one: &One<'_>, check: Option<u32>) -> LbEndpoint {
     let host = Endpoint {
         address: Some(address(&one.socket.ip().to_string(), one.socket.port().into())),
+        health_check_config: check.map(health_check_at),
         ..Endpoint::default()
     };
     LbEndpoint {
@@ -91,7 +121,7 @@ mod tests {
     }
 
     fn message(instances: &[Instance]) -> ClusterLoadAssignment {
-        assignment("cart".into(), instances.iter(), None).decode().unwrap()
+        assignment("cart".into(), instances.iter(), None, None).decode().unwrap()
     }
 
     #[test]
@@ -141,8 +171,8 @@ mod tests {
     #[test]
     fn equal_instances_in_any_order_give_equal_bytes() {
         let (a, b) = (instance("10.0.0.1:1"), instance("10.0.0.2:1"));
-        let one = assignment("cart".into(), [&a, &b].into_iter(), None);
-        let two = assignment("cart".into(), [&b, &a].into_iter(), None);
+        let one = assignment("cart".into(), [&a, &b].into_iter(), None, None);
+        let two = assignment("cart".into(), [&b, &a].into_iter(), None, None);
         assert_eq!(one.version, two.version);
     }
 }

@@ -76,7 +76,9 @@ impl Resolver {
                 let (service, subset) = names::service_and_subset(name);
                 let object = self.catalog.service(service).map(|o| &**o);
                 let known = subset.is_empty() || self.catalog.has_subset(service, subset);
-                known.then(|| cluster::cluster(&name.into(), object, Dialect::Grpc, &mut Problems::default()))
+                known.then(|| {
+                    cluster::cluster(&name.into(), object, Dialect::Grpc, "", &mut Problems::default())
+                })
             }
             ResourceType::ClusterLoadAssignment => self.catalog.assignment(name),
             _ => None,

@@ -5,55 +5,178 @@ use std::sync::Arc;
 use xds_types::ResourceType;
 use xds_types::envoy::config::accesslog::v3::{AccessLog, access_log};
 use xds_types::envoy::config::core::v3::substitution_format_string::Format;
-use xds_types::envoy::config::core::v3::{DataSource, SubstitutionFormatString, data_source::Specifier};
+use xds_types::envoy::config::core::v3::{
+    DataSource, Http2ProtocolOptions, HttpProtocolOptions, SubstitutionFormatString, data_source::Specifier,
+};
 use xds_types::envoy::config::listener::v3::{Filter, FilterChain, Listener as EnvoyListener, filter};
-use xds_types::envoy::config::route::v3::{Route as EnvoyRoute, RouteConfiguration, VirtualHost};
+use xds_types::envoy::config::route::v3::redirect_action::SchemeRewriteSpecifier;
+use xds_types::envoy::config::route::v3::route::Action;
+use xds_types::envoy::config::route::v3::route_match::PathSpecifier;
+use xds_types::envoy::config::route::v3::{
+    RedirectAction, Route as EnvoyRoute, RouteConfiguration, RouteMatch, VirtualHost,
+};
 use xds_types::envoy::extensions::access_loggers::file::v3::{
     FileAccessLog, file_access_log::AccessLogFormat,
 };
 use xds_types::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::{
-    CodecType, RouteSpecifier,
+    CodecType, ForwardClientCertDetails, RouteSpecifier, SetCurrentClientCertDetails,
 };
 use xds_types::envoy::extensions::filters::network::http_connection_manager::v3::{
-    HttpConnectionManager, Rds,
+    HttpConnectionManager, HttpFilter, Rds,
 };
 use xds_types::google::protobuf::BoolValue;
-use xds_types::portolan::config::v1::{AccessLog as Log, Gateway, Listener};
+use xds_types::portolan::config::v1::mutual_tls::Mode;
+use xds_types::portolan::config::v1::{AccessLog as Log, Gateway, GatewayLimits, Listener, Route};
 
 use super::hosts::{self, Group};
-use super::names;
 use super::parts::{address, ads, check_rules, router, yes};
 use super::patch::Patches;
+use super::policy::Policies;
+use super::{names, tls};
 use crate::model::{ObjectKey, Problems, listener_address, listener_name};
 use crate::snapshot::{Reference, Resource};
 
 const PATCHES: &[&str] = &["listener", "http_connection_manager", "route_configuration"];
 
 /// The listeners of a gateway. Each names the route configuration of its own name.
-pub(super) fn listeners(key: &ObjectKey, spec: &Gateway, found: &mut Problems) -> Vec<Resource> {
-    let Gateway { listeners, group: _, access_log, use_remote_address, patch } = spec;
+///
+/// `filters` come before the router; `service_mtls` is what the Service says that the gateway stands before.
+pub(super) fn listeners(
+    key: &ObjectKey,
+    spec: &Gateway,
+    service_mtls: Mode,
+    filters: &[HttpFilter],
+    found: &mut Problems,
+) -> Vec<Resource> {
+    let Gateway {
+        listeners,
+        group: _,
+        access_log,
+        use_remote_address,
+        limits,
+        trusted_hops,
+        service: _,
+        patch,
+    } = spec;
     let patches = Patches::new(key, patch);
     patches.check_keys(PATCHES, found);
     let remote = use_remote_address.as_ref().is_none_or(|b| b.value);
-    listeners.iter().map(|l| listener(key, l, access_log.as_ref(), remote, &patches, found)).collect()
+    let on_socket = |l: &Listener| (listener_address(l), l.port);
+    let mut sockets: Vec<Vec<&Listener>> = Vec::new();
+    for l in listeners {
+        // Several on one socket are told apart by SNI.
+        match sockets.iter_mut().find(|all| on_socket(all[0]) == on_socket(l)) {
+            Some(all) => all.push(l),
+            None => sockets.push(vec![l]),
+        }
+    }
+    let all = All { log: access_log.as_ref(), remote, hops: *trusted_hops, limits: limits.as_ref(), filters };
+    let maker = Maker { key, spec, service_mtls, all, patches: &patches };
+    sockets.iter().map(|on_it| maker.listener(on_it, found)).collect()
 }
 
-fn listener(
-    key: &ObjectKey,
-    spec: &Listener,
-    log: Option<&Log>,
-    use_remote_address: bool,
-    patches: &Patches<'_>,
-    found: &mut Problems,
-) -> Resource {
+/// What all listeners of a gateway have alike.
+struct All<'a> {
+    log: Option<&'a Log>,
+    remote: bool,
+    hops: u32,
+    limits: Option<&'a GatewayLimits>,
+    filters: &'a [HttpFilter],
+}
+
+/// What the listeners of a gateway are made of.
+struct Maker<'a> {
+    key: &'a ObjectKey,
+    spec: &'a Gateway,
+    service_mtls: Mode,
+    all: All<'a>,
+    patches: &'a Patches<'a>,
+}
+
+impl Maker<'_> {
+    /// The listener of all that share a socket, named by the first.
+    fn listener(&self, on_it: &[&Listener], found: &mut Problems) -> Resource {
+        let (key, first) = (self.key, on_it[0]);
+        let name = names::listener(key.name.as_str(), &listener_name(first));
+        let (mut filter_chains, mut references) = (Vec::new(), Vec::new());
+        for l in on_it {
+            let mtls = match Mode::try_from(l.mtls) {
+                Ok(Mode::Default) | Err(_) if l.tls.is_none() => self.service_mtls,
+                Ok(own) => own,
+                Err(_) => Mode::Off,
+            };
+            let inbound = tls::inbound(l, &self.spec.service, mtls);
+            references.extend(inbound.references);
+            for chain in inbound.chains {
+                let (filter, routes) = self.manager(l, chain.knows_clients, found);
+                references.extend(routes);
+                filter_chains.push(FilterChain {
+                    filters: vec![filter],
+                    filter_chain_match: chain.matching,
+                    transport_socket: chain.socket,
+                    ..FilterChain::default()
+                });
+            }
+        }
+        // A wrong address was reported by the checks of the object; it is never emitted.
+        let ip = listener_address(first).map(|ip| ip.to_string()).unwrap_or_default();
+        let chosen = filter_chains.iter().any(|chain| chain.filter_chain_match.is_some());
+        let message = EnvoyListener {
+            name: name.to_string(),
+            address: Some(address(&ip, first.port)),
+            filter_chains,
+            per_connection_buffer_limit_bytes: self.all.limits.and_then(|l| l.buffer_bytes),
+            listener_filters: if chosen { vec![tls::inspector()] } else { Vec::new() },
+            ..EnvoyListener::default()
+        };
+        let mut message = self.patches.apply("listener", message, found);
+        if message.name != *name {
+            found.error(key, "spec.patch[\"listener\"].name", "must not change the name");
+            message.name = name.to_string();
+        }
+        check_rules(&message, key, "listener", found);
+        Resource::encode(ResourceType::Listener, name, &message, references, vec![key.clone()])
+    }
+
+    /// The connection manager of a listener, and the routes that it names.
+    fn manager(&self, l: &Listener, knows_clients: bool, found: &mut Problems) -> (Filter, Vec<Reference>) {
+        let mut manager = manager(self.key, l, &self.all);
+        if knows_clients {
+            // Whoever is behind us must not believe what a client says of itself.
+            manager.forward_client_cert_details = ForwardClientCertDetails::SanitizeSet.into();
+            manager.set_current_client_cert_details = Some(SetCurrentClientCertDetails {
+                uri: true,
+                dns: true,
+                subject: yes(),
+                ..Default::default()
+            });
+        }
+        let manager = self.patches.apply("http_connection_manager", manager, found);
+        check_rules(&manager, self.key, "http_connection_manager", found);
+        let references = match &manager.route_specifier {
+            Some(RouteSpecifier::Rds(rds)) => {
+                vec![Reference::new(ResourceType::RouteConfiguration, rds.route_config_name.as_str())]
+            }
+            _ => Vec::new(),
+        };
+        let filter = Filter {
+            name: "envoy.filters.network.http_connection_manager".to_owned(),
+            config_type: Some(filter::ConfigType::TypedConfig(xds_types::any::pack(&manager))),
+        };
+        (filter, references)
+    }
+}
+
+fn manager(key: &ObjectKey, spec: &Listener, all: &All<'_>) -> HttpConnectionManager {
     let short = listener_name(spec);
     let name = names::listener(key.name.as_str(), &short);
-    let manager = HttpConnectionManager {
+    let mut manager = HttpConnectionManager {
         codec_type: CodecType::Auto.into(),
         stat_prefix: names::stat_prefix(key.name.as_str(), &short),
-        http_filters: vec![router()],
-        access_log: log.map(access_log).into_iter().collect(),
-        use_remote_address: Some(BoolValue { value: use_remote_address }),
+        http_filters: all.filters.iter().cloned().chain([router()]).collect(),
+        access_log: all.log.map(access_log).into_iter().collect(),
+        use_remote_address: Some(BoolValue { value: all.remote }),
+        xff_num_trusted_hops: all.hops,
         // Paths are matched by prefix: `/a/../b` and `//b` must not get past a rule.
         normalize_path: yes(),
         merge_slashes: true,
@@ -63,33 +186,37 @@ fn listener(
         })),
         ..HttpConnectionManager::default()
     };
-    let manager = patches.apply("http_connection_manager", manager, found);
-    check_rules(&manager, key, "http_connection_manager", found);
-    let references = match &manager.route_specifier {
-        Some(RouteSpecifier::Rds(rds)) => {
-            vec![Reference::new(ResourceType::RouteConfiguration, rds.route_config_name.as_str())]
-        }
-        _ => Vec::new(),
-    };
-    let filter = Filter {
-        name: "envoy.filters.network.http_connection_manager".to_owned(),
-        config_type: Some(filter::ConfigType::TypedConfig(xds_types::any::pack(&manager))),
-    };
-    // A wrong address was reported by the checks of the object; it is never emitted.
-    let ip = listener_address(spec).map(|ip| ip.to_string()).unwrap_or_default();
-    let message = EnvoyListener {
-        name: name.to_string(),
-        address: Some(address(&ip, spec.port)),
-        filter_chains: vec![FilterChain { filters: vec![filter], ..FilterChain::default() }],
-        ..EnvoyListener::default()
-    };
-    let mut message = patches.apply("listener", message, found);
-    if message.name != *name {
-        found.error(key, "spec.patch[\"listener\"].name", "must not change the name");
-        message.name = name.to_string();
-    }
-    check_rules(&message, key, "listener", found);
-    Resource::encode(ResourceType::Listener, name, &message, references, vec![key.clone()])
+    all.limits.into_iter().for_each(|l| limit(&mut manager, l));
+    manager
+}
+
+/// Limits that are fields of the HTTP connection manager.
+fn limit(manager: &mut HttpConnectionManager, limits: &GatewayLimits) {
+    let GatewayLimits {
+        request_headers_timeout,
+        request_timeout,
+        stream_idle_timeout,
+        idle_timeout,
+        max_connection_duration,
+        max_requests_per_connection,
+        max_request_headers_kib,
+        max_request_headers,
+        max_concurrent_streams,
+        buffer_bytes: _, // of the listener
+    } = limits;
+    manager.request_headers_timeout = *request_headers_timeout;
+    manager.request_timeout = *request_timeout;
+    manager.stream_idle_timeout = *stream_idle_timeout;
+    manager.max_request_headers_kb = *max_request_headers_kib;
+    manager.common_http_protocol_options = Some(HttpProtocolOptions {
+        idle_timeout: *idle_timeout,
+        max_connection_duration: *max_connection_duration,
+        max_requests_per_connection: *max_requests_per_connection,
+        max_headers_count: *max_request_headers,
+        ..HttpProtocolOptions::default()
+    });
+    manager.http2_protocol_options = max_concurrent_streams
+        .map(|n| Http2ProtocolOptions { max_concurrent_streams: Some(n), ..Http2ProtocolOptions::default() });
 }
 
 fn access_log(log: &Log) -> AccessLog {
@@ -118,8 +245,10 @@ fn access_log(log: &Log) -> AccessLog {
 /// A Route attached to a gateway: what it serves, and what it was made of.
 pub(super) struct Attached<'a> {
     pub key: &'a ObjectKey,
-    pub hosts: &'a [String],
+    pub spec: &'a Route,
     pub routes: &'a [EnvoyRoute],
+    /// The rule that each of them is of.
+    pub rules: &'a [usize],
     /// Clusters that the routes name.
     pub clusters: &'a [Arc<str>],
 }
@@ -131,11 +260,12 @@ pub(super) fn route_configuration(
     gateway: &Gateway,
     listener: &Listener,
     attached: &[Attached<'_>],
+    policies: &Policies<'_>,
     found: &mut Problems,
 ) -> Resource {
     let name = names::listener(key.name.as_str(), &listener_name(listener));
     let by_host =
-        attached.iter().enumerate().map(|(i, a)| (i, hosts::effective(a.hosts, &listener.hostnames)));
+        attached.iter().enumerate().map(|(i, a)| (i, hosts::effective(&a.spec.hosts, &listener.hostnames)));
     let groups = hosts::group(by_host);
     let mut origin = vec![key.clone()];
     let mut references = Vec::new();
@@ -147,7 +277,13 @@ pub(super) fn route_configuration(
         let clusters = attached[i].clusters.iter().cloned();
         references.extend(clusters.map(|name| Reference { kind: ResourceType::Cluster, name }));
     }
-    let virtual_hosts = groups.into_iter().map(|g| virtual_host(g, attached)).collect();
+    let virtual_hosts = match listener.redirect_to_https {
+        0 => groups.into_iter().map(|g| virtual_host(key, g, attached, policies)).collect(),
+        port => {
+            (origin, references) = (vec![key.clone()], Vec::new());
+            vec![to_https(&listener.hostnames, port)]
+        }
+    };
     let message = RouteConfiguration {
         name: name.to_string(),
         virtual_hosts,
@@ -166,12 +302,45 @@ pub(super) fn route_configuration(
     Resource::encode(ResourceType::RouteConfiguration, name, &message, references, origin)
 }
 
-fn virtual_host(group: Group<usize>, attached: &[Attached<'_>]) -> VirtualHost {
+/// Sends every request to https. The default port is left out of the location.
+fn to_https(hostnames: &[String], port: u32) -> VirtualHost {
+    let action = RedirectAction {
+        scheme_rewrite_specifier: Some(SchemeRewriteSpecifier::HttpsRedirect(true)),
+        port_redirect: port,
+        ..RedirectAction::default()
+    };
+    let every =
+        RouteMatch { path_specifier: Some(PathSpecifier::Prefix("/".to_owned())), ..RouteMatch::default() };
+    let mut domains: Vec<String> = hostnames.iter().map(|h| h.to_ascii_lowercase()).collect();
+    if domains.is_empty() {
+        domains.push("*".to_owned());
+    }
+    let route =
+        EnvoyRoute { r#match: Some(every), action: Some(Action::Redirect(action)), ..EnvoyRoute::default() };
+    VirtualHost { name: "to-https".to_owned(), domains, routes: vec![route], ..VirtualHost::default() }
+}
+
+fn virtual_host(
+    gateway: &ObjectKey,
+    group: Group<usize>,
+    attached: &[Attached<'_>],
+    policies: &Policies<'_>,
+) -> VirtualHost {
+    let of = |a: &Attached<'_>| -> Vec<EnvoyRoute> {
+        let one = |(route, index): (&EnvoyRoute, &usize)| {
+            let mut route = route.clone();
+            if let Some(rule) = a.spec.rules.get(*index) {
+                policies.apply(gateway.name.as_str(), a.key.name.as_str(), *index, rule, &mut route);
+            }
+            route
+        };
+        a.routes.iter().zip(a.rules).map(one).collect()
+    };
     VirtualHost {
         // Sorted domains, of no two groups: the first is a name that no other has.
         name: group.domains.first().cloned().unwrap_or_default(),
         domains: group.domains,
-        routes: group.routes.into_iter().flat_map(|i| attached[i].routes).cloned().collect(),
+        routes: group.routes.into_iter().flat_map(|i| of(&attached[i])).collect(),
         ..VirtualHost::default()
     }
 }

@@ -7,6 +7,7 @@
 //! | listener of a gateway, and its route configuration | `GATEWAY/LISTENER` |
 //! | listener for gRPC clients, and its route configuration | the name asked for: `SERVICE`, or `SERVICE:PORT` |
 //! | route | `ROUTE/RULE` |
+//! | secret | the object's name, or `mesh/...` for what the built-in authority issues |
 //!
 //! Names of services and objects have no `/` and no `:`, so none of these can be taken for another.
 
@@ -20,6 +21,22 @@ pub(super) fn cluster(service: &str, subset: &str) -> Arc<str> {
 /// Service and subset of a cluster's name.
 pub(super) fn service_and_subset(cluster: &str) -> (&str, &str) {
     cluster.split_once('/').unwrap_or((cluster, ""))
+}
+
+/// The certificate that a proxy shows: another one for each group.
+pub(super) const OWN_IDENTITY: &str = "mesh/identity";
+
+/// What the proxies of the fleet trust.
+pub(super) const AUTHORITIES: &str = "mesh/authorities";
+
+/// The certificate of a service, shown by the proxies that stand before it.
+pub(super) fn service_identity(service: &str) -> Arc<str> {
+    format!("mesh/service/{service}").into()
+}
+
+/// The service whose certificate a secret is.
+pub(super) fn identity_service(secret: &str) -> Option<&str> {
+    secret.strip_prefix("mesh/service/")
 }
 
 /// A listener of a gateway.

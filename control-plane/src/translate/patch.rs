@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use prost::{Message, Name};
 use serde_json::{Map, Number, Value};
-use xds_types::google::protobuf::{Struct, Value as ProtoValue, value::Kind};
+use xds_types::google::protobuf::{ListValue, Struct, Value as ProtoValue, value::Kind};
 use xds_types::text::{self, Source};
 
 use crate::model::{ObjectKey, Problems};
@@ -95,6 +95,24 @@ fn value(v: &ProtoValue) -> Value {
     }
 }
 
+/// A JSON object as a proto `Struct`; anything else is an empty one.
+pub(super) fn to_struct(json: &Value) -> Struct {
+    let Value::Object(members) = json else { return Struct::default() };
+    Struct { fields: members.iter().map(|(k, v)| (k.clone(), to_value(v))).collect() }
+}
+
+fn to_value(json: &Value) -> ProtoValue {
+    let kind = match json {
+        Value::Null => Kind::NullValue(0),
+        Value::Bool(b) => Kind::BoolValue(*b),
+        Value::Number(n) => Kind::NumberValue(n.as_f64().unwrap_or_default()),
+        Value::String(s) => Kind::StringValue(s.clone()),
+        Value::Array(list) => Kind::ListValue(ListValue { values: list.iter().map(to_value).collect() }),
+        Value::Object(_) => Kind::StructValue(to_struct(json)),
+    };
+    ProtoValue { kind: Some(kind) }
+}
+
 /// Whole numbers without a fraction, as integer fields want them.
 #[expect(clippy::cast_possible_truncation, reason = "whole and below 2^53")]
 fn number(n: f64) -> Value {
@@ -113,14 +131,14 @@ mod tests {
     use serde_json::json;
     use xds_types::envoy::config::cluster::v3::Cluster;
 
-    fn to_struct(v: &Value) -> Struct {
+    fn parsed_struct(v: &Value) -> Struct {
         let text = json!({ "fields": v.as_object().unwrap().iter().map(|(k, v)| (k.clone(), v.clone())).collect::<Map<_, _>>() });
         text::parse::<Struct>(Source { name: "", text: &text["fields"].to_string() }).unwrap().message
     }
 
     fn patched(patch: &Value) -> (Cluster, Problems) {
         let key = ObjectKey::new(ObjectKind::Service, ObjectName::new("cart").unwrap());
-        let by_type = [("cluster".to_owned(), to_struct(patch))].into();
+        let by_type = [("cluster".to_owned(), parsed_struct(patch))].into();
         let cluster = Cluster { name: "cart".into(), alt_stat_name: "stat".into(), ..Cluster::default() };
         let mut found = Problems::default();
         let cluster = Patches::new(&key, &by_type).apply("cluster", cluster, &mut found);

@@ -28,9 +28,9 @@ use xds_types::portolan::config::v1::{
 };
 
 use super::Dialect;
-use super::names;
 use super::parts::{check_rules, uint};
 use super::patch::Patches;
+use super::{conduct, names};
 use crate::model::{ObjectKey, Problems};
 
 /// The routes of one Route object, in order. One for each match of each rule.
@@ -69,9 +69,21 @@ pub(super) fn routes(
     all
 }
 
-/// The clusters that a Route names, also those of weight 0, which are kept warm.
+/// The rule of each of [`routes`], by its place.
+pub(super) fn rules(spec: &Route) -> Vec<usize> {
+    let matches = |r: &Rule| match r.matches.is_empty() {
+        true => 1,
+        false => r.matches.iter().map(|m| route_matches(m, Dialect::Envoy).len()).sum(),
+    };
+    spec.rules.iter().enumerate().flat_map(|(i, r)| std::iter::repeat_n(i, matches(r))).collect()
+}
+
+/// The clusters that a Route names, also those of weight 0, which are kept warm, and those of mirrors.
 pub(super) fn clusters(spec: &Route) -> impl Iterator<Item = std::sync::Arc<str>> + '_ {
-    spec.rules.iter().flat_map(|r| &r.backends).map(|b| names::cluster(&b.service, &b.subset))
+    spec.rules.iter().flat_map(|r| {
+        let backends = r.backends.iter().map(|b| names::cluster(&b.service, &b.subset));
+        backends.chain(r.mirrors.iter().map(|m| names::cluster(&m.service, &m.subset)))
+    })
 }
 
 /// Whether a path was matched by elements.
@@ -197,6 +209,10 @@ fn action(rule: &Rule, m: &Match, separated: Separated, dialect: Dialect) -> Opt
         request_headers: _, // these two are fields of the route, not of its action
         response_headers: _,
         timeout,
+        retry: _, // these are added by `conduct`
+        mirrors: _,
+        hash: _,
+        idle_timeout: _,
     } = rule;
     if let Some(r) = redirect {
         return Some(Action::Redirect(redirection(r)));
@@ -226,6 +242,7 @@ fn action(rule: &Rule, m: &Match, separated: Separated, dialect: Dialect) -> Opt
             rewrite_path(&mut action, m, prefix, separated);
         }
     }
+    conduct::apply(&mut action, rule, dialect);
     Some(Action::Route(action))
 }
 

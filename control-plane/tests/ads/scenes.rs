@@ -134,7 +134,7 @@ async fn a_refusal_is_shown_with_the_object_that_caused_it_until_it_is_mended() 
         let (by, nack) = control.registry.nacks_of(&cart).remove(0);
         assert_eq!((by.as_str(), nack.version.as_str()), ("p1", cds.version.as_str()));
         assert!(nack.reason.contains("no such policy"));
-        assert_eq!(nack.resources, ["cart".into()]);
+        assert_eq!(nack.resources, [std::sync::Arc::<str>::from("cart")]);
         c.nothing().await; // it is not sent again
 
         control.put(json!(["Service", "cart", {"load_balancing": "RANDOM"}])).await;

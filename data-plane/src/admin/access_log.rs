@@ -78,6 +78,7 @@ impl Logs {
                 connection_id: 0,
                 handshake: None,
                 transport_failure: None,
+                tls: None,
             },
             sent: 0,
         })

@@ -3,9 +3,10 @@
 use super::listeners::address;
 use super::page::{Content, Page, Params, pretty};
 use super::proxy::Proxy;
-use crate::upstream::{Cluster, ClusterInfo, ClusterState, Host, Origin};
+use crate::upstream::{Cluster, ClusterInfo, ClusterState, HealthFlag, Host, Origin};
 use bytes::Bytes;
 use data_plane_core::config::{CircuitThresholds, Discovery, EndpointHealth};
+use data_plane_core::guard::circuit::State;
 use serde_json::{Value, json};
 use std::fmt::Write;
 use std::sync::atomic::Ordering::Relaxed;
@@ -34,6 +35,13 @@ fn lines(info: &ClusterInfo) -> String {
         let _ = writeln!(out, "{name}::{key}::{value}");
     };
     line("observability_name", &config.stat_name);
+    if let Some(detection) = cluster.detection() {
+        let [external, local] = detection.success_rates();
+        line("outlier::success_rate_average", &external.0);
+        line("outlier::success_rate_ejection_threshold", &external.1);
+        line("outlier::local_origin_success_rate_average", &local.0);
+        line("outlier::local_origin_success_rate_ejection_threshold", &local.1);
+    }
     for (priority, limits) in ["default", "high"].into_iter().zip(&config.circuit_breakers) {
         let CircuitThresholds { max_connections, max_pending_requests, max_requests, max_retries, .. } =
             limits;
@@ -46,10 +54,26 @@ fn lines(info: &ClusterInfo) -> String {
     if let Discovery::Eds { service_name, .. } = &config.discovery {
         line("eds_service_name", service_name);
     }
+    // Ours; what Envoy has not comes after what it has.
+    if let Some(breaker) = cluster.breaker() {
+        let (requests, failures, slow) = breaker.counts();
+        line("circuit_breaker::state", &state_name(breaker.state()));
+        line("circuit_breaker::requests", &requests);
+        line("circuit_breaker::failures", &failures);
+        line("circuit_breaker::slow", &slow);
+    }
     for host in cluster.hosts().iter() {
         host_lines(host, &mut line);
     }
     out
+}
+
+fn state_name(state: State) -> &'static str {
+    match state {
+        State::Closed => "closed",
+        State::Open => "open",
+        State::HalfOpen => "half_open",
+    }
 }
 
 fn host_lines(host: &Host, line: &mut dyn FnMut(&str, &dyn std::fmt::Display)) {
@@ -59,20 +83,25 @@ fn host_lines(host: &Host, line: &mut dyn FnMut(&str, &dyn std::fmt::Display)) {
     }
     let mut text = |key: &str, value: &dyn std::fmt::Display| line(&format!("{address}::{key}"), value);
     text("hostname", &host.hostname);
-    text("health_flags", &health_flags(host));
+    text("health_flags", &host.health_state());
     text("weight", &host.weight);
     text("region", &host.locality.region);
     text("zone", &host.locality.zone);
     text("sub_zone", &host.locality.sub_zone);
     text("canary", &is_canary(host));
     text("priority", &host.priority);
-    // -1: there is no outlier detection.
-    text("success_rate", &-1);
-    text("local_origin_success_rate", &-1);
+    let [external, local] = success_rates(host);
+    text("success_rate", &external);
+    text("local_origin_success_rate", &local);
+}
+
+/// Success rates of the last interval; -1: not known, or there is no outlier detection.
+fn success_rates(host: &Host) -> [f64; 2] {
+    host.monitor().map_or([-1.0; 2], |monitor| monitor.success_rates())
 }
 
 /// Counters and gauges in Envoy's order.
-fn numbers(host: &Host) -> [(&'static str, u64); 8] {
+fn numbers(host: &Host) -> [(&'static str, u64); 9] {
     let stats = host.stats();
     let gauge = |value: i64| value.max(0).cast_unsigned();
     [
@@ -81,23 +110,15 @@ fn numbers(host: &Host) -> [(&'static str, u64); 8] {
         ("cx_total", stats.cx_total.load(Relaxed)),
         ("rq_active", gauge(stats.rq_active.load(Relaxed))),
         ("rq_error", stats.rq_error.load(Relaxed)),
+        ("rq_pending_active", gauge(stats.rq_pending_active.load(Relaxed))),
         ("rq_success", stats.rq_success.load(Relaxed)),
         ("rq_timeout", stats.rq_timeout.load(Relaxed)),
         ("rq_total", stats.rq_total.load(Relaxed)),
     ]
 }
 
-fn health_flags(host: &Host) -> &'static str {
-    match host.health {
-        EndpointHealth::Healthy => "healthy",
-        EndpointHealth::Degraded => "/degraded_eds_health",
-        EndpointHealth::Unhealthy => "/failed_eds_health",
-        EndpointHealth::Draining => "/eds_status_draining",
-    }
-}
-
 fn is_canary(host: &Host) -> bool {
-    host.labels.get("canary").is_some_and(|value| value == "true")
+    host.labels.get("canary").is_some_and(|value| *value == Value::Bool(true))
 }
 
 fn status(info: &ClusterInfo) -> Value {
@@ -125,6 +146,23 @@ fn status(info: &ClusterInfo) -> Value {
     if let Discovery::Eds { service_name, .. } = &config.discovery {
         out["eds_service_name"] = (&**service_name).into();
     }
+    if let Some(detection) = info.cluster.detection() {
+        let names = ["success_rate_ejection_threshold", "local_origin_success_rate_ejection_threshold"];
+        for (name, (_, threshold)) in names.into_iter().zip(detection.success_rates()) {
+            if threshold > 0.0 {
+                out[name] = json!({ "value": threshold });
+            }
+        }
+    }
+    if let Some(breaker) = info.cluster.breaker() {
+        let (requests, failures, slow) = breaker.counts();
+        out["circuit_breaker"] = json!({
+            "state": state_name(breaker.state()),
+            "requests": requests,
+            "failures": failures,
+            "slow": slow,
+        });
+    }
     out
 }
 
@@ -136,17 +174,11 @@ fn host_status(host: &Host) -> Value {
             json!({ "name": name, "value": value.to_string(), "type": kind })
         })
         .collect();
-    let health = match host.health {
-        EndpointHealth::Healthy => "HEALTHY",
-        EndpointHealth::Degraded => "DEGRADED",
-        EndpointHealth::Unhealthy => "UNHEALTHY",
-        EndpointHealth::Draining => "DRAINING",
-    };
-    json!({
+    let mut out = json!({
         "address": address(&host.address),
         "hostname": host.hostname,
         "stats": stats,
-        "health_status": { "eds_health_status": health },
+        "health_status": health_status(host),
         "weight": host.weight,
         "priority": host.priority,
         "locality": {
@@ -154,5 +186,37 @@ fn host_status(host: &Host) -> Value {
             "zone": host.locality.zone,
             "sub_zone": host.locality.sub_zone,
         },
-    })
+    });
+    for (name, rate) in ["success_rate", "local_origin_success_rate"].into_iter().zip(success_rates(host)) {
+        if rate >= 0.0 {
+            out[name] = json!({ "value": rate });
+        }
+    }
+    out
+}
+
+/// Flags that are set, in Envoy's names; `eds_health_status` always.
+fn health_status(host: &Host) -> Value {
+    let eds = match host.eds_health {
+        EndpointHealth::Healthy => "HEALTHY",
+        EndpointHealth::Degraded => "DEGRADED",
+        EndpointHealth::Unhealthy => "UNHEALTHY",
+        EndpointHealth::Draining => "DRAINING",
+    };
+    let mut out = json!({ "eds_health_status": eds });
+    let state = host.health_state();
+    for (flag, name) in [
+        (HealthFlag::FailedActiveHc, "failed_active_health_check"),
+        (HealthFlag::FailedOutlierCheck, "failed_outlier_check"),
+        (HealthFlag::DegradedActiveHc, "failed_active_degraded_check"),
+        (HealthFlag::PendingDynamicRemoval, "pending_dynamic_removal"),
+        (HealthFlag::PendingActiveHc, "pending_active_hc"),
+        (HealthFlag::ExcludedViaImmediateHcFail, "excluded_via_immediate_hc_fail"),
+        (HealthFlag::ActiveHcTimeout, "active_hc_timeout"),
+    ] {
+        if state.has(flag) {
+            out[name] = true.into();
+        }
+    }
+    out
 }

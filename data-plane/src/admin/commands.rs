@@ -2,7 +2,7 @@
 
 use super::page::{Content, Page, Params, Pieces};
 use super::proxy::{Action, Proxy};
-use super::{clusters, dump, info, listeners, logging, runtime, stats};
+use super::{clusters, dump, info, listeners, logging, runtime, stats, telemetry};
 use http::{Method, StatusCode};
 use std::fmt::Write;
 
@@ -35,7 +35,7 @@ const fn command(
 /// Every command, by path.
 const COMMANDS: &[Command] = &[
     command("/", Kind::Read, "Admin home page", |_, _| home()),
-    command("/certs", Kind::Read, "print certs on machine", |_, _| info::certs()),
+    command("/certs", Kind::Read, "print certs on machine", |proxy, _| info::certs(proxy)),
     command("/clusters", Kind::Read, "upstream cluster status; params: format=text|json", clusters::page),
     command(
         "/config_dump",
@@ -108,6 +108,9 @@ const COMMANDS: &[Command] = &[
         "print server stats in prometheus format; params: usedonly filter= text_readouts",
         |proxy, params| stats::page(proxy, params, Some(crate::stats::Format::Prometheus)),
     ),
+    command("/telemetry", Kind::Read, "print how spans and logs are exported", |proxy, _| {
+        telemetry::page(proxy)
+    }),
 ];
 
 /// Answers a request; `form`: parameters of a POST body.

@@ -39,9 +39,8 @@ pub(super) fn memory(proxy: &dyn Proxy) -> Page {
     }))
 }
 
-/// No transport socket of this version holds certificates.
-pub(super) fn certs() -> Page {
-    Page::json(&json!({ "certificates": [] }))
+pub(super) fn certs(proxy: &dyn Proxy) -> Page {
+    Page::json(&proxy.certificates())
 }
 
 pub(super) fn init(proxy: &dyn Proxy) -> Page {

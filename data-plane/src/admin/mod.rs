@@ -15,6 +15,7 @@ mod proxy;
 mod runtime;
 mod serve;
 mod stats;
+mod telemetry;
 
 pub use access_log::Logs;
 pub use dump::{Item, List, Section};

@@ -1,6 +1,7 @@
 //! The proxy as the admin interface sees it.
 
 use super::dump::Section;
+use crate::export::Report;
 use crate::runtime::Runtime;
 use crate::stats::Registry;
 use crate::{listener, upstream};
@@ -112,10 +113,14 @@ pub trait Proxy: 'static {
     fn dump(&self, endpoints: bool) -> Vec<Section>;
     /// Fields that were set and have no effect.
     fn ignored(&self) -> Vec<Ignored>;
+    /// Certificates in use, as Envoy's `admin.v3.Certificates`.
+    fn certificates(&self) -> Value;
     /// What is still waited for: type and name.
     fn unready(&self) -> Vec<(String, String)>;
     /// Components that log, and their levels.
     fn log_levels(&self) -> Vec<(&'static str, String)>;
+    /// Exporters of spans and logs.
+    fn telemetry(&self) -> Vec<Report>;
     /// Sets the level of one component, or of all.
     ///
     /// # Errors

@@ -64,6 +64,9 @@ impl Proxy for Fake {
     fn memory(&self) -> Memory {
         Memory { allocated: 1, heap: 2, physical: 3 }
     }
+    fn telemetry(&self) -> Vec<crate::export::Report> {
+        Vec::new()
+    }
     fn dump(&self, endpoints: bool) -> Vec<Section> {
         let item = |name: &str| {
             let value = json!({ "version_info": "1", "cluster": { "name": name, "type": "EDS" } });
@@ -89,6 +92,9 @@ impl Proxy for Fake {
             path: "watchdogs".into(),
             message: "has no effect".into(),
         }]
+    }
+    fn certificates(&self) -> Value {
+        json!({ "certificates": [] })
     }
     fn unready(&self) -> Vec<(String, String)> {
         vec![("RDS".into(), "r".into()), ("RDS".into(), "s".into())]

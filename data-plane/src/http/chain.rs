@@ -14,24 +14,35 @@ use std::sync::Arc;
 
 /// The filters of a connection manager.
 pub(super) struct ChainConfig {
-    pub(super) filters: Vec<Arc<dyn HttpFilterConfig>>,
+    pub(super) filters: Vec<Link>,
     pub(super) router: Router,
 }
 
+/// A filter before the router.
+pub(super) struct Link {
+    /// By which routes speak of it.
+    pub(super) name: Box<str>,
+    /// Runs only where a route enables it.
+    pub(super) disabled: bool,
+    pub(super) filter: Arc<dyn HttpFilterConfig>,
+}
+
 impl ChainConfig {
-    /// Builds a chain, which ends in the router. Disabled filters are left out: no route can enable one yet.
+    /// Builds a chain, which ends in the router.
     pub(super) fn build(config: &[FilterConfig], deps: &Deps) -> Result<Self, BuildError> {
         let (last, before) = config.split_last().ok_or(BuildError::EmptyChain)?;
         let build = |filter: &FilterConfig| {
-            let built = BUILTIN.iter().find_map(|factory| (factory.build)(&filter.kind, deps));
+            let built = BUILTIN.iter().find_map(|factory| (factory.build)(filter, deps));
             built.unwrap_or(Err(BuildError::UnknownFilter))
         };
         let Built::Router(router) = build(last)? else { return Err(BuildError::NoRouter) };
         let mut filters = Vec::new();
         for filter in before {
             match build(filter)? {
-                Built::Filter(built) if !filter.disabled => filters.push(built),
-                Built::Filter(_) => {}
+                Built::Filter(built) => {
+                    let FilterConfig { name, disabled, kind: _ } = filter;
+                    filters.push(Link { name: name.clone(), disabled: *disabled, filter: built });
+                }
                 Built::Router(_) => return Err(BuildError::RouterNotLast),
             }
         }
@@ -40,7 +51,12 @@ impl ChainConfig {
 
     /// The filters of one stream.
     pub(super) fn start(&self, cx: &StreamCx) -> Chain {
-        Chain { filters: self.filters.iter().filter_map(|filter| filter.start(cx)).collect() }
+        let overridden = cx.table.as_ref().is_some_and(|table| table.overrides_filters());
+        let runs = |link: &&Link| match overridden.then(|| cx.is_filter_disabled(&link.name)).flatten() {
+            Some(disabled) => !disabled,
+            None => !link.disabled,
+        };
+        Chain { filters: self.filters.iter().filter(runs).filter_map(|link| link.filter.start(cx)).collect() }
     }
 }
 

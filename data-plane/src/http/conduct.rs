@@ -119,7 +119,12 @@ fn expire(stream: &mut Stream, expired: Expired) -> LocalReply {
 pub(super) fn count_expired(cx: &StreamCx, expired: Expired) {
     let stats = &cx.served.hcm.stats.manager;
     match expired {
-        Expired::Route => {}
+        Expired::Route | Expired::Try => {}
+        Expired::TryIdle => {
+            if let Some(cluster) = &cx.cluster {
+                cluster.stats.upstream_rq_per_try_idle_timeout.inc();
+            }
+        }
         Expired::Idle => stats.downstream_rq_idle_timeout.inc(),
         Expired::Duration => stats.downstream_rq_max_duration_reached.inc(),
         Expired::Request => stats.downstream_rq_timeout.inc(),
@@ -164,6 +169,7 @@ fn accept(stream: &mut Stream, flags: Flags) -> Result<(), LocalReply> {
         peer: served.facts.remote,
         local: served.facts.local,
         is_tls: served.is_tls,
+        tls: served.facts.tls.as_deref(),
         interface: served.interface,
     };
     let internal_only = table.as_ref().map_or(&[][..], |table| &table.config().internal_only_headers);
@@ -186,6 +192,7 @@ fn accept(stream: &mut Stream, flags: Flags) -> Result<(), LocalReply> {
         cx.route = if is_connect { None } else { table.route(&query).map(|matched| matched.id()) };
     }
     cx.table = table;
+    cx.begin_trace(head);
     set_deadlines(head, cx);
     Ok(())
 }
@@ -240,16 +247,28 @@ fn set_deadlines(head: &mut RequestHead, cx: &mut StreamCx) {
 }
 
 /// A local reply with what the route adds. `routed`: the request got as far as the router.
-fn local(stream: &mut Stream, reply: LocalReply, routed: bool) -> Answer {
+fn local(stream: &mut Stream, mut reply: LocalReply, routed: bool) -> Answer {
     let Stream { head: request, cx, .. } = stream;
     cx.flags |= reply.flags;
     cx.details = reply.details.clone();
     cx.local_body = reply.body.clone();
     let (close, overloaded, attempts) = (reply.close, reply.overloaded, reply.attempts);
+    let added = reply.added.take();
     let served = Rc::clone(&cx.served);
     let (head, body) = reply.render(Some(&*request), |head| {
         if routed {
             served.hcm.chain.router.edit_response(head, request, cx);
+        }
+        if let Some(added) = added {
+            for (name, value) in added.headers {
+                head.headers.append(&name, &value);
+            }
+            if let Some(edits) = added.edits {
+                cx.with_record(Some(request), None, None, |record| edits.apply_response(head, record));
+            }
+            if let Some(seconds) = added.retry_after.filter(|_| !head.headers.contains(b"retry-after")) {
+                head.headers.append(b"retry-after", itoa::Buffer::new().format(seconds).as_bytes());
+            }
         }
         if overloaded {
             head.headers.append_id(HeaderId::XEnvoyOverloaded, b"true");
@@ -271,6 +290,7 @@ fn send(mut stream: Stream, answer: Answer, alarm: Alarm) -> Reply {
     if upstream {
         hop_by_hop::strip_response(&mut head, upgraded);
     }
+    stream.cx.answer_trace(&mut head);
     hcm.seal(&mut head, Some(&stream.head), &served.worker, now);
     let early = !stream.cx.is_request_complete() && !upgraded;
     if early {

@@ -2,6 +2,7 @@
 
 use crate::task::Shutdown;
 use data_plane_core::config::CodecType;
+use data_plane_core::headers::Tls;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,6 +23,8 @@ pub struct Connection<S> {
     pub direct_local: SocketAddr,
     /// The address of this machine that stands in x-forwarded-for for a loopback peer.
     pub interface: Option<std::net::IpAddr>,
+    /// The listener's `per_connection_buffer_limit_bytes`.
+    pub buffer_limit: u64,
     /// Name of its listener.
     pub listener: Arc<str>,
     /// Name of its filter chain; may be empty.
@@ -30,8 +33,8 @@ pub struct Connection<S> {
     pub detected: Option<CodecType>,
     /// SNI.
     pub server_name: Option<Box<str>>,
-    /// Whether the bytes were encrypted on the wire.
-    pub is_tls: bool,
+    /// What TLS agreed upon; `None`: plaintext.
+    pub tls: Option<Arc<Tls>>,
     /// From accept to the end of the TLS handshake.
     pub handshake: Option<Duration>,
     /// Of the filter chain: draining or stopped when the chain, its listener or the process is.

@@ -3,6 +3,7 @@
 use super::access_log::Sink;
 use super::chain::ChainConfig;
 use super::conduct;
+use super::grpc_log::GrpcLog;
 use super::local_reply::{Cause, LocalReply};
 use super::route_slot::RouteSlot;
 use super::stats::Stats;
@@ -13,6 +14,7 @@ use crate::codec::{
 };
 use crate::runtime::Runtime;
 use crate::stats::{Counter, Scope};
+use crate::trace::Tracer;
 use data_plane_core::accesslog::{Filter, Renderer};
 use data_plane_core::config::{self, AccessLogSink, RouteSource};
 use data_plane_core::headers::forwarded::{self, Rules};
@@ -20,7 +22,8 @@ use data_plane_core::headers::{
     Downstream, HeaderId, HeaderList, LogType, Process, Record, RequestHead, ResponseHead, Version,
 };
 use data_plane_core::route::RouteTable;
-use std::cell::Cell;
+use std::any::Any;
+use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -35,8 +38,10 @@ pub struct Hcm {
     pub(super) rules: Rules,
     pub(super) process: Arc<Process>,
     pub(super) runtime: Runtime,
+    pub(super) tracer: Option<Tracer>,
     options: ServerOptions,
     logs: Vec<Log>,
+    grpc_logs: Vec<GrpcLog>,
 }
 
 /// One access log.
@@ -71,8 +76,19 @@ impl Hcm {
             rules: rules(&config, deps),
             process: Arc::clone(&deps.process),
             runtime: deps.runtime.clone(),
+            tracer: config
+                .tracing
+                .as_ref()
+                .map(|c| deps.tracers.tracer(c))
+                .transpose()
+                .map_err(BuildError::Export)?,
             options: ServerOptions::new(&config),
             logs,
+            grpc_logs: config
+                .grpc_logs
+                .iter()
+                .map(|log| GrpcLog::open(log, deps))
+                .collect::<Result<_, _>>()?,
             config,
         }))
     }
@@ -83,9 +99,13 @@ impl Hcm {
         (stats.downstream_cx_rx_bytes_total.clone(), stats.downstream_cx_tx_bytes_total.clone())
     }
 
+    fn has_logs(&self) -> bool {
+        !self.logs.is_empty() || !self.grpc_logs.is_empty()
+    }
+
     /// Whether any access log may read a response's headers after they are sent.
     pub(super) fn keeps_heads(&self) -> bool {
-        !self.logs.is_empty()
+        self.has_logs()
     }
 
     /// Writes the access logs of a stream that ended.
@@ -96,14 +116,14 @@ impl Hcm {
         response: Option<&ResponseHead>,
         trailers: Option<&HeaderList>,
     ) {
-        if !self.logs.is_empty() {
+        if self.has_logs() {
             cx.with_record(request, response, trailers, |record| self.write_logs(cx, record));
         }
     }
 
     /// Writes the access logs of a stream that begins.
     pub(super) fn log_start(&self, cx: &StreamCx, request: &RequestHead) {
-        if self.config.log_on_new_request && !self.logs.is_empty() {
+        if self.config.log_on_new_request && self.has_logs() {
             cx.with_record(Some(request), None, None, |record| {
                 self.write_logs(cx, &Record { log_type: LogType::DownstreamStart, ..*record });
             });
@@ -116,6 +136,9 @@ impl Hcm {
             if log.filter.as_ref().is_none_or(|filter| filter.passes(record, cx.random, Some(&runtime))) {
                 log.sink.append(cx.served.worker.index, |out| log.renderer.render(record, out));
             }
+        }
+        for log in &self.grpc_logs {
+            log.append(cx.served.worker.index, record, cx.random, Some(&runtime));
         }
     }
 
@@ -173,6 +196,8 @@ fn rules(config: &config::Hcm, deps: &Deps) -> Rules {
         skip_xff_append: config.skip_xff_append,
         append_x_forwarded_port: config.append_x_forwarded_port,
         via: config.via.clone(),
+        client_cert: config.client_cert,
+        client_cert_details: config.client_cert_details,
         generate_request_id: config.generate_request_id,
         preserve_external_request_id: config.preserve_external_request_id,
         scheme: config.scheme_override,
@@ -182,6 +207,9 @@ fn rules(config: &config::Hcm, deps: &Deps) -> Rules {
     }
 }
 
+/// Most things that filters keep of a connection.
+const KEPT: usize = 64;
+
 /// A connection being served: what its streams share.
 pub(super) struct Served {
     pub(super) hcm: Arc<Hcm>,
@@ -190,9 +218,13 @@ pub(super) struct Served {
     pub(super) filter_chain: Arc<str>,
     pub(super) is_tls: bool,
     pub(super) interface: Option<std::net::IpAddr>,
+    /// Bytes of a body that are kept where something has to be, unless the route says otherwise.
+    pub(super) buffer_limit: u64,
     protocol: Cell<Option<Version>>,
     begun: Instant,
     ended: Cell<Option<EndReason>>,
+    /// What filters keep of the connection, by keys of theirs.
+    kept: RefCell<Vec<(usize, Rc<dyn Any>)>>,
 }
 
 /// Serves a connection to its end.
@@ -204,6 +236,7 @@ pub async fn serve<S: Io>(hcm: Arc<Hcm>, connection: Connection<S>, worker: Rc<W
         (config::CodecType::Auto, Some(detected)) => detected,
         (configured, _) => configured,
     };
+    let is_tls = connection.tls.is_some();
     let served = Rc::new(Served {
         worker,
         facts: Downstream {
@@ -215,13 +248,16 @@ pub async fn serve<S: Io>(hcm: Arc<Hcm>, connection: Connection<S>, worker: Rc<W
             connection_id: connection.id,
             handshake: connection.handshake,
             transport_failure: None,
+            tls: connection.tls,
         },
         filter_chain: connection.filter_chain,
-        is_tls: connection.is_tls,
+        is_tls,
         interface: connection.interface,
+        buffer_limit: connection.buffer_limit,
         protocol: Cell::new(None),
         begun: Instant::now(),
         ended: Cell::new(None),
+        kept: RefCell::default(),
         hcm,
     });
     served.opened();
@@ -244,6 +280,21 @@ impl Drop for Books {
 impl Served {
     pub(super) fn local(&self) -> SocketAddr {
         self.facts.local
+    }
+
+    /// What a filter keeps of the connection under `key`, which no other filter uses; made by `make` the first time.
+    pub(super) fn keep<T: 'static>(&self, key: usize, make: impl FnOnce() -> T) -> Rc<T> {
+        let known = self.kept.borrow().iter().find(|(at, _)| *at == key).map(|(_, kept)| Rc::clone(kept));
+        known.and_then(|kept| kept.downcast().ok()).unwrap_or_else(|| {
+            let made = Rc::new(make());
+            let mut all = self.kept.borrow_mut();
+            // Of configurations long gone.
+            if all.len() >= KEPT {
+                all.remove(0);
+            }
+            all.push((key, Rc::clone(&made) as Rc<dyn Any>));
+            made
+        })
     }
 
     fn opened(&self) {

@@ -5,8 +5,11 @@
 
 use super::vitals::Expired;
 use bytes::Bytes;
+use data_plane_core::headers::edit::HeaderEdits;
 use data_plane_core::headers::{HeaderId, RequestHead, ResponseFlags, ResponseHead};
 use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::Duration;
 
 /// Why an exchange with an upstream ended without a whole answer (Envoy `StreamResetReason`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,6 +81,8 @@ pub(super) enum Cause<'a> {
     ClusterNotFound(u16),
     /// The cluster has no host to send to.
     NoHealthyUpstream,
+    /// The cluster's circuit breaker is open; with when to try again.
+    BreakerOpen(Option<Duration>),
     /// No answer came from upstream; with why connecting failed.
     Upstream(Reset, Option<&'a str>),
     /// The route's timeout passed. `quiet`: the client asked for 204 instead (x-envoy-upstream-rq-timeout-alt-response).
@@ -85,6 +90,15 @@ pub(super) enum Cause<'a> {
         /// Answer 204 without a body.
         quiet: bool,
     },
+    /// A timeout of one try passed, and there is no other try. `quiet`: as above.
+    TryTimeout {
+        /// Which.
+        expired: Expired,
+        /// Answer 204 without a body.
+        quiet: bool,
+    },
+    /// More of the request came than may be kept, while it waited for another try.
+    RetryBufferExceeded,
     /// A deadline of the stream passed. `complete`: the request was read to its end.
     Deadline {
         /// Which.
@@ -142,6 +156,19 @@ pub struct LocalReply {
     pub attempts: bool,
     /// Close the connection after it (HTTP/1).
     pub close: bool,
+    /// What a filter adds after the route's edits.
+    pub added: Option<Box<Added>>,
+}
+
+/// Headers that a filter adds to its answer.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Added {
+    /// Names and values, first. A `content-type` takes the place of the body's own.
+    pub headers: Vec<(Bytes, Bytes)>,
+    /// As configured, after `headers`.
+    pub edits: Option<Arc<HeaderEdits>>,
+    /// `retry-after` in seconds, unless one is there by then.
+    pub retry_after: Option<u64>,
 }
 
 impl LocalReply {
@@ -158,6 +185,7 @@ impl LocalReply {
             overloaded: false,
             attempts: false,
             close: false,
+            added: None,
         }
     }
 
@@ -208,6 +236,18 @@ impl From<Cause<'_>> for LocalReply {
                 let reply = Self::text(503, "no_healthy_upstream", "no healthy upstream");
                 reply.flags(F::NO_HEALTHY_UPSTREAM).tried()
             }
+            Cause::BreakerOpen(retry_after) => {
+                let text =
+                    "upstream connect error or disconnect/reset before headers. reset reason: overflow";
+                let mut reply = Self::text(503, "circuit_breaker_open", text).flags(F::UPSTREAM_OVERFLOW);
+                reply.added = retry_after.map(|wait| {
+                    // Whole seconds, and not too early.
+                    let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+                    let header = (Bytes::from_static(b"retry-after"), Bytes::from(seconds.to_string()));
+                    Box::new(Added { headers: vec![header], ..Added::default() })
+                });
+                reply.tried()
+            }
             Cause::Upstream(reset, transport) => Self::upstream(reset, transport),
             Cause::ResponseTimeout { quiet } => {
                 let reply = if quiet {
@@ -216,6 +256,14 @@ impl From<Cause<'_>> for LocalReply {
                     Self::text(504, "response_timeout", "upstream request timeout")
                 };
                 reply.flags(F::UPSTREAM_REQUEST_TIMEOUT).tried()
+            }
+            Cause::TryTimeout { expired, quiet } => {
+                let reply: Self = Cause::ResponseTimeout { quiet }.into();
+                Self { details: try_details(expired).into(), ..reply }
+            }
+            Cause::RetryBufferExceeded => {
+                let text = "exceeded request buffer limit while retrying upstream";
+                Self::text(507, "request_payload_exceeded_retry_buffer_limit", text).tried()
             }
             Cause::Deadline { expired, complete } => Self::deadline(expired, complete),
             Cause::MissingHost => Self::new(400, "missing_host_header").closing(),
@@ -253,6 +301,7 @@ impl LocalReply {
         let status = if complete { 504 } else { 408 };
         match expired {
             Expired::Route => Cause::ResponseTimeout { quiet: false }.into(),
+            Expired::Try | Expired::TryIdle => Cause::TryTimeout { expired, quiet: false }.into(),
             Expired::Idle => Self::text(status, "stream_idle_timeout", "stream timeout")
                 .flags(ResponseFlags::STREAM_IDLE_TIMEOUT),
             Expired::Duration => {
@@ -306,6 +355,14 @@ impl LocalReply {
             head.headers.set_id(HeaderId::GrpcMessage, &percent_encode(&self.body));
         }
         head.headers.remove_id(HeaderId::ContentLength);
+    }
+}
+
+/// Response code details of a try's timeout.
+fn try_details(expired: Expired) -> &'static str {
+    match expired {
+        Expired::TryIdle => "upstream_per_try_idle_timeout",
+        _ => "upstream_per_try_timeout",
     }
 }
 

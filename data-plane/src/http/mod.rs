@@ -12,6 +12,7 @@ mod clock;
 mod conduct;
 mod connection;
 pub mod filter;
+mod grpc_log;
 mod hcm;
 mod local_reply;
 mod normalize;
@@ -24,22 +25,28 @@ mod testing;
 #[cfg(test)]
 mod tests;
 mod timeouts;
+mod tracing;
 mod vitals;
 mod worker;
 
 pub use access_log::{AccessLogs, FLUSH_INTERVAL, Sink};
 pub use connection::Connection;
 pub use hcm::{Hcm, serve};
-pub use local_reply::LocalReply;
+pub use local_reply::{Added, LocalReply};
 pub use route_slot::{RouteSlot, RouteSlots};
 pub use stream::StreamCx;
 pub use worker::Worker;
 
+use crate::export::Exporters;
 use crate::runtime::Runtime;
 use crate::stats::Registry;
+use crate::trace::Tracers;
+use crate::transport::tls::slot::SecretSlots;
 use data_plane_core::headers::Process;
 use data_plane_core::headers::forwarded::UserAgent;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use xds_types::envoy::config::core::v3::Node;
 
 /// What building HTTP objects needs; one per proxy, cheap to clone.
 #[derive(Clone)]
@@ -54,8 +61,18 @@ pub struct Deps {
     pub process: Arc<Process>,
     /// Who this proxy says it is, where it is asked to (`add_user_agent`).
     pub agent: Arc<UserAgent>,
+    /// Exporters of access logs.
+    pub exporters: Exporters,
+    /// This proxy, as told to log services.
+    pub node: Arc<Node>,
+    /// Delivered secrets, where TLS contexts read them.
+    pub secrets: SecretSlots,
+    /// Makes tracers of connection managers.
+    pub tracers: Tracers,
     /// Overrides of shares.
     pub runtime: Runtime,
+    /// This proxy fails health checks: it was told to, or it is ending.
+    pub fails_health_checks: Arc<AtomicBool>,
 }
 
 /// Why a filter chain cannot be built. The configuration is valid in itself; its place is known to the caller.
@@ -73,6 +90,12 @@ pub enum BuildError {
     /// A router before the last HTTP filter.
     #[error("the router must be the last HTTP filter")]
     RouterNotLast,
+    /// There is no thread to export telemetry.
+    #[error("cannot export telemetry")]
+    Export(#[source] std::io::Error),
+    /// A TLS context cannot be built.
+    #[error("TLS: {0}")]
+    Tls(Box<str>),
     /// An access-log file cannot be opened.
     #[error("cannot open access log {path}")]
     AccessLog {

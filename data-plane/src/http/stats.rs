@@ -1,9 +1,8 @@
 //! Metrics of a connection manager, under Envoy's names.
 
 use crate::stat_block;
-use crate::stats::{Block, Scope};
+use crate::stats::Scope;
 use data_plane_core::headers::Version;
-use std::sync::Arc;
 
 stat_block! {
     /// `http.<stat_prefix>.`: connections and requests from downstream, and what the router did with them.
@@ -40,9 +39,14 @@ stat_block! {
     }
 }
 
-/// `http.<stat_prefix>.tracing.`: zero while there is no tracing.
-const TRACING: &[&str] =
-    &["client_enabled", "health_check", "not_traceable", "random_sampling", "service_forced"];
+stat_block! {
+    /// `http.<stat_prefix>.tracing.`: requests by why they are traced, or not.
+    pub(super) struct TracingStats {
+        counters: client_enabled, health_check, not_traceable, random_sampling, service_forced;
+        gauges: ;
+        histograms: ;
+    }
+}
 
 stat_block! {
     /// `listener.<address>.http.<stat_prefix>.`: responses by class.
@@ -60,7 +64,7 @@ pub(super) struct Stats {
     pub(super) manager: ManagerStats,
     listener: ListenerStats,
     /// Held so that the names are listed.
-    _tracing: Arc<Block>,
+    pub(super) tracing: TracingStats,
 }
 
 impl Stats {
@@ -74,7 +78,7 @@ impl Stats {
         Self {
             manager: ManagerStats::new(scope),
             listener: ListenerStats::new(&under_listener),
-            _tracing: scope.child("tracing.", "tracing.", &[]).block(TRACING, &[], &[]),
+            tracing: TracingStats::new(&scope.child("tracing.", "tracing.", &[])),
         }
     }
 

@@ -1,17 +1,20 @@
 //! One request's state: what filters, the router and access logs know of it.
 
+use super::filter::router::{Tried, Underway};
 use super::hcm::Served;
 use super::local_reply::is_grpc;
+use super::tracing::Traced;
 use super::vitals::Vitals;
 use super::worker::Table;
 use crate::codec::{Body, Request};
 use crate::upstream::{Cluster, Host};
+use data_plane_core::config;
 use data_plane_core::headers::forwarded::Origin;
 use data_plane_core::headers::{
-    ByteCounts, Downstream, HeaderList, Record, RequestHead, ResponseFlags, ResponseHead, Timing, Upstream,
-    Version,
+    ByteCounts, Downstream, HeaderList, Metadata, Record, RequestHead, ResponseFlags, ResponseHead, Timing,
+    Tls, Upstream, Version,
 };
-use data_plane_core::route::{Matched, RouteId};
+use data_plane_core::route::{HashPeer, Hashed, Matched, RouteId};
 use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -40,9 +43,17 @@ pub struct StreamCx {
     pub(super) route: Option<RouteId>,
     pub(super) cluster: Option<Arc<Cluster>>,
     pub(super) host: Option<Arc<Host>>,
+    /// What balancing policies that hash go by.
+    pub(super) hash: Option<u64>,
+    /// Cookies that the client is given so that it hashes alike next time.
+    pub(super) new_cookies: Vec<String>,
     pub(super) upstream: UpstreamFacts,
     /// Requests sent upstream.
     pub(super) attempts: u32,
+    /// Hosts tried, where the retry policy wants to know.
+    pub(super) tried: Tried,
+    /// The attempt that waits for the head of a response.
+    pub(super) attempt: Option<Underway>,
     pub(super) status: Option<u16>,
     /// What went wrong (`%RESPONSE_FLAGS%`).
     pub flags: ResponseFlags,
@@ -53,6 +64,11 @@ pub struct StreamCx {
     /// Bytes of a local reply's body.
     pub(super) local_body: bytes::Bytes,
     pub(super) moments: Moments,
+    pub(super) traced: Traced,
+    /// A check of this proxy's health.
+    pub(super) health_check: bool,
+    /// What filters said of the stream.
+    metadata: Metadata,
 }
 
 /// What is known of the upstream side once it answered or failed.
@@ -61,6 +77,7 @@ pub(super) struct UpstreamFacts {
     pub(super) local: Option<SocketAddr>,
     pub(super) protocol: Option<Version>,
     pub(super) transport_failure: Option<Box<str>>,
+    pub(super) tls: Option<Arc<Tls>>,
     /// The answer said x-envoy-upstream-canary.
     pub(super) canary: bool,
 }
@@ -105,21 +122,60 @@ impl StreamCx {
             route: None,
             cluster: None,
             host: None,
+            hash: None,
+            new_cookies: Vec::new(),
             upstream: UpstreamFacts::default(),
             attempts: 0,
+            tried: Tried::default(),
+            attempt: None,
             status: None,
             flags: ResponseFlags::NONE,
             details: Cow::Borrowed(""),
             sent: 0,
             local_body: bytes::Bytes::new(),
             moments: Moments::default(),
+            traced: Traced::default(),
+            health_check: false,
+            metadata: Metadata::default(),
             served: Rc::clone(served),
         }
+    }
+
+    /// Hashes the request by its route.
+    pub(super) fn hash_request(&mut self, matched: &Matched<'_>, head: &RequestHead) {
+        let Downstream { remote, local, .. } = self.served.facts;
+        let Hashed { hash, cookies } =
+            matched.hash(head, &HashPeer { client: self.origin.client.ip(), remote, local });
+        (self.hash, self.new_cookies) = (hash, cookies);
     }
 
     /// The route taken; `None` when none matches, or before routing.
     pub fn route(&self) -> Option<Matched<'_>> {
         self.table.as_ref().zip(self.route).map(|(table, id)| table.matched(id))
+    }
+
+    /// What the most specific level of the route says of the filter of that configured name; levels that only
+    /// enable it do not count.
+    pub fn filter_override(&self, name: &str) -> Option<&config::FilterOverride> {
+        if !self.table.as_ref()?.overrides_filters() {
+            return None;
+        }
+        self.route()?.filter_overrides(name).find(|entry| entry.config.is_some()).map(|entry| &**entry)
+    }
+
+    /// Whether the route disables the filter of that name, or enables it; `None`: it says nothing.
+    pub(super) fn is_filter_disabled(&self, name: &str) -> Option<bool> {
+        self.route()?.filter_overrides(name).next().map(|entry| entry.disabled)
+    }
+
+    /// What filters said of the stream so far.
+    pub fn metadata(&self) -> &Metadata {
+        &self.metadata
+    }
+
+    /// To say something of the stream. Allocates once something is said.
+    pub fn metadata_mut(&mut self) -> &mut Metadata {
+        &mut self.metadata
     }
 
     /// The client as far as it can be trusted.
@@ -156,6 +212,7 @@ impl StreamCx {
             connection_id: None,
             connect: None,
             transport_failure: self.upstream.transport_failure.as_deref(),
+            tls: self.upstream.tls.as_deref(),
         });
         let route = self.route();
         let received = self.vitals.received.get();
@@ -193,7 +250,11 @@ impl StreamCx {
             virtual_host: route.as_ref().map_or("", |route| &route.virtual_host.name),
             filter_chain: &served.filter_chain,
             stream_id: u128::from(self.random) << 64 | u128::from(served.facts.connection_id),
+            trace: self.traced.trace.as_ref().map(|trace| trace.ids()),
+            traced: self.traced.decided,
             process: Some(&served.hcm.process),
+            health_check: self.health_check,
+            metadata: (!self.metadata.is_empty()).then_some(&self.metadata),
             ..Record::new(served.worker.clock.wall(self.start))
         };
         f(&record)
@@ -284,6 +345,7 @@ impl Stream {
         stats.downstream_rq_active.dec();
         stats.downstream_rq_time.record(now.saturating_duration_since(cx.start).as_millis() as u64);
         served.hcm.log(&self.cx, Some(&self.head), response, trailers);
+        self.cx.end_trace(&self.head, response, trailers);
     }
 }
 

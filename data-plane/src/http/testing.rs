@@ -1,10 +1,13 @@
 //! A connection manager over real pools and loopback upstreams, for tests.
 
+use super::chain::Link;
 use super::filter::HttpFilterConfig;
 use super::{AccessLogs, Connection, Deps, Hcm, RouteSlots, Worker, serve};
+use crate::export::Exporters;
 use crate::runtime::Runtime;
 use crate::stats::{MetricValue, Registry};
 use crate::task::{Shutdown, ShutdownTrigger, shutdown};
+use crate::trace::Tracers;
 use crate::upstream::{Local, Manager, Origin};
 use data_plane_core::config;
 use data_plane_core::path::{Diagnostics, Path};
@@ -139,18 +142,26 @@ static_resources:
         for cluster in &bootstrap.clusters {
             manager.set_cluster(Arc::clone(cluster), Origin::Static);
         }
+        let shutdown = shutdown();
+        let runtime = Runtime::default();
+        let exporters = Exporters::new(&stats, &runtime, manager.clusters(), shutdown.1.clone(), 1);
+        let tracers = Tracers::new(exporters.clone(), runtime, stats.clone(), Default::default());
         let deps = Deps {
+            exporters: exporters.clone(),
+            node: Arc::default(),
+            secrets: Default::default(),
+            tracers,
             access_logs: AccessLogs::new(&stats, 1, Duration::from_secs(3600)),
             routes: RouteSlots::default(),
             process: Arc::default(),
             agent: Arc::default(),
+            fails_health_checks: Arc::default(),
             runtime: Runtime::default(),
             stats,
         };
         let config::NetworkFilter::Http(hcm) = &bootstrap.listeners[0].filter_chains[0].filters[0];
         let listener = deps.stats.scope("listener.127.0.0.1_8080.", "listener.", &[]);
         let hcm = Hcm::build(Arc::clone(hcm), &deps, &listener).unwrap();
-        let shutdown = shutdown();
         let local = Rc::new(Local::new(manager.clusters()));
         let worker = Worker::new(1, local, manager.clusters(), shutdown.1.clone());
         Proxy { hcm, deps, worker, shutdown, folder, _manager: manager }
@@ -166,10 +177,12 @@ impl Proxy {
         self.hcm = Hcm::build(Arc::new(config), &self.deps, &listener).unwrap();
     }
 
-    /// The manager with filters before its router.
+    /// The manager with filters before its router, named by their place.
     pub(super) fn with_filters(&mut self, filters: Vec<Arc<dyn HttpFilterConfig>>) {
         self.rebuild(|_| ());
-        Arc::get_mut(&mut self.hcm).unwrap().chain.filters = filters;
+        let link = |(at, filter): (usize, _)| Link { name: at.to_string().into(), disabled: false, filter };
+        Arc::get_mut(&mut self.hcm).unwrap().chain.filters =
+            filters.into_iter().enumerate().map(link).collect();
     }
 
     /// A client's end of a new connection.
@@ -188,12 +201,13 @@ impl Proxy {
             direct_peer: peer,
             local,
             direct_local: local,
+            buffer_limit: 1 << 20,
             interface: Some("192.0.2.2".parse().unwrap()),
             listener: "test".into(),
             filter_chain: "".into(),
             detected: None,
             server_name: None,
-            is_tls: false,
+            tls: None,
             handshake: None,
             shutdown: self.shutdown.1.clone(),
         };

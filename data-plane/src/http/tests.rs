@@ -850,3 +850,67 @@ mod filters {
         });
     }
 }
+
+mod overrides {
+    //! Filters that routes turn off.
+
+    use super::*;
+    use crate::http::StreamCx;
+    use crate::http::filter::{CONTINUE, HttpFilter, HttpFilterConfig, Step};
+    use data_plane_core::headers::{Fields, RequestHead};
+    use std::sync::Arc;
+
+    /// Says its name in a request header and in metadata.
+    struct Says(&'static str);
+
+    impl HttpFilterConfig for Says {
+        fn start(&self, _: &StreamCx) -> Option<Box<dyn HttpFilter>> {
+            Some(Box::new(Says(self.0)))
+        }
+    }
+
+    impl HttpFilter for Says {
+        fn on_request<'a>(&'a mut self, head: &'a mut RequestHead, cx: &'a mut StreamCx) -> Step<'a> {
+            head.headers.append(b"x-ran", self.0.as_bytes());
+            cx.metadata_mut().merge("says", Fields::from_iter([("last".to_owned(), self.0.into())]));
+            CONTINUE
+        }
+    }
+
+    const OFF: &str =
+        r#"{ "@type": type.googleapis.com/envoy.config.route.v3.FilterConfig, disabled: true }"#;
+
+    #[test]
+    fn the_most_specific_level_that_speaks_of_a_filter_decides() {
+        run(async {
+            let upstream = Upstream::start(script).await;
+            let clusters: &[(&str, &[_])] = &[("up", &[upstream.address])];
+            let weighted = format!(
+                "weighted_clusters: {{ clusters: [ {{ name: up, weight: 1, typed_per_filter_config: {{ \"2\": {OFF} }} }} ] }}"
+            );
+            let routes = format!(
+                "- {{ match: {{ prefix: /route }}, route: {{ cluster: up }}, typed_per_filter_config: {{ \"1\": {OFF} }} }}\n\
+                 - {{ match: {{ prefix: /weighted }}, route: {{ {weighted} }} }}\n\
+                 - {{ match: {{ prefix: / }}, route: {{ cluster: up }} }}\n"
+            );
+            let host = format!("typed_per_filter_config: {{ \"0\": {OFF} }}");
+            let manager = &LOG.replace("%REQ(:METHOD)%", "%DYNAMIC_METADATA(says:last)%");
+            let setup = Setup { manager, routes: &routes, host: &host, clusters, ..Setup::default() };
+            let mut proxy = setup.start();
+            proxy.with_filters(["zero", "one", "two"].map(|name| Arc::new(Says(name)) as _).into());
+            for path in ["/route", "/weighted", "/", "/none"] {
+                proxy.get(path).await;
+            }
+            let ran: Vec<Vec<_>> = upstream
+                .seen()
+                .iter()
+                .map(|head| {
+                    head.lines().filter_map(|l| l.strip_prefix("x-ran: ")).map(str::to_owned).collect()
+                })
+                .collect();
+            assert_eq!(ran, [vec!["two"], vec!["one"], vec!["one", "two"], vec!["one", "two"]]);
+            let last: Vec<_> = proxy.log().lines().map(|l| l.split(' ').next().unwrap().to_owned()).collect();
+            assert_eq!(last, ["two", "one", "two", "two"], "metadata reaches the access log");
+        });
+    }
+}

@@ -15,6 +15,20 @@ pub(super) struct RouteTimeout {
     pub(super) route: Option<Duration>,
     /// What the upstream is told, in x-envoy-expected-rq-timeout-ms.
     pub(super) expected: Option<Duration>,
+    /// Of one try, to the head of its response.
+    pub(super) per_try: Option<Duration>,
+    /// Longest silence of one try.
+    pub(super) per_try_idle: Option<Duration>,
+}
+
+impl RouteTimeout {
+    /// What the upstream of a further try is told, this long after the end of the request.
+    pub(super) fn expected_after(&self, elapsed: Duration) -> Option<Duration> {
+        let expected = self.expected?;
+        // Zero would be no timeout: who is out of time is told a millisecond, as by Envoy.
+        let left = self.route.map(|route| route.saturating_sub(elapsed).max(Duration::from_millis(1)));
+        Some(left.map_or(expected, |left| expected.min(left)))
+    }
 }
 
 /// The timeout of a route, which trusted callers may change by header.
@@ -26,9 +40,12 @@ pub(super) fn route_timeout(forward: &Forward, headers: &HeaderList, respect_exp
         .or_else(|| by_header(HeaderId::XEnvoyUpstreamRqTimeoutMs));
     // Zero is no timeout, as everywhere in Envoy.
     let route = asked.or(forward.timeout).filter(|timeout| !timeout.is_zero());
-    let per_try = by_header(HeaderId::XEnvoyUpstreamRqPerTryTimeoutMs).filter(|t| !t.is_zero());
+    let policy = forward.retry.as_deref();
+    let per_try = by_header(HeaderId::XEnvoyUpstreamRqPerTryTimeoutMs);
+    let per_try = per_try.or(policy.and_then(|policy| policy.per_try_timeout)).filter(|t| !t.is_zero());
     let per_try = per_try.filter(|per_try| route.is_none_or(|route| *per_try < route));
-    RouteTimeout { route, expected: per_try.or(route) }
+    let per_try_idle = policy.and_then(|policy| policy.per_try_idle_timeout);
+    RouteTimeout { route, expected: per_try.or(route), per_try, per_try_idle }
 }
 
 /// The longest life of a stream. `manager`: the connection manager's, used when the route has none.
@@ -106,7 +123,13 @@ mod tests {
             max_stream_duration: None,
             grpc_timeout_header_max: None,
             grpc_timeout_header_offset: Duration::ZERO,
+            rate_limits: Vec::new(),
+            include_vh_rate_limits: false,
+            hash_policy: Vec::new(),
             high_priority: false,
+            retry: None,
+            body_limit: Default::default(),
+            mirrors: Default::default(),
         }
     }
 
@@ -123,9 +146,12 @@ mod tests {
     #[test]
     fn the_routes_timeout_is_told_upstream() {
         let got = route_timeout(&forward(), &headers(&[]), false);
-        assert_eq!(got, RouteTimeout { route: ms(15_000), expected: ms(15_000) });
+        assert_eq!(
+            got,
+            RouteTimeout { route: ms(15_000), expected: ms(15_000), per_try: None, per_try_idle: None }
+        );
         let none = route_timeout(&Forward { timeout: None, ..forward() }, &headers(&[]), false);
-        assert_eq!(none, RouteTimeout { route: None, expected: None });
+        assert_eq!(none, RouteTimeout { route: None, expected: None, per_try: None, per_try_idle: None });
     }
 
     #[test]
@@ -135,9 +161,18 @@ mod tests {
         assert_eq!(timeout(&[("x-envoy-upstream-rq-timeout-ms", "0")]).route, None, "zero is none");
         assert_eq!(timeout(&[("x-envoy-upstream-rq-timeout-ms", "x")]).route, ms(15_000), "junk is ignored");
         let per_try = timeout(&[("x-envoy-upstream-rq-per-try-timeout-ms", "200")]);
-        assert_eq!(per_try, RouteTimeout { route: ms(15_000), expected: ms(200) });
+        assert_eq!((per_try.route, per_try.expected, per_try.per_try), (ms(15_000), ms(200), ms(200)));
         let too_long = timeout(&[("x-envoy-upstream-rq-per-try-timeout-ms", "20000")]);
-        assert_eq!(too_long.expected, ms(15_000));
+        assert_eq!((too_long.expected, too_long.per_try), (ms(15_000), None));
+    }
+
+    #[test]
+    fn further_tries_are_told_what_is_left() {
+        let timeout =
+            RouteTimeout { route: ms(300), expected: ms(200), per_try: ms(200), per_try_idle: None };
+        for (elapsed, expected) in [(0, 200), (50, 200), (150, 150), (300, 1), (900, 1)] {
+            assert_eq!(timeout.expected_after(Duration::from_millis(elapsed)), ms(expected), "{elapsed}");
+        }
     }
 
     #[test]

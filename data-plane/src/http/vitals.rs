@@ -1,6 +1,7 @@
 //! What a stream's deadlines depend on, shared between the stream and the bodies that flow through it.
 
 use crate::codec::{Body, BodyError, BodySource, Frame};
+use crate::upstream::Progress;
 use std::cell::Cell;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -18,6 +19,10 @@ pub(super) enum Expired {
     Duration,
     /// The request did not arrive in time.
     Request,
+    /// A try had no response in time.
+    Try,
+    /// Nothing moved between this side and the upstream.
+    TryIdle,
 }
 
 /// Progress and deadlines of one stream.
@@ -38,6 +43,10 @@ pub(super) struct Vitals {
     pub(super) end: Cell<Option<Instant>>,
     /// The request has to be complete by then.
     pub(super) request: Cell<Option<Instant>>,
+    /// From `activity`, once a response has begun.
+    pub(super) try_idle: Cell<Option<Duration>>,
+    /// How far the attempt under way, or the last one, got.
+    pub(super) progress: Progress,
 }
 
 impl Vitals {
@@ -51,6 +60,8 @@ impl Vitals {
             idle: Cell::new(None),
             end: Cell::new(None),
             request: Cell::new(None),
+            try_idle: Cell::new(None),
+            progress: Progress::default(),
         }
     }
 
@@ -61,7 +72,8 @@ impl Vitals {
         let idle = self.idle.get().map(|timeout| (self.activity.get() + timeout, Expired::Idle));
         let end = self.end.get().map(|at| (at, Expired::Duration));
         let request = self.request.get().filter(|_| complete.is_none()).map(|at| (at, Expired::Request));
-        [route, idle, end, request].into_iter().flatten().min_by_key(|(at, _)| *at)
+        let try_idle = self.try_idle.get().map(|timeout| (self.activity.get() + timeout, Expired::TryIdle));
+        [route, idle, end, request, try_idle].into_iter().flatten().min_by_key(|(at, _)| *at)
     }
 }
 

@@ -7,8 +7,10 @@ use crate::task::Shutdown;
 use crate::upstream::{Clusters, Local};
 use data_plane_core::route::RouteTable;
 use std::cell::{Cell, RefCell};
+use std::future::Future;
 use std::rc::Rc;
 use std::sync::Arc;
+use tokio::task::JoinSet;
 
 /// Slots remembered before the memory is cleared, so that routes of removed managers go.
 const TABLES: usize = 64;
@@ -30,6 +32,8 @@ pub struct Worker {
     pub(super) alarms: Rc<Alarms>,
     random: Cell<fastrand::Rng>,
     tables: RefCell<Vec<(*const RouteSlot, Rc<Table>)>>,
+    /// What goes on beside requests; ends with the worker.
+    beside: RefCell<JoinSet<()>>,
 }
 
 impl Worker {
@@ -44,7 +48,15 @@ impl Worker {
             alarms: Rc::default(),
             random: Cell::new(fastrand::Rng::new()),
             tables: RefCell::default(),
+            beside: RefCell::default(),
         })
+    }
+
+    /// Runs `task` on this worker beside requests. The caller knows what bounds how many there are.
+    pub(super) fn spawn(&self, task: impl Future<Output = ()> + 'static) {
+        let mut beside = self.beside.borrow_mut();
+        while beside.try_join_next().is_some() {}
+        beside.spawn_local(task);
     }
 
     /// A fresh random number; not for secrets.

@@ -1,14 +1,16 @@
 //! One worker's accepting on one address, and the way of a connection until a filter chain has it.
 
 use super::chain_select::Facts;
+use super::client_hello::{self, Hello};
 use super::inspect::{Found, inspect};
 use super::runtime::{Chain, Open, Runtime, Served, Shared, Stats};
 use crate::http::{Connection, Worker};
 use crate::stats::Gauge;
-use crate::transport::{Counted, local_interface_address, socket};
+use crate::transport::{Counted, Io, local_interface_address, socket};
 use arc_swap::ArcSwap;
 use data_plane_core::config::{CodecType, ListenerFilter};
 use futures_util::FutureExt;
+use smallvec::SmallVec;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -22,6 +24,9 @@ use tokio_util::task::TaskTracker;
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
 /// Time between two log lines about failing accepts.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
+/// How long a TLS handshake may take where the chain does not say. Envoy has no limit then, so that a silent client
+/// holds its connection for ever.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(15);
 /// Connections taken out of a socket's queue before it closes.
 const MAX_LEFT_IN_QUEUE: usize = 1024;
 
@@ -94,27 +99,32 @@ impl Acceptor {
             open: self.shared.enter(),
             index: self.index,
             detected: None,
+            hello: None,
             runtime,
         };
         let worker = Rc::clone(&self.worker);
-        if accepted.runtime.filters.is_empty() {
-            if let Some((chain, accepted)) = accepted.choose() {
-                self.serve(worker, &chain, accepted);
-            }
+        let shared = Arc::clone(&self.shared);
+        if !accepted.runtime.filters.is_empty() {
+            self.tasks.spawn_local(async move {
+                let Some(accepted) = accepted.filter(&shared).await else { return };
+                let Some((chain, accepted)) = accepted.choose() else { return };
+                let id = shared.next_id();
+                if chain.tls.is_some() {
+                    Box::pin(accepted.secure(chain, worker, id)).await;
+                    return;
+                }
+                let (connection, counted) = accepted.connect(&chain, id);
+                chain.filter.serve(connection, worker).await;
+                drop(counted);
+            });
             return;
         }
-        let shared = Arc::clone(&self.shared);
-        self.tasks.spawn_local(async move {
-            let Some(accepted) = accepted.filter(&shared).await else { return };
-            let Some((chain, accepted)) = accepted.choose() else { return };
-            let (connection, counted) = accepted.connect(&chain, shared.next_id());
-            chain.filter.serve(connection, worker).await;
-            drop(counted);
-        });
-    }
-
-    fn serve(&self, worker: Rc<Worker>, chain: &Arc<Chain>, accepted: Accepted) {
-        let (connection, counted) = accepted.connect(chain, self.shared.next_id());
+        let Some((chain, accepted)) = accepted.choose() else { return };
+        if chain.tls.is_some() {
+            self.tasks.spawn_local(accepted.secure(chain, worker, shared.next_id()));
+            return;
+        }
+        let (connection, counted) = accepted.connect(&chain, shared.next_id());
         let serving = chain.filter.serve(connection, worker);
         self.tasks.spawn_local(async move {
             serving.await;
@@ -150,6 +160,7 @@ struct Accepted {
     /// Which worker, from 0.
     index: usize,
     detected: Option<Found>,
+    hello: Option<Hello>,
     runtime: Arc<Runtime>,
 }
 
@@ -162,6 +173,28 @@ impl Accepted {
         let filters = async {
             for filter in &runtime.filters {
                 match filter {
+                    ListenerFilter::TlsInspector { max_client_hello_bytes, close_on_error } => {
+                        let most = *max_client_hello_bytes as usize;
+                        match client_hello::inspect(&self.stream, most, &shared.tls_inspector).await {
+                            Ok(Some(client_hello::Found::Tls(hello))) => self.hello = Some(hello),
+                            Ok(Some(client_hello::Found::NotTls)) if !close_on_error => {}
+                            Ok(Some(client_hello::Found::Broken)) if !close_on_error => {}
+                            Ok(Some(_)) => {
+                                stats.downstream_listener_filter_error.inc();
+                                return false;
+                            }
+                            Ok(None) => {
+                                stats.downstream_listener_filter_remote_close.inc();
+                                return false;
+                            }
+                            Err(_) => {
+                                stats.downstream_listener_filter_error.inc();
+                                return false;
+                            }
+                        }
+                    }
+                    // What is encrypted shows no HTTP.
+                    ListenerFilter::HttpInspector if self.hello.is_some() => {}
                     ListenerFilter::HttpInspector => match inspect(&self.stream, &shared.inspector).await {
                         Ok(Some(found)) => self.detected = Some(found),
                         Ok(None) => {
@@ -192,12 +225,19 @@ impl Accepted {
 
     /// The chain that serves the connection; without one it ends.
     fn choose(self) -> Option<(Arc<Chain>, Self)> {
-        let protocol = self.detected.and_then(Found::protocol);
+        let chain = self.chain()?;
+        Some((chain, self))
+    }
+
+    fn chain(&self) -> Option<Arc<Chain>> {
+        let detected = self.detected.and_then(Found::protocol);
+        let offered = self.hello.iter().flat_map(|hello| &hello.protocols).map(|name| &**name);
+        let protocols: SmallVec<[&str; 4]> = detected.into_iter().chain(offered).collect();
         let facts = Facts {
             local: self.local,
-            server_name: "",
-            transport_protocol: "raw_buffer",
-            application_protocols: protocol.as_slice(),
+            server_name: self.hello.as_ref().and_then(|hello| hello.server_name.as_deref()).unwrap_or(""),
+            transport_protocol: if self.hello.is_some() { "tls" } else { "raw_buffer" },
+            application_protocols: &protocols,
             direct_peer: self.peer.ip(),
             peer: self.peer,
         };
@@ -207,34 +247,91 @@ impl Accepted {
             runtime.stats.listener.no_filter_chain_match.inc();
             return None;
         };
-        Some((Arc::clone(chain), self))
+        Some(Arc::clone(chain))
+    }
+
+    /// Serves the connection once its handshake is over.
+    async fn secure(self, chain: Arc<Chain>, worker: Rc<Worker>, id: u64) {
+        let Some(context) = chain.tls.clone() else { return };
+        let (facts, stream, counted) = self.part(&chain);
+        let limit = chain.config.transport_socket_connect_timeout.unwrap_or(HANDSHAKE_TIMEOUT);
+        let accepted = match tokio::time::timeout(limit, context.accept(stream)).await {
+            Ok(Ok(accepted)) => accepted,
+            Ok(Err(error)) => {
+                tracing::debug!(peer = %facts.peer, reason = %error.reason, "TLS handshake failed");
+                return;
+            }
+            Err(_) => {
+                counted.stats.listener.downstream_cx_transport_socket_connect_timeout.inc();
+                return;
+            }
+        };
+        let handshake = Some(counted.since.elapsed());
+        // What ALPN agreed upon needs no looking at bytes.
+        let detected = match accepted.stream.get_ref().1.alpn_protocol() {
+            Some(b"h2") => Some(CodecType::Http2),
+            Some(_) => Some(CodecType::Http1),
+            None => None,
+        };
+        let mut connection = facts.connection(&chain, Io::Server(accepted.stream), id);
+        connection.detected = detected;
+        connection.server_name = accepted.server_name;
+        connection.tls = Some(accepted.facts);
+        connection.handshake = handshake;
+        chain.filter.serve(connection, worker).await;
+        drop(counted);
     }
 
     /// The connection as filters see it, and what counts it meanwhile.
     fn connect(self, chain: &Arc<Chain>, id: u64) -> (Connection<crate::transport::Stream>, Counts) {
+        let (facts, stream, counts) = self.part(chain);
+        (facts.connection(chain, Io::Tcp(stream), id), counts)
+    }
+
+    /// What filters are told, the socket, and what counts the connection meanwhile.
+    fn part(self, chain: &Arc<Chain>) -> (Facade, TcpStream, Counts) {
         let counts = Counts::new(&self.runtime.stats, self.index, self.since, (self.open, chain.enter()));
         let detected = self.detected.and_then(|found| match found {
             Found::Http10 | Found::Http11 => Some(CodecType::Http1),
             Found::Http2 => Some(CodecType::Http2),
             Found::NotHttp => None,
         });
-        let connection = Connection {
-            io: Counted::new(self.stream, None),
+        let listener = Arc::clone(&self.runtime.name);
+        let server_name = self.hello.and_then(|hello| hello.server_name);
+        let (peer, local, buffer_limit) = (self.peer, self.local, self.runtime.buffer_limit);
+        (Facade { peer, local, detected, server_name, listener, buffer_limit }, self.stream, counts)
+    }
+}
+
+/// What filters are told of a connection.
+struct Facade {
+    peer: SocketAddr,
+    local: SocketAddr,
+    detected: Option<CodecType>,
+    server_name: Option<Box<str>>,
+    listener: Arc<str>,
+    buffer_limit: u64,
+}
+
+impl Facade {
+    fn connection(self, chain: &Chain, io: Io, id: u64) -> Connection<crate::transport::Stream> {
+        Connection {
+            io: Counted::new(io, None),
             id,
             peer: self.peer,
             direct_peer: self.peer,
             local: self.local,
             direct_local: self.local,
             interface: Some(local_interface_address()),
-            listener: Arc::clone(&self.runtime.name),
+            buffer_limit: self.buffer_limit,
+            listener: self.listener,
             filter_chain: Arc::clone(&chain.name),
-            detected,
-            server_name: None,
-            is_tls: false,
+            detected: self.detected,
+            server_name: self.server_name,
+            tls: None,
             handshake: None,
             shutdown: chain.shutdown.clone(),
-        };
-        (connection, counts)
+        }
     }
 }
 

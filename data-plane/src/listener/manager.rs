@@ -3,14 +3,16 @@
 use super::chain_select::Selector;
 use super::runtime::{Chain, Runtime, Shared, Stats};
 use super::sockets::{Plan, Sockets};
-use super::stats::{self, InspectorStats, ManagerStats};
+use super::stats::{self, InspectorStats, ManagerStats, TlsInspectorStats};
 use super::worker::{Bound, Desired, Started, WorkerSide};
 use crate::http::{BuildError, Deps};
 use crate::network::{self, NetworkFilter};
 use crate::stats::{Gauge, Registry, Scope};
 use crate::task::Phase;
+use crate::transport::tls::slot::SecretSlots;
+use crate::transport::tls::{ServerContext, TlsStats};
 use arc_swap::ArcSwap;
-use data_plane_core::config;
+use data_plane_core::config::{self, ListenerFilter};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::io;
@@ -135,6 +137,25 @@ impl std::fmt::Debug for Manager {
     }
 }
 
+/// The listener filters; the TLS inspector is added where chains are told apart by what it finds (as Envoy does).
+fn filters(config: &config::Listener) -> Vec<ListenerFilter> {
+    let mut filters = config.listener_filters.clone();
+    let needs = |chain: &Arc<config::FilterChain>| {
+        let matches = &chain.matches;
+        let by_names = !matches.server_names.is_empty() || !matches.application_protocols.is_empty();
+        &*matches.transport_protocol == "tls" || (matches.transport_protocol.is_empty() && by_names)
+    };
+    let inspects = |filter: &ListenerFilter| matches!(filter, ListenerFilter::TlsInspector { .. });
+    if !filters.iter().any(inspects) && config.filter_chains.iter().any(needs) {
+        tracing::warn!(listener = %config.name, "filter chains need the TLS inspector, which is not configured: added");
+        filters.insert(
+            0,
+            ListenerFilter::TlsInspector { max_client_hello_bytes: 16 * 1024, close_on_error: false },
+        );
+    }
+    filters
+}
+
 /// Builds the filters of a chain; `listener` is the scope of its stats.
 type Build =
     Box<dyn Fn(&config::FilterChain, &Scope) -> Result<Arc<dyn NetworkFilter>, BuildError> + Send + Sync>;
@@ -144,6 +165,7 @@ struct Inner {
     registry: Registry,
     drain_time: Duration,
     build: Build,
+    secrets: SecretSlots,
     stats: ManagerStats,
     shared: Arc<Shared>,
     desired: watch::Sender<Desired>,
@@ -186,8 +208,9 @@ impl Manager {
     /// No listeners; a side for each worker.
     pub fn new(options: Options) -> (Self, Vec<WorkerSide>) {
         let Options { workers, registry, drain_time, deps } = options;
+        let secrets = deps.secrets.clone();
         let build: Build = Box::new(move |chain, listener| network::build(&chain.filters, &deps, listener));
-        Self::with_builder(workers, registry, drain_time, build)
+        Self::with_builder(workers, registry, drain_time, build, secrets)
     }
 
     pub(super) fn with_builder(
@@ -195,10 +218,12 @@ impl Manager {
         registry: Registry,
         drain_time: Duration,
         build: Build,
+        secrets: SecretSlots,
     ) -> (Self, Vec<WorkerSide>) {
         let stats = ManagerStats::new(&registry.scope("listener_manager.", "listener_manager.", &[]));
         let inspector = InspectorStats::new(&registry.scope("http_inspector.", "http_inspector.", &[]));
-        let shared = Shared::new(inspector);
+        let tls_inspector = TlsInspectorStats::new(&registry.scope("tls_inspector.", "tls_inspector.", &[]));
+        let shared = Shared::new(inspector, tls_inspector);
         let desired = watch::Sender::new(Desired::default());
         let started =
             Arc::new(Started { expected: workers, count: AtomicUsize::new(0), stats: stats.clone() });
@@ -210,8 +235,17 @@ impl Manager {
                 started: Arc::clone(&started),
             })
             .collect();
-        let inner =
-            Inner { workers, registry, drain_time, build, stats, shared, desired, lists: Mutex::default() };
+        let inner = Inner {
+            workers,
+            registry,
+            drain_time,
+            build,
+            secrets,
+            stats,
+            shared,
+            desired,
+            lists: Mutex::default(),
+        };
         (Self(Arc::new(inner)), sides)
     }
 
@@ -248,7 +282,15 @@ impl Manager {
             }
             let filter = (inner.build)(chain, &stats.scope)
                 .map_err(|reason| Error::Chain { chain: shown(chain, index), reason })?;
-            Ok(Chain::new(Arc::clone(chain), filter))
+            let tls = chain.transport_socket.as_ref().map(|tls| {
+                ServerContext::new(Arc::clone(tls), &inner.secrets, TlsStats::new(&stats.scope)).map_err(
+                    |reason| Error::Chain {
+                        chain: shown(chain, index),
+                        reason: BuildError::Tls(reason.into()),
+                    },
+                )
+            });
+            Ok(Chain::new(Arc::clone(chain), filter, tls.transpose()?))
         };
         let chains = config
             .filter_chains
@@ -262,10 +304,11 @@ impl Manager {
             selector,
             chains,
             default_chain,
-            filters: config.listener_filters.clone(),
+            filters: filters(&config),
             filters_timeout: config.listener_filters_timeout,
             continue_on_timeout: config.continue_on_listener_filters_timeout,
             keepalive: config.tcp_keepalive,
+            buffer_limit: config.per_connection_buffer_limit_bytes.into(),
             stats,
         });
         for sockets in &sockets {
@@ -378,6 +421,13 @@ impl Manager {
         let lists = self.0.lists.lock();
         let active = lists.active.values().map(|listener| listener.info(State::Active));
         active.chain(lists.draining.iter().map(|(_, info)| info.clone())).collect()
+    }
+
+    /// The scope of each active listener's stats, by name.
+    pub fn stat_scopes(&self) -> BTreeMap<Box<str>, Scope> {
+        let lists = self.0.lists.lock();
+        let scope = |listener: &Listener| listener.runtime.load().stats.scope.clone();
+        lists.active.iter().map(|(name, listener)| (name.clone(), scope(listener))).collect()
     }
 
     fn retire(&self, lists: &mut Lists, listener: &Listener) {

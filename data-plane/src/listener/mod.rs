@@ -7,6 +7,7 @@
 
 mod accept;
 mod chain_select;
+mod client_hello;
 mod inspect;
 mod manager;
 mod runtime;
@@ -15,5 +16,5 @@ mod stats;
 mod worker;
 
 pub use manager::{Error, Info, Manager, Options, Prepared, State};
-pub use stats::{InspectorStats, ListenerStats, ManagerStats, WorkerStats};
+pub use stats::{InspectorStats, ListenerStats, ManagerStats, TlsInspectorStats, WorkerStats};
 pub use worker::WorkerSide;

@@ -1,10 +1,11 @@
 //! A listener as workers see it: its chains, how one is chosen, and the counts of its connections.
 
 use super::chain_select::Selector;
-use super::stats::{InspectorStats, ListenerStats, WorkerStats};
+use super::stats::{InspectorStats, ListenerStats, TlsInspectorStats, WorkerStats};
 use crate::network::NetworkFilter;
 use crate::stats::Scope;
 use crate::task::{Phase, Shutdown, ShutdownTrigger};
+use crate::transport::tls::ServerContext;
 use data_plane_core::config::{self, ListenerFilter, TcpKeepalive};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -17,16 +18,22 @@ pub(super) struct Chain {
     pub(super) config: Arc<config::FilterChain>,
     pub(super) name: Arc<str>,
     pub(super) filter: Arc<dyn NetworkFilter>,
+    /// `None`: plaintext.
+    pub(super) tls: Option<Arc<ServerContext>>,
     trigger: ShutdownTrigger,
     pub(super) shutdown: Shutdown,
     connections: AtomicUsize,
 }
 
 impl Chain {
-    pub(super) fn new(config: Arc<config::FilterChain>, filter: Arc<dyn NetworkFilter>) -> Arc<Self> {
+    pub(super) fn new(
+        config: Arc<config::FilterChain>,
+        filter: Arc<dyn NetworkFilter>,
+        tls: Option<Arc<ServerContext>>,
+    ) -> Arc<Self> {
         let (trigger, shutdown) = crate::task::shutdown();
         let name = Arc::from(&*config.name);
-        Arc::new(Self { config, name, filter, trigger, shutdown, connections: AtomicUsize::new(0) })
+        Arc::new(Self { config, name, filter, tls, trigger, shutdown, connections: AtomicUsize::new(0) })
     }
 
     /// Counts a connection until the answer is dropped.
@@ -65,6 +72,8 @@ pub(super) struct Runtime {
     pub(super) filters_timeout: Option<Duration>,
     pub(super) continue_on_timeout: bool,
     pub(super) keepalive: Option<TcpKeepalive>,
+    /// Of each connection, bytes.
+    pub(super) buffer_limit: u64,
     pub(super) stats: Arc<Stats>,
 }
 
@@ -94,15 +103,17 @@ impl Stats {
 /// What all listeners of a proxy share.
 pub(super) struct Shared {
     pub(super) inspector: InspectorStats,
+    pub(super) tls_inspector: TlsInspectorStats,
     next_id: AtomicU64,
     open: AtomicUsize,
     none_left: Notify,
 }
 
 impl Shared {
-    pub(super) fn new(inspector: InspectorStats) -> Arc<Self> {
+    pub(super) fn new(inspector: InspectorStats, tls_inspector: TlsInspectorStats) -> Arc<Self> {
         Arc::new(Self {
             inspector,
+            tls_inspector,
             next_id: AtomicU64::new(0),
             open: AtomicUsize::new(0),
             none_left: Notify::new(),

@@ -46,6 +46,16 @@ stat_block! {
     }
 }
 
+stat_block! {
+    /// Metrics of all TLS inspectors, `tls_inspector.`.
+    pub struct TlsInspectorStats {
+        counters: alpn_found, alpn_not_found, client_hello_too_large, sni_found, sni_not_found, tls_found,
+            tls_not_found;
+        gauges: ;
+        histograms: bytes_processed;
+    }
+}
+
 /// `listener.<address>.`, or with the configured prefix in the place of the address.
 pub(super) fn scope(registry: &Registry, stat_prefix: Option<&str>, address: SocketAddr) -> Scope {
     let shown = stat_prefix.map_or_else(|| address.to_string(), str::to_owned).replace(':', "_");

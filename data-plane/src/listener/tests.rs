@@ -63,7 +63,8 @@ fn with_workers<F: Future<Output = ()>>(drain_time: Duration, test: impl FnOnce(
             "broken" => Err(BuildError::EmptyChain),
             name => Ok(Arc::new(Teller(name.into()))),
         });
-        let (manager, sides) = Manager::with_builder(2, registry.clone(), drain_time, build);
+        let (manager, sides) =
+            Manager::with_builder(2, registry.clone(), drain_time, build, Default::default());
         let (process, watch): (_, Shutdown) = shutdown();
         for side in sides {
             let clusters = Clusters::default();
@@ -85,12 +86,24 @@ async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
 }
 
 fn chain(name: &str) -> Arc<FilterChain> {
-    Arc::new(FilterChain { name: name.into(), matches: FilterChainMatch::default(), filters: Vec::new() })
+    Arc::new(FilterChain {
+        name: name.into(),
+        matches: FilterChainMatch::default(),
+        filters: Vec::new(),
+        transport_socket: None,
+        transport_socket_connect_timeout: None,
+    })
 }
 
 fn chain_for(name: &str, protocol: &str) -> Arc<FilterChain> {
     let matches = FilterChainMatch { application_protocols: vec![protocol.into()], ..Default::default() };
-    Arc::new(FilterChain { name: name.into(), matches, filters: Vec::new() })
+    Arc::new(FilterChain {
+        name: name.into(),
+        matches,
+        filters: Vec::new(),
+        transport_socket: None,
+        transport_socket_connect_timeout: None,
+    })
 }
 
 fn listener(name: &str, addresses: &[SocketAddr], chains: Vec<Arc<FilterChain>>) -> config::Listener {
@@ -301,7 +314,13 @@ fn draining_everything_stops_every_listener_for_good() {
 fn a_connection_that_no_chain_matches_is_closed_and_counted() {
     with_workers(DRAIN_TIME, |bench| async move {
         let address = bench.set(listener("a", &[any_port()], vec![chain_for("one", "h2c")]));
-        assert!(Client::connect(address).await.is_closed().await);
+        let mut client = Client::connect(address).await;
+        // A chain that asks for a protocol has the first bytes looked at.
+        client.0.write_all(b"hi\n").await.unwrap();
+        // Reset, as what it sent was not read.
+        assert!(
+            client.0.read(&mut [0; 1]).await.is_err_and(|e| e.kind() == std::io::ErrorKind::ConnectionReset)
+        );
         assert_eq!(bench.value("listener.a.no_filter_chain_match"), 1);
         assert_eq!(bench.value("listener.a.downstream_cx_total"), 0);
         let with_default = config::Listener {

@@ -1,26 +1,32 @@
 //! The control thread: everything that is not a connection.
 
+use super::certs::Certificates;
 use super::dump::Taken;
 use super::gauges::Gauges;
 use super::handle::{Command, ListenerInfo, Started};
 use super::threads::{self, Parts};
 use super::{Boot, Options, StartError, signals};
 use crate::admin::{self, Proxy, ServerState};
+use crate::export::Exporters;
 use crate::http::{AccessLogs, Deps, RouteSlots};
 use crate::runtime::Runtime;
 use crate::stats::Registry;
 use crate::task::{self, Phase, Shutdown, ShutdownTrigger};
+use crate::trace::{self, Tracers};
+use crate::transport::local_interface_address;
+use crate::transport::tls::slot::SecretSlots;
 use crate::upstream::dns::SystemResolver;
 use crate::xds::{self, Xds};
 use crate::{listener, upstream};
 use data_plane_core::config;
 use data_plane_core::headers::Process;
 use data_plane_core::headers::forwarded::UserAgent;
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc::SyncSender;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
@@ -41,10 +47,12 @@ pub(super) struct Control {
     pub(super) runtime: Runtime,
     pub(super) xds: Xds,
     pub(super) gauges: Gauges,
+    pub(super) certificates: Certificates,
     pub(super) options: Options,
     pub(super) taken: RefCell<Rc<Taken>>,
-    pub(super) fails_health_checks: Cell<bool>,
+    pub(super) fails_health_checks: Arc<AtomicBool>,
     access_logs: AccessLogs,
+    pub(super) exporters: Exporters,
     trigger: ShutdownTrigger,
     shutdown: Shutdown,
     tasks: RefCell<JoinSet<()>>,
@@ -111,14 +119,23 @@ async fn build(boot: Boot, options: Options) -> Result<Built, StartError> {
     let runtime = Runtime::new(&boot.config.runtime, boot.config.runtime_admin_layer);
     let gauges = Gauges::new(&registry, concurrency, &runtime);
     gauges.server.ignored_fields.set(boot.ignored.len() as u64);
-    let upstream = upstream::Manager::new(&registry, Arc::new(SystemResolver::new()));
+    let secrets = SecretSlots::default();
+    let upstream =
+        upstream::Manager::with_secrets(&registry, Arc::new(SystemResolver::new()), secrets.clone());
+    upstream.set_outlier_log(boot.config.outlier_log.clone());
     let access_logs = AccessLogs::new(&registry, concurrency, options.access_log_flush);
     let admin = match &boot.config.admin {
         Some(config) => Some(open_admin(config, options.admin_address_path.as_deref(), &access_logs).await?),
         None => None,
     };
+    let (trigger, shutdown) = task::shutdown();
+    let exporters = Exporters::new(&registry, &runtime, upstream.clusters(), shutdown.clone(), concurrency);
+    let tracers =
+        Tracers::new(exporters.clone(), runtime.clone(), registry.clone(), trace_node(&boot.config.node));
     let routes = RouteSlots::default();
+    let fails_health_checks = Arc::new(AtomicBool::new(false));
     let deps = Deps {
+        secrets: secrets.clone(),
         stats: registry.clone(),
         routes: routes.clone(),
         access_logs: access_logs.clone(),
@@ -127,7 +144,11 @@ async fn build(boot: Boot, options: Options) -> Result<Built, StartError> {
             cluster: boot.config.node.cluster.as_str().into(),
             node: boot.config.node.id.as_str().into(),
         }),
+        exporters: exporters.clone(),
+        node: Arc::new(xds::node(&boot.config.node)),
+        tracers,
         runtime: runtime.clone(),
+        fails_health_checks: Arc::clone(&fails_health_checks),
     };
     let (listeners, sides) = listener::Manager::new(listener::Options {
         workers: concurrency,
@@ -142,11 +163,11 @@ async fn build(boot: Boot, options: Options) -> Result<Built, StartError> {
             upstream: upstream.clone(),
             listeners: listeners.clone(),
             routes,
+            secrets,
             data: Arc::new(super::data::SystemData),
         },
     )
     .map_err(StartError::Listeners)?;
-    let (trigger, shutdown) = task::shutdown();
     let mut workers = Vec::with_capacity(concurrency);
     for side in sides {
         let parts = Parts { side, clusters: upstream.clusters(), shutdown: shutdown.clone() };
@@ -159,10 +180,12 @@ async fn build(boot: Boot, options: Options) -> Result<Built, StartError> {
         runtime,
         xds,
         gauges,
+        certificates: Certificates::default(),
         options,
         taken: RefCell::new(Rc::new(Taken { boot, at: SystemTime::now() })),
-        fails_health_checks: Cell::new(false),
+        fails_health_checks,
         access_logs,
+        exporters,
         trigger,
         shutdown,
         tasks: RefCell::default(),
@@ -190,6 +213,15 @@ async fn open_admin(
     let logs = admin::Logs::open(&config.access_log, access_logs)
         .map_err(|source| StartError::System { what: "cannot open the admin access log", source })?;
     Ok((listener, logs))
+}
+
+fn trace_node(node: &config::Node) -> trace::Node {
+    trace::Node {
+        id: node.id.as_str().into(),
+        cluster: node.cluster.as_str().into(),
+        zone: node.locality.zone.as_str().into(),
+        address: Some(local_interface_address()),
+    }
 }
 
 fn process() -> Process {
@@ -231,6 +263,8 @@ impl Control {
     pub(super) fn refresh(&self) {
         self.upstream.refresh_stats();
         self.gauges.refresh(self.listeners.connections());
+        let days = self.certificates.refresh(&self.xds, &self.listeners, &self.registry);
+        self.gauges.certificates_end_in(days);
         let state = self.state();
         self.gauges.server.state.set(state.number());
         self.gauges.server.live.set(u64::from(state == ServerState::Live));
@@ -272,7 +306,7 @@ impl Control {
         }
         let connections = self.listeners.connections();
         info!(connections, drain_time_s = self.options.drain_time.as_secs(), "draining");
-        self.fails_health_checks.set(true);
+        self.fails_health_checks.store(true, Relaxed);
         self.trigger.advance(Phase::Draining);
         self.listeners.drain_all();
         let control = Rc::clone(self);
@@ -290,7 +324,7 @@ impl Control {
 
     /// Ends at once.
     pub(super) fn stop(&self) {
-        self.fails_health_checks.set(true);
+        self.fails_health_checks.store(true, Relaxed);
         self.trigger.advance(Phase::Stopped);
     }
 
@@ -349,6 +383,9 @@ impl Control {
             }
         });
         let _ = joined.await;
+        let exporters = self.exporters.clone();
+        // It may block; a panic there was reported when it happened.
+        let _ = tokio::task::spawn_blocking(move || exporters.join()).await;
         self.access_logs.flush();
         info!("exiting");
     }
@@ -360,6 +397,7 @@ fn needs_restart(old: &config::Bootstrap, new: &config::Bootstrap) -> Vec<&'stat
         ("node", old.node != new.node),
         ("dynamic_resources", old.dynamic != new.dynamic),
         ("admin", admin_address(old) != admin_address(new)),
+        ("cluster_manager.outlier_detection", old.outlier_log != new.outlier_log),
     ];
     changed.into_iter().filter(|(_, changed)| *changed).map(|(part, _)| part).collect()
 }

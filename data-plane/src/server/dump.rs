@@ -1,5 +1,7 @@
 //! The configuration in force as Envoy's `admin.v3` messages, secrets redacted, in Envoy's order of sections.
 
+mod secrets;
+
 use crate::admin::{Ignored, Item, List, Section};
 use crate::server::Boot;
 use crate::upstream::{self, ClusterState};
@@ -41,13 +43,13 @@ pub(super) fn sections(
         out.push(endpoints_section(taken, xds.resources(Kind::Endpoints)));
     }
     let routes = routes_section(taken, &listeners, xds.resources(Kind::Route));
-    // There are none of these yet; Envoy shows their sections all the same.
+    // There are none of these yet; Envoy shows the section all the same.
     let empty = |type_url| Section { type_url, fields: Vec::new(), lists: Vec::new() };
     out.extend([
         listeners_section(taken, xds, listeners),
         empty(admin::ScopedRoutesConfigDump::type_url()),
         routes,
-        empty(admin::SecretsConfigDump::type_url()),
+        secrets::section(taken, xds),
     ]);
     out
 }
@@ -67,6 +69,11 @@ pub(super) fn ignored(taken: &Taken, xds: &Xds) -> Vec<Ignored> {
                 entry.good.iter().flat_map(|good| &good.ignored).map(|finding| of(&resource, finding)),
             );
         }
+    }
+    for secret in xds.secrets() {
+        let resource = format!("{} {}", Kind::Secret.resource_type(), secret.name);
+        let findings = secret.entry.good.iter().flat_map(|good| &good.ignored);
+        out.extend(findings.map(|finding| of(&resource, finding)));
     }
     out
 }

@@ -50,12 +50,12 @@ impl Gauges {
     pub(super) fn new(registry: &Registry, concurrency: usize, runtime: &Runtime) -> Self {
         let server = ServerStats::new(&registry.scope("server.", "server.", &[]));
         server.concurrency.set(concurrency as u64);
-        server.days_until_first_cert_expiring.set(NO_CERTIFICATES);
         let out = Self {
             server,
             runtime: RuntimeStats::new(&registry.scope("runtime.", "runtime.", &[])),
             started: Instant::now(),
         };
+        out.certificates_end_in(None);
         out.runtime.load_success.inc();
         out.runtime_changed(runtime);
         out
@@ -75,6 +75,11 @@ impl Gauges {
         self.server.memory_allocated.set(memory.anonymous);
         self.server.memory_heap_size.set(memory.heap);
         self.server.memory_physical_size.set(memory.physical);
+    }
+
+    /// The days until the first certificate expires; `None`: there are none.
+    pub(super) fn certificates_end_in(&self, days: Option<u64>) {
+        self.server.days_until_first_cert_expiring.set(days.unwrap_or(NO_CERTIFICATES));
     }
 
     pub(super) fn uptime_secs(&self) -> u64 {

@@ -8,6 +8,7 @@
 //! accept.
 
 mod boot;
+mod certs;
 mod control;
 mod data;
 mod dump;

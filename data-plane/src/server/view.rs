@@ -3,10 +3,13 @@
 use super::control::Control;
 use super::{dump, gauges};
 use crate::admin::{About, Action, Ignored, Memory, Proxy, Section, ServerState};
+use crate::export::Report;
 use crate::runtime::Runtime;
 use crate::stats::Registry;
 use crate::xds::{Phase, USER_AGENT};
 use crate::{listener, upstream};
+use serde_json::Value;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 use xds_types::text;
 
@@ -29,7 +32,7 @@ impl Proxy for Control {
     }
 
     fn state(&self) -> ServerState {
-        if self.fails_health_checks.get() {
+        if self.fails_health_checks.load(Relaxed) {
             return ServerState::Draining;
         }
         match *self.xds.phase().borrow() {
@@ -53,12 +56,20 @@ impl Proxy for Control {
         Memory { allocated: anonymous, heap, physical }
     }
 
+    fn telemetry(&self) -> Vec<Report> {
+        self.exporters.reports()
+    }
+
     fn dump(&self, endpoints: bool) -> Vec<Section> {
         dump::sections(&self.taken.borrow(), &self.xds, &self.upstream, endpoints)
     }
 
     fn ignored(&self) -> Vec<Ignored> {
         dump::ignored(&self.taken.borrow(), &self.xds)
+    }
+
+    fn certificates(&self) -> Value {
+        self.certificates.page(&self.xds)
     }
 
     fn unready(&self) -> Vec<(String, String)> {
@@ -83,8 +94,8 @@ impl Proxy for Control {
 
     fn act(&self, action: Action) {
         match action {
-            Action::FailHealthCheck => self.fails_health_checks.set(true),
-            Action::PassHealthCheck => self.fails_health_checks.set(self.is_ending()),
+            Action::FailHealthCheck => self.fails_health_checks.store(true, Relaxed),
+            Action::PassHealthCheck => self.fails_health_checks.store(self.is_ending(), Relaxed),
             Action::DrainListeners => self.listeners.drain_all(),
             Action::Quit => self.stop(),
             Action::RuntimeChanged => self.gauges.runtime_changed(&self.runtime),

@@ -1,149 +1,117 @@
-//! A stream that counts its bytes with few atomics.
+//! What a connection runs on: plain TCP, or TLS over it.
 
-use crate::stats::Counter;
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_rustls::{client, server};
 
-/// Where a stream's byte counts go.
-#[derive(Clone, Debug)]
-pub struct ByteCounters {
-    /// Bytes read.
-    pub rx: Counter,
-    /// Bytes written.
-    pub tx: Counter,
+/// The bytes of one connection. TLS streams are past their handshake.
+///
+/// A peer that closes its socket without TLS's own goodbye has closed: that reads as the end, as in Envoy.
+pub enum Io {
+    /// Plaintext.
+    Tcp(TcpStream),
+    /// TLS, the peer is the client.
+    Server(Box<server::TlsStream<TcpStream>>),
+    /// TLS, the peer is the server.
+    Client(Box<client::TlsStream<TcpStream>>),
 }
 
-/// A stream that counts its bytes: locally while busy, into the counters whenever reading would block and when
-/// it is dropped. Forwards vectored writes.
-#[derive(Debug)]
-pub struct Counted<S> {
-    inner: S,
-    rx: u64,
-    tx: u64,
-    counters: Option<ByteCounters>,
-}
-
-impl<S> Counted<S> {
-    /// Counts into `counters`; into nothing when `None`.
-    pub fn new(inner: S, counters: Option<ByteCounters>) -> Self {
-        Self { inner, rx: 0, tx: 0, counters }
-    }
-
-    /// The stream inside.
-    pub fn get_ref(&self) -> &S {
-        &self.inner
-    }
-
-    /// Sends what was counted so far to the old counters and goes on with `counters`.
-    pub fn count_into(&mut self, counters: Option<ByteCounters>) {
-        self.flush_counts();
-        self.counters = counters;
-    }
-
-    fn flush_counts(&mut self) {
-        let (rx, tx) = (std::mem::take(&mut self.rx), std::mem::take(&mut self.tx));
-        let Some(counters) = &self.counters else { return };
-        if rx > 0 {
-            counters.rx.add(rx);
+impl Io {
+    /// The socket beneath, for its addresses and options: bytes go through the stream.
+    pub fn tcp(&self) -> &TcpStream {
+        match self {
+            Self::Tcp(stream) => stream,
+            Self::Server(stream) => stream.get_ref().0,
+            Self::Client(stream) => stream.get_ref().0,
         }
-        if tx > 0 {
-            counters.tx.add(tx);
+    }
+
+    /// Our end's address, where the system still knows it.
+    pub fn local_addr(&self) -> Option<SocketAddr> {
+        self.tcp().local_addr().ok()
+    }
+
+    /// The protocol agreed upon by ALPN.
+    pub fn alpn(&self) -> Option<&[u8]> {
+        match self {
+            Self::Tcp(_) => None,
+            Self::Server(stream) => stream.get_ref().1.alpn_protocol(),
+            Self::Client(stream) => stream.get_ref().1.alpn_protocol(),
         }
     }
 }
 
-impl<S> Drop for Counted<S> {
-    fn drop(&mut self) {
-        self.flush_counts();
+impl std::fmt::Debug for Io {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let name = match self {
+            Self::Tcp(_) => "Tcp",
+            Self::Server(_) => "Server",
+            Self::Client(_) => "Client",
+        };
+        f.debug_tuple(name).field(self.tcp()).finish()
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Counted<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        let polled = Pin::new(&mut self.inner).poll_read(cx, buf);
-        self.rx += (buf.filled().len() - before) as u64;
-        if polled.is_pending() && (self.rx | self.tx) != 0 {
-            self.flush_counts();
-        }
-        polled
+/// An end without a goodbye is an end.
+fn end_without_goodbye(polled: Poll<io::Result<()>>) -> Poll<io::Result<()>> {
+    match polled {
+        Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => Poll::Ready(Ok(())),
+        other => other,
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let polled = Pin::new(&mut self.inner).poll_write(cx, buf);
-        if let Poll::Ready(Ok(n)) = polled {
-            self.tx += n as u64;
+impl AsyncRead for Io {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Server(stream) => end_without_goodbye(Pin::new(stream).poll_read(cx, buf)),
+            Self::Client(stream) => end_without_goodbye(Pin::new(stream).poll_read(cx, buf)),
         }
-        polled
+    }
+}
+
+impl AsyncWrite for Io {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Server(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Client(stream) => Pin::new(stream).poll_write(cx, buf),
+        }
     }
 
     fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let polled = Pin::new(&mut self.inner).poll_write_vectored(cx, bufs);
-        if let Poll::Ready(Ok(n)) = polled {
-            self.tx += n as u64;
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Self::Server(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Self::Client(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
         }
-        polled
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.inner.is_write_vectored()
+        true
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(cx)
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Server(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Client(stream) => Pin::new(stream).poll_flush(cx),
+        }
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_shutdown(cx)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::stats::Registry;
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-
-    fn counters(registry: &Registry) -> ByteCounters {
-        let scope = registry.scope("t.", "t.", &[]);
-        ByteCounters { rx: scope.counter(&["rx"]), tx: scope.counter(&["tx"]) }
-    }
-
-    #[tokio::test]
-    async fn bytes_reach_the_counters_when_reading_would_block_and_when_dropped() {
-        let registry = Registry::new(0);
-        let counters = counters(&registry);
-        let (near, mut far) = tokio::io::duplex(64);
-        let mut near = Counted::new(near, Some(counters.clone()));
-
-        far.write_all(b"12345").await.unwrap();
-        near.write_all(b"abc").await.unwrap();
-        let mut got = [0; 5];
-        near.read_exact(&mut got).await.unwrap();
-        assert_eq!((counters.rx.value(), counters.tx.value()), (0, 0), "counted locally while busy");
-
-        let mut one = [0; 1];
-        let idle = std::future::poll_fn(|cx| {
-            let mut buf = ReadBuf::new(&mut one);
-            Poll::Ready(Pin::new(&mut near).poll_read(cx, &mut buf).is_pending())
-        });
-        assert!(idle.await, "nothing more to read");
-        assert_eq!((counters.rx.value(), counters.tx.value()), (5, 3), "flushed when idle");
-
-        near.write_all(b"xy").await.unwrap();
-        drop(near);
-        assert_eq!(counters.tx.value(), 5, "flushed when dropped");
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Server(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Client(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
     }
 }

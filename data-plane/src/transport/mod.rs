@@ -4,11 +4,14 @@
 //! never knows what protocol runs on a stream.
 
 mod address;
+mod counted;
 mod io;
 pub mod socket;
+pub mod tls;
 
 pub use address::local_interface_address;
-pub use io::{ByteCounters, Counted};
+pub use counted::{ByteCounters, Counted};
+pub use io::Io;
 
-/// A TCP stream whose bytes are counted.
-pub type Stream = Counted<tokio::net::TcpStream>;
+/// A connection's stream whose bytes are counted.
+pub type Stream = Counted<Io>;

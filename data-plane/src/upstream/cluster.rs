@@ -1,17 +1,22 @@
 //! A cluster as workers see it, and the slot that all of them read.
 
-use super::host::{Host, HostSet};
+use super::breaker::Breaker;
+use super::host::Host;
+use super::host_set::HostSet;
 use super::limits::Usage;
-use super::stats::ClusterStats;
+use super::outlier::Detection;
+use super::pick::PickRequest;
+use super::stats::{CheckStats, ClusterStats};
+use super::tls::ClusterTls;
 use arc_swap::ArcSwap;
 use data_plane_core::config::{self, UpstreamProtocol};
-use data_plane_core::headers::Version;
+use data_plane_core::headers::{HeaderId, ResponseHead, Version};
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 use std::fmt;
 use std::hash::BuildHasher;
 use std::sync::Arc;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 /// A cluster that serves.
 pub struct Cluster {
@@ -21,7 +26,19 @@ pub struct Cluster {
     pub stats: Arc<ClusterStats>,
     /// What it uses of its limits; shared with what it replaced.
     pub usage: Arc<Usage>,
+    pub(super) breaker: Option<Arc<Breaker>>,
+    health: Health,
+    tls: Option<Arc<ClusterTls>>,
     hosts: ArcSwap<HostSet>,
+}
+
+/// What looks after the health of a cluster's hosts.
+#[derive(Default)]
+pub(super) struct Health {
+    pub(super) detection: Option<Arc<Detection>>,
+    pub(super) stats: Option<CheckStats>,
+    /// Wakes the task that watches it.
+    pub(super) bell: Arc<Notify>,
 }
 
 impl fmt::Debug for Cluster {
@@ -36,8 +53,51 @@ impl Cluster {
         config: Arc<config::Cluster>,
         stats: Arc<ClusterStats>,
         usage: Arc<Usage>,
+        breaker: Option<Arc<Breaker>>,
+        health: Health,
+        tls: Option<Arc<ClusterTls>>,
     ) -> Arc<Self> {
-        Arc::new(Self { config, stats, usage, hosts: ArcSwap::default() })
+        Arc::new(Self { config, stats, usage, breaker, health, tls, hosts: ArcSwap::default() })
+    }
+
+    /// TLS to its hosts; `None`: plaintext to all of them.
+    pub fn tls(&self) -> Option<&Arc<ClusterTls>> {
+        self.tls.as_ref()
+    }
+
+    /// Our circuit breaker, if it has one.
+    pub fn breaker(&self) -> Option<&Arc<Breaker>> {
+        self.breaker.as_ref()
+    }
+
+    /// Its outlier detection, if it has any.
+    pub fn detection(&self) -> Option<&Arc<Detection>> {
+        self.health.detection.as_ref()
+    }
+
+    pub(super) fn check_stats(&self) -> Option<&CheckStats> {
+        self.health.stats.as_ref()
+    }
+
+    pub(super) fn bell(&self) -> &Arc<Notify> {
+        &self.health.bell
+    }
+
+    /// Counts an answer whose sender's name was looked at.
+    pub(super) fn count_verified(&self) {
+        if let Some(stats) = self.check_stats() {
+            stats.verify_cluster.inc();
+        }
+    }
+
+    /// Takes notice of an answer of `host` that asks for it to be left out at once
+    /// (`x-envoy-immediate-health-check-fail`). Costs a branch where hosts are not health checked.
+    #[inline]
+    pub fn heed(&self, host: &Host, head: &ResponseHead) {
+        if self.health.stats.is_some() && head.headers.contains_id(HeaderId::XEnvoyImmediateHealthCheckFail) {
+            host.complain();
+            self.health.bell.notify_one();
+        }
     }
 
     /// The hosts at this moment.
@@ -48,20 +108,26 @@ impl Cluster {
     /// A host for one request; `None` when there is none to send to. Charges `upstream_cx_none_healthy` and
     /// `lb_healthy_panic`.
     ///
-    /// `random` is fresh for each call; `hash` is the request's, for policies that keep requests together.
-    pub fn pick(&self, random: u64, hash: Option<u64>) -> Option<Arc<Host>> {
+    pub fn pick(&self, request: &PickRequest<'_>) -> Option<Arc<Host>> {
         let hosts = self.hosts.load();
-        let picked = hosts.pick(random, hash);
-        match &picked {
-            None => {
-                self.stats.upstream_cx_none_healthy.inc();
-                // As Envoy: nobody at all is a panic too.
-                self.stats.lb_healthy_panic.inc();
-            }
-            Some(_) if hosts.in_panic() => self.stats.lb_healthy_panic.inc(),
-            Some(_) => {}
+        let (picked, in_panic) = hosts.pick(request, &self.stats);
+        if picked.is_none() {
+            self.stats.upstream_cx_none_healthy.inc();
+        }
+        // As Envoy: nobody at all is a panic too.
+        if in_panic || (hosts.is_empty() && self.config.healthy_panic_threshold > 0) {
+            self.stats.lb_healthy_panic.inc();
         }
         picked
+    }
+
+    /// Whether connections made under `other` are of the same kind.
+    pub(super) fn has_tls_of(&self, other: &Self) -> bool {
+        match (&self.tls, &other.tls) {
+            (None, None) => true,
+            (Some(a), Some(b)) => Arc::ptr_eq(a, b),
+            _ => false,
+        }
     }
 
     /// What is spoken with its hosts for a request that came in `downstream`.
@@ -70,7 +136,8 @@ impl Cluster {
             UpstreamProtocol::Http1 => Version::Http11,
             UpstreamProtocol::Http2 => Version::Http2,
             UpstreamProtocol::Downstream if downstream == Version::Http2 => Version::Http2,
-            UpstreamProtocol::Downstream => Version::Http11,
+            // ALPN decides, connection by connection; pools find out.
+            UpstreamProtocol::Downstream | UpstreamProtocol::Auto => Version::Http11,
         }
     }
 

@@ -1,11 +1,16 @@
-//! Hosts: the endpoints of a cluster, and the set that one is picked from.
+//! Hosts: the endpoints of a cluster.
 
-use data_plane_core::config::{self, EndpointHealth, Locality};
-use data_plane_core::lb::{Health, HostIndex, HostView, PickCx, Selector, SelectorOptions};
+use super::flags::{HealthFlag, HealthFlags, HealthState};
+use super::outlier::Monitor;
+use data_plane_core::config::{self, EndpointCheck, EndpointHealth, Locality, LocalityEndpoints};
+use data_plane_core::lb::Health;
+use parking_lot::Mutex;
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed};
+use tokio::time::Instant;
 
 /// An endpoint. Immutable: an update that changes more than membership makes a new `Host` that shares the
 /// identity, and with it pools and stats, of the old one.
@@ -19,12 +24,18 @@ pub struct Host {
     pub locality: Arc<Locality>,
     /// `1..`.
     pub weight: u32,
+    /// Its locality's weight; zero when it has none.
+    pub locality_weight: u32,
     /// 0 is the highest.
     pub priority: u32,
     /// Health told by the control plane.
-    pub health: EndpointHealth,
+    pub eds_health: EndpointHealth,
     /// Metadata `envoy.lb`.
-    pub labels: BTreeMap<String, String>,
+    pub labels: BTreeMap<String, Value>,
+    /// Metadata `envoy.transport_socket_match`.
+    pub transport_labels: BTreeMap<String, Value>,
+    pub(super) check: Option<Box<EndpointCheck>>,
+    monitor: Option<Arc<Monitor>>,
     identity: Arc<Identity>,
 }
 
@@ -33,6 +44,11 @@ pub struct Host {
 pub(super) struct Identity {
     id: u64,
     retired: AtomicBool,
+    flags: HealthFlags,
+    /// An answer asked for it to be left out; for the health thread to take.
+    complaint: AtomicBool,
+    /// See [`Host::healthy_since`].
+    healthy_since: Mutex<Option<Instant>>,
     stats: HostStats,
 }
 
@@ -47,6 +63,8 @@ pub struct HostStats {
     pub cx_total: AtomicU64,
     /// Requests under way.
     pub rq_active: AtomicI64,
+    /// Requests that wait for a connection.
+    pub rq_pending_active: AtomicI64,
     /// Requests that failed or were answered with 5xx.
     pub rq_error: AtomicU64,
     /// Requests answered with anything else.
@@ -75,8 +93,27 @@ impl HostStats {
 }
 
 impl Identity {
-    pub(super) fn new(id: u64) -> Arc<Self> {
-        Arc::new(Self { id, retired: AtomicBool::new(false), stats: HostStats::default() })
+    /// A host that starts with what `state` says of its health.
+    pub(super) fn new(id: u64, state: HealthState) -> Arc<Self> {
+        Arc::new(Self {
+            id,
+            retired: AtomicBool::new(false),
+            flags: HealthFlags::new(state),
+            complaint: AtomicBool::new(false),
+            healthy_since: Mutex::default(),
+            stats: HostStats::default(),
+        })
+    }
+
+    /// What was found out about its health; the control plane's word is the host's.
+    pub(super) fn flags(&self) -> HealthState {
+        self.flags.load()
+    }
+
+    /// Sets or clears a flag; whether that changed anything. The host's cluster must be told to take it up:
+    /// balancing looks at flags when a host set is built.
+    pub(super) fn set_flag(&self, flag: HealthFlag, on: bool) -> bool {
+        self.flags.set(flag, on)
     }
 
     /// No set holds the address any more: pools of it drain.
@@ -95,7 +132,8 @@ impl Host {
         address: SocketAddr,
         endpoint: &config::Endpoint,
         locality: &Arc<Locality>,
-        priority: u32,
+        group: &LocalityEndpoints,
+        monitor: Option<Arc<Monitor>>,
         identity: Arc<Identity>,
     ) -> Self {
         Self {
@@ -103,9 +141,13 @@ impl Host {
             hostname: endpoint.hostname.clone(),
             locality: Arc::clone(locality),
             weight: endpoint.weight.max(1),
-            priority,
-            health: endpoint.health,
+            locality_weight: group.weight.unwrap_or(0),
+            priority: group.priority,
+            eds_health: endpoint.health,
             labels: endpoint.labels.clone(),
+            transport_labels: endpoint.transport_labels.clone(),
+            check: endpoint.check.clone(),
+            monitor,
             identity,
         }
     }
@@ -125,70 +167,60 @@ impl Host {
         self.identity.retired.load(Relaxed)
     }
 
-    fn view(&self) -> HostView {
-        let health = match self.health {
-            EndpointHealth::Healthy => Health::Healthy,
-            EndpointHealth::Degraded => Health::Degraded,
-            // Envoy: both get requests in panic only.
-            EndpointHealth::Unhealthy | EndpointHealth::Draining => Health::Unhealthy,
-        };
-        HostView { priority: self.priority, weight: self.weight, health }
+    /// What outlier detection counts of it, where there is any.
+    #[inline]
+    pub fn monitor(&self) -> Option<&Arc<Monitor>> {
+        self.monitor.as_ref()
+    }
+
+    /// Whether it takes part in the active checks of its cluster.
+    pub(super) fn is_checked(&self) -> bool {
+        !self.check.as_ref().is_some_and(|check| check.disabled)
+    }
+
+    /// Leaves it out until a check passes.
+    pub(super) fn complain(&self) {
+        self.identity.set_flag(HealthFlag::ExcludedViaImmediateHcFail, true);
+        self.identity.complaint.store(true, Relaxed);
+    }
+
+    /// Whether an answer complained since the last call.
+    pub(super) fn take_complaint(&self) -> bool {
+        self.identity.complaint.load(Relaxed) && self.identity.complaint.swap(false, Relaxed)
+    }
+
+    /// All that is known of its health: the control plane's word, active checks, outlier detection.
+    pub fn health_state(&self) -> HealthState {
+        HealthState::of_eds(self.eds_health).with(self.identity.flags())
+    }
+
+    /// Whether it may be used, all in all.
+    pub fn health(&self) -> Health {
+        self.health_state().coarse()
+    }
+
+    /// What policies that hash know it by: its metadata's `hash_key`, else its name or address.
+    pub(super) fn hash_key(&self, use_hostname: bool) -> String {
+        match self.labels.get("hash_key").and_then(Value::as_str).filter(|key| !key.is_empty()) {
+            Some(key) => key.to_owned(),
+            None if use_hostname => self.hostname.to_string(),
+            None => self.address.to_string(),
+        }
+    }
+
+    /// Since when it may be used. Begins anew when its active health check failed or it was not checked yet.
+    pub(super) fn healthy_since(&self, now: Instant) -> Option<Instant> {
+        let state = self.health_state();
+        let mut since = self.identity.healthy_since.lock();
+        if state.has(HealthFlag::FailedActiveHc) || state.has(HealthFlag::PendingActiveHc) {
+            *since = None;
+        } else if since.is_none() && state.coarse() == Health::Healthy {
+            *since = Some(now);
+        }
+        *since
     }
 
     pub(super) fn identity(&self) -> &Arc<Identity> {
         &self.identity
-    }
-}
-
-/// The hosts of a cluster at one moment, ready to be picked from.
-#[derive(Debug, Default)]
-pub struct HostSet {
-    hosts: Box<[Arc<Host>]>,
-    selector: Option<Selector>,
-}
-
-impl HostSet {
-    pub(super) fn new(
-        hosts: Vec<Arc<Host>>,
-        cluster: &config::Cluster,
-        overprovisioning_factor: u32,
-        seed: u64,
-    ) -> Self {
-        if hosts.is_empty() {
-            return Self::default();
-        }
-        let views: Vec<_> = hosts.iter().map(|host| host.view()).collect();
-        let options =
-            SelectorOptions { panic_threshold: cluster.healthy_panic_threshold, overprovisioning_factor };
-        Self { selector: Some(Selector::build(&cluster.lb, &views, options, seed)), hosts: hosts.into() }
-    }
-
-    /// All hosts, in configured order.
-    pub fn iter(&self) -> impl ExactSizeIterator<Item = &Arc<Host>> {
-        self.hosts.iter()
-    }
-
-    /// Number of hosts.
-    pub fn len(&self) -> usize {
-        self.hosts.len()
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.hosts.is_empty()
-    }
-
-    /// Whether so few hosts are usable that unhealthy ones get requests too.
-    pub fn in_panic(&self) -> bool {
-        self.selector.as_ref().is_some_and(Selector::in_panic)
-    }
-
-    pub(super) fn pick(&self, random: u64, hash: Option<u64>) -> Option<Arc<Host>> {
-        let active = |index: HostIndex| {
-            let active = self.hosts[index.0 as usize].stats().rq_active.load(Relaxed);
-            u32::try_from(active.max(0)).unwrap_or(u32::MAX)
-        };
-        let HostIndex(index) = self.selector.as_ref()?.pick(&PickCx { random, hash, active: &active })?;
-        self.hosts.get(index as usize).cloned()
     }
 }

@@ -1,19 +1,27 @@
 //! The control side of clusters: which exist, which are warm, where their hosts come from.
 
-use super::cluster::{Cluster, Clusters};
+use super::breaker::Breaker;
+use super::cluster::{self, Cluster, Clusters};
 use super::dns::{self, Resolve};
-use super::host::HostSet;
+use super::flags::HealthFlag;
+use super::health::{self, Job, Told};
+use super::host_set::HostSet;
 use super::limits::Usage;
 use super::members::{self, Kind};
+use super::outlier::Detection;
 use super::stats::{ClusterStats, ManagerStats};
+use super::tls::ClusterTls;
 use crate::stats::Registry;
+use crate::transport::tls::slot::SecretSlots;
 use data_plane_core::config::{self, Assignment, Discovery};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
 use std::time::SystemTime;
 use tokio::sync::{Semaphore, watch};
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::AbortOnDropHandle;
 
 /// DNS questions under way at a time, over all clusters; further ones wait their turn.
@@ -76,13 +84,16 @@ impl std::fmt::Debug for Manager {
 }
 
 struct Inner {
+    me: Weak<Self>,
     registry: Registry,
     clusters: Clusters,
     stats: ManagerStats,
     warming: watch::Sender<usize>,
     resolver: Arc<dyn Resolve>,
+    secrets: SecretSlots,
     dns_queries: Arc<Semaphore>,
     next_host: AtomicU64,
+    health: health::Health,
     state: Mutex<State>,
 }
 
@@ -92,6 +103,9 @@ struct State {
     /// By EDS name. Kept while a cluster asks for the name.
     services: BTreeMap<Box<str>, Service>,
     next_discovery: u64,
+    next_slot: u64,
+    /// Where ejections are logged.
+    outlier_log: Option<PathBuf>,
     /// Entries with a slot of that kind.
     active: usize,
     warming: usize,
@@ -101,6 +115,7 @@ struct State {
 struct Entry {
     stats: Arc<ClusterStats>,
     usage: Arc<Usage>,
+    breaker: Option<Arc<Breaker>>,
     active: Option<Slot>,
     warming: Option<Slot>,
     /// EDS names that the slots ask for.
@@ -109,12 +124,25 @@ struct Entry {
 
 /// One configuration of a cluster and its hosts.
 struct Slot {
+    id: u64,
     cluster: Arc<Cluster>,
     origin: Origin,
     updated: SystemTime,
     /// What the hosts were made of last; `None` before the first.
     assignment: Option<Arc<Assignment>>,
     source: Source,
+    /// Ends the task that watches its hosts; `None`: there is none.
+    watch: Option<DropGuard>,
+    /// Set while the slot must not warm up: what it is to warm up with.
+    held: Option<Offer>,
+}
+
+/// What came for a slot that is held.
+enum Offer {
+    /// Nothing yet.
+    Nothing,
+    /// Its hosts, or that there are none.
+    Hosts(Option<Arc<Assignment>>),
 }
 
 /// Where a slot's hosts come from; shared by a cluster and what replaces it when that discovers in the same way.
@@ -137,14 +165,22 @@ struct Service {
 impl Manager {
     /// No clusters. `resolver` serves DNS clusters.
     pub fn new(registry: &Registry, resolver: Arc<dyn Resolve>) -> Self {
-        Self(Arc::new(Inner {
+        Self::with_secrets(registry, resolver, SecretSlots::default())
+    }
+
+    /// No clusters; their TLS contexts read delivered secrets out of `secrets`.
+    pub fn with_secrets(registry: &Registry, resolver: Arc<dyn Resolve>, secrets: SecretSlots) -> Self {
+        Self(Arc::new_cyclic(|me| Inner {
+            me: Weak::clone(me),
             registry: registry.clone(),
             clusters: Clusters::default(),
             stats: ManagerStats::new(&registry.scope("cluster_manager.", "cluster_manager.", &[])),
             warming: watch::Sender::new(0),
             resolver,
+            secrets,
             dns_queries: Arc::new(Semaphore::new(MAX_DNS_QUERIES)),
             next_host: AtomicU64::new(0),
+            health: health::Health::new(),
             state: Mutex::default(),
         }))
     }
@@ -155,6 +191,31 @@ impl Manager {
     /// # Panics
     /// Outside a tokio runtime, for clusters discovered by DNS.
     pub fn set_cluster(&self, config: Arc<config::Cluster>, origin: Origin) -> Change {
+        self.take_cluster(config, origin, None)
+    }
+
+    /// As [`Self::set_cluster`]; the cluster does not warm up before [`Self::release`]. What is known already is
+    /// not held.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime, for clusters discovered by DNS.
+    pub fn hold_cluster(&self, config: Arc<config::Cluster>, origin: Origin) -> Change {
+        self.take_cluster(config, origin, Some(Offer::Nothing))
+    }
+
+    /// Lets a cluster that is held warm up.
+    pub fn release(&self, name: &str) {
+        let inner = &*self.0;
+        let state = &mut *inner.state.lock();
+        let warming = state.entries.get_mut(name).and_then(|entry| entry.warming.as_mut());
+        if let Some(Offer::Hosts(hosts)) = warming.and_then(|slot| slot.held.take()) {
+            inner.warm_up(state, name, hosts.as_ref());
+            inner.link_services(state, name);
+            inner.publish_counts(state);
+        }
+    }
+
+    fn take_cluster(&self, config: Arc<config::Cluster>, origin: Origin, held: Option<Offer>) -> Change {
         let inner = &*self.0;
         let state = &mut *inner.state.lock();
         let name = config.name.clone();
@@ -170,7 +231,8 @@ impl Manager {
                     // Back to what still serves: what was to replace it is forgotten.
                     entry.warming = None;
                     entry.stats.membership.warming_state.set(0);
-                    entry.usage.set(&config.circuit_breakers[0]);
+                    entry.usage.set(&config.circuit_breakers);
+                    entry.breaker = entry.active.as_ref().and_then(|slot| slot.cluster.breaker().cloned());
                     state.warming -= 1;
                     inner.stats.cluster_modified.inc();
                     inner.link_services(state, &name);
@@ -184,6 +246,9 @@ impl Manager {
             _ => inner.stats.cluster_modified.inc(),
         }
         inner.place(state, &self.0, config, origin);
+        if let Some(slot) = state.entries.get_mut(&name).and_then(|entry| entry.warming.as_mut()) {
+            slot.held = held;
+        }
         inner.link_services(state, &name);
         inner.seed(state, &name);
         // The old slot may have asked for another name than the one that took its place at once.
@@ -277,12 +342,30 @@ impl Manager {
         both.collect()
     }
 
+    /// Where ejections by outlier detection are logged, in clusters that come from now on
+    /// (`cluster_manager.outlier_detection.event_log_path`).
+    pub fn set_outlier_log(&self, path: Option<PathBuf>) {
+        self.0.state.lock().outlier_log = path;
+    }
+
+    /// Lets a cluster that serves take up what its hosts' health is now. Costs a pass over its hosts: those who
+    /// change many hosts call it once.
+    pub fn refresh_health(&self, name: &str) {
+        let state = self.0.state.lock();
+        if let Some(slot) = state.entries.get(name).and_then(|entry| entry.active.as_ref()) {
+            self.0.refresh_slot(slot);
+        }
+    }
+
     /// Brings the gauges of circuit breakers up to date: they are not kept at all times, which spares requests two
     /// shared writes. Call it before metrics are collected.
     pub fn refresh_stats(&self) {
         for entry in self.0.state.lock().entries.values() {
             if entry.stats.is_used() {
                 entry.usage.publish(&entry.stats);
+            }
+            if let Some(breaker) = &entry.breaker {
+                breaker.publish();
             }
         }
     }
@@ -306,18 +389,27 @@ impl Inner {
     fn place(&self, state: &mut State, shared: &Arc<Self>, config: Arc<config::Cluster>, origin: Origin) {
         let name = config.name.clone();
         let next_discovery = &mut state.next_discovery;
+        state.next_slot += 1;
+        let id = state.next_slot;
         let entry = state.entries.entry(name.clone()).or_insert_with(|| Entry {
             stats: Arc::new(ClusterStats::new(&self.registry, &config.stat_name)),
-            usage: Usage::new(&config.circuit_breakers[0]),
+            usage: Usage::new(&config.circuit_breakers),
+            breaker: None,
             active: None,
             warming: None,
             asked: Vec::new(),
         });
-        entry.usage.set(&config.circuit_breakers[0]);
+        entry.usage.set(&config.circuit_breakers);
         if entry.active.as_ref().is_some_and(|old| old.cluster.config.stat_name != config.stat_name) {
             entry.stats = Arc::new(ClusterStats::new(&self.registry, &config.stat_name));
         }
-        let cluster = Cluster::new(Arc::clone(&config), Arc::clone(&entry.stats), Arc::clone(&entry.usage));
+        let breaker = self.breaker(entry, &config);
+        entry.breaker.clone_from(&breaker);
+        let health = watched(&config, &entry.stats);
+        let (stats, usage) = (Arc::clone(&entry.stats), Arc::clone(&entry.usage));
+        let newest = entry.warming.as_ref().or(entry.active.as_ref()).map(|slot| &slot.cluster);
+        let tls = ClusterTls::follow(newest.and_then(|old| old.tls()), &config, &self.secrets, &stats);
+        let cluster = Cluster::new(Arc::clone(&config), stats, usage, breaker, health, tls);
         let dropped = entry.warming.take();
         let old = entry.active.as_ref();
         let same_source = [old, dropped.as_ref()]
@@ -332,7 +424,9 @@ impl Inner {
             }
         };
         entry.stats.membership.warming_state.set(1);
-        entry.warming = Some(Slot { cluster, origin, updated: SystemTime::now(), assignment, source });
+        let updated = SystemTime::now();
+        entry.warming =
+            Some(Slot { id, cluster, origin, updated, assignment, source, watch: None, held: None });
         state.warming += usize::from(dropped.is_none());
     }
 
@@ -419,23 +513,64 @@ impl Inner {
         }
     }
 
-    /// Gives the warming slot its first hosts, none when there are none, and lets it serve.
+    /// Gives the warming slot its hosts, none when there are none. It serves at once, or where hosts are health
+    /// checked, once all have been.
     fn warm_up(&self, state: &mut State, name: &str, assignment: Option<&Arc<Assignment>>) {
         let Some(entry) = state.entries.get_mut(name) else { return };
-        let Some(mut slot) = entry.warming.take() else { return };
-        if let Some(old) = &entry.active
-            && speaks_alike(&old.cluster.config, &slot.cluster.config)
-        {
-            // Connections of the old cluster serve the new one too, so hosts keep their identity.
-            slot.cluster.set_hosts(Arc::clone(&old.cluster.hosts()));
+        let Some(slot) = &mut entry.warming else { return };
+        if slot.held.is_some() {
+            slot.held = Some(Offer::Hosts(assignment.cloned()));
+            return;
         }
-        slot.assignment = None;
-        self.assign(&mut slot, assignment.unwrap_or(&Arc::default()));
-        if matches!(slot.cluster.config.discovery, Discovery::Static(_)) {
+        if slot.watch.is_none() {
+            if let Some(old) = &entry.active
+                && speaks_alike(&old.cluster.config, &slot.cluster.config)
+            {
+                // Connections of the old cluster serve the new one too, so hosts keep their identity.
+                slot.cluster.set_hosts(Arc::clone(&old.cluster.hosts()));
+            }
+            slot.assignment = None;
+        }
+        self.assign(slot, assignment.unwrap_or(&Arc::default()));
+        if slot.watch.is_some() {
+            return;
+        }
+        if slot.cluster.config.health_check.is_some() {
+            let checked = slot.cluster.hosts().iter().any(|host| host.is_checked());
+            slot.watch = Some(self.watch(slot, !checked, state.outlier_log.clone()));
+            if checked {
+                return;
+            }
+        }
+        self.activate(state, name);
+    }
+
+    /// Lets the warming slot serve.
+    fn activate(&self, state: &mut State, name: &str) {
+        let Some(entry) = state.entries.get_mut(name) else { return };
+        let Some(mut slot) = entry.warming.take() else { return };
+        let cluster = Arc::clone(&slot.cluster);
+        // What was found of hosts before was found in another way.
+        let checks = cluster.config.health_check.is_some();
+        for host in cluster.hosts().iter() {
+            let identity = host.identity();
+            identity.set_flag(HealthFlag::FailedOutlierCheck, false);
+            if !checks {
+                FOUND_BY_CHECKS.iter().for_each(|flag| _ = identity.set_flag(*flag, false));
+            }
+        }
+        if checks || entry.active.is_some() {
+            let (hosts, _) = members::refreshed(&cluster.hosts(), &cluster);
+            publish_counts(&cluster, &hosts);
+            cluster.set_hosts(Arc::new(hosts));
+        }
+        if slot.watch.is_none() && cluster.detection().is_some() {
+            slot.watch = Some(self.watch(&slot, true, state.outlier_log.clone()));
+        }
+        if matches!(cluster.config.discovery, Discovery::Static(_)) {
             // Never compared again, and the configuration has it.
             slot.assignment = None;
         }
-        let cluster = Arc::clone(&slot.cluster);
         cluster.stats.membership.warming_state.set(0);
         let old = entry.active.replace(slot);
         state.warming -= 1;
@@ -450,6 +585,55 @@ impl Inner {
         } else {
             self.clusters.publish(name, Some(cluster));
         }
+    }
+
+    /// Starts the task that watches a slot's hosts.
+    fn watch(&self, slot: &Slot, serving: bool, outlier_log: Option<PathBuf>) -> DropGuard {
+        let stop = CancellationToken::new();
+        let (me, id, name) = (Weak::clone(&self.me), slot.id, slot.cluster.config.name.clone());
+        self.health.watch(Job {
+            cluster: Arc::clone(&slot.cluster),
+            serving,
+            bell: Arc::clone(slot.cluster.bell()),
+            stop: stop.clone(),
+            told: Box::new(move |told| {
+                if let Some(inner) = me.upgrade() {
+                    inner.told(&name, id, told);
+                }
+            }),
+            log: self.health.log(),
+            outlier_log,
+        });
+        stop.drop_guard()
+    }
+
+    /// Takes what the task of a slot found.
+    fn told(&self, name: &str, id: u64, told: Told) {
+        let state = &mut *self.state.lock();
+        let Some(entry) = state.entries.get(name) else { return };
+        match told {
+            Told::Checked if entry.warming.as_ref().is_some_and(|slot| slot.id == id) => {
+                self.activate(state, name);
+                self.link_services(state, name);
+                self.publish_counts(state);
+            }
+            Told::Changed => {
+                if let Some(slot) = entry.active.as_ref().filter(|slot| slot.id == id) {
+                    self.refresh_slot(slot);
+                }
+            }
+            Told::Checked => {}
+        }
+    }
+
+    /// The breaker of a configuration: the one that is there where it is the same.
+    fn breaker(&self, entry: &Entry, config: &config::Cluster) -> Option<Arc<Breaker>> {
+        let wanted = config.breaker.as_ref()?;
+        if let Some(same) = entry.breaker.as_ref().filter(|breaker| breaker.is_of(wanted)) {
+            return Some(Arc::clone(same));
+        }
+        let log = if wanted.event_log.is_some() { self.health.log() } else { health::EventLog::default() };
+        Some(Breaker::new(&config.name, Arc::clone(wanted), entry.stats.scope(), log))
     }
 
     /// Updates a slot's hosts in place.
@@ -468,17 +652,17 @@ impl Inner {
         let first = slot.assignment.replace(Arc::clone(assignment)).is_none();
         let new_id = || self.next_host.fetch_add(1, Relaxed);
         let old = Arc::clone(&cluster.hosts());
-        let mut update = members::update(&old, assignment, kind, &cluster.config, new_id);
+        let mut update = members::update(&old, assignment, kind, cluster, new_id);
         if update.membership_changed && !first && cluster.config.close_connections_on_host_change {
             // All hosts begin anew, and with them their pools.
-            update = members::update(&HostSet::default(), assignment, kind, &cluster.config, new_id);
+            update = members::update(&HostSet::default(), assignment, kind, cluster, new_id);
             update.left = old.iter().map(|host| Arc::clone(host.identity())).collect();
         }
         if !update.changed && !first {
             membership.update_no_rebuild.inc();
             return;
         }
-        let counts = members::counts(&update.hosts);
+        publish_counts(cluster, &update.hosts);
         cluster.set_hosts(update.hosts);
         for identity in &update.left {
             identity.retire();
@@ -489,11 +673,23 @@ impl Inner {
         if update.membership_changed {
             membership.membership_change.inc();
         }
-        membership.membership_total.set(counts.total);
-        membership.membership_healthy.set(counts.healthy);
-        membership.membership_degraded.set(counts.degraded);
-        membership.max_host_weight.set(counts.max_weight);
         self.stats.cluster_updated.inc();
+        slot.cluster.bell().notify_one();
+    }
+
+    /// Lets a slot that serves take up what its hosts' flags say now.
+    fn refresh_slot(&self, slot: &Slot) {
+        let cluster = &slot.cluster;
+        let (hosts, left) = members::refreshed(&cluster.hosts(), cluster);
+        publish_counts(cluster, &hosts);
+        cluster.set_hosts(Arc::new(hosts));
+        if left.is_empty() {
+            return;
+        }
+        left.iter().for_each(|identity| identity.retire());
+        cluster.stats.membership.membership_change.inc();
+        self.clusters.announce_departures();
+        cluster.bell().notify_one();
     }
 
     /// Makes `services` name the cluster exactly where one of its slots asks.
@@ -524,6 +720,38 @@ impl Inner {
         self.stats.active_clusters.set(state.active as u64);
         self.warming.send_if_modified(|now| std::mem::replace(now, state.warming) != state.warming);
     }
+}
+
+/// What only active checks set.
+const FOUND_BY_CHECKS: [HealthFlag; 5] = [
+    HealthFlag::FailedActiveHc,
+    HealthFlag::DegradedActiveHc,
+    HealthFlag::PendingActiveHc,
+    HealthFlag::ExcludedViaImmediateHcFail,
+    HealthFlag::ActiveHcTimeout,
+];
+
+/// What looks after the health of a cluster's hosts.
+fn watched(config: &config::Cluster, stats: &ClusterStats) -> cluster::Health {
+    let mut health = cluster::Health::default();
+    let bell = Arc::clone(&health.bell);
+    health.detection = config
+        .outlier_detection
+        .as_ref()
+        .map(|options| Detection::new(Arc::clone(options), stats.scope(), bell));
+    health.stats = config.health_check.as_ref().map(|_| stats.checks());
+    health
+}
+
+/// Brings the gauges of a cluster's membership up to date.
+fn publish_counts(cluster: &Cluster, hosts: &HostSet) {
+    let membership = &cluster.stats.membership;
+    let members::Counts { total, healthy, degraded, excluded, max_weight } = members::counts(hosts);
+    membership.membership_total.set(total);
+    membership.membership_healthy.set(healthy);
+    membership.membership_degraded.set(degraded);
+    membership.membership_excluded.set(excluded);
+    membership.max_host_weight.set(max_weight);
 }
 
 /// Tells pools that these hosts take no new requests.

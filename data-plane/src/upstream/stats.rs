@@ -2,8 +2,9 @@
 //!
 //! A cluster's handles are made on first use, so that a cluster nobody asks for costs little.
 
+use super::limits::Priority;
 use crate::stat_block;
-use crate::stats::{self, Block, Histogram, Registry, Scope};
+use crate::stats::{self, Block, Counter, Histogram, Registry, Scope};
 use std::ops::Deref;
 use std::sync::{Arc, OnceLock};
 
@@ -53,6 +54,15 @@ stat_block! {
 }
 
 stat_block! {
+    /// Metrics of active health checks, `cluster.<name>.health_check.`.
+    pub struct CheckStats {
+        counters: attempt, failure, network_failure, passive_failure, success, verify_cluster;
+        gauges: degraded, healthy;
+        histograms: ;
+    }
+}
+
+stat_block! {
     /// Gauges of one priority's limits, `cluster.<name>.circuit_breakers.<priority>.`.
     pub struct BreakerStats {
         counters: ;
@@ -70,7 +80,9 @@ stat_block! {
     }
 }
 
-const BREAKERS: &str = "circuit_breakers.default.";
+fn breakers_prefix(priority: Priority) -> String {
+    format!("circuit_breakers.{}.", priority.as_str())
+}
 
 /// All metrics of one cluster; reads as its [`ClusterMetrics`].
 #[derive(Debug)]
@@ -81,8 +93,10 @@ pub struct ClusterStats {
     /// Registered from the start, so that zeros show; handles are made on first use.
     block: Arc<Block>,
     metrics: OnceLock<Box<ClusterMetrics>>,
-    breakers: Arc<Block>,
+    /// By priority.
+    breakers: [Arc<Block>; 2],
     codes: OnceLock<Box<Codes>>,
+    rate_limits: OnceLock<Box<RateLimitStats>>,
 }
 
 impl ClusterStats {
@@ -95,21 +109,31 @@ impl ClusterStats {
         Self {
             membership: Membership::new(&scope),
             block: ClusterMetrics::register(&scope),
-            breakers: BreakerStats::register(&scope.child(BREAKERS, BREAKERS, &[])),
+            breakers: Priority::ALL.map(|priority| {
+                let prefix = breakers_prefix(priority);
+                BreakerStats::register(&scope.child(&prefix, &prefix, &[]))
+            }),
             scope,
             metrics: OnceLock::new(),
             codes: OnceLock::new(),
+            rate_limits: OnceLock::new(),
         }
     }
 
-    /// The gauges of its circuit breakers.
-    pub(super) fn breakers(&self) -> BreakerStats {
-        BreakerStats::from_block(&self.breakers)
+    /// Those of its active health checks.
+    pub(super) fn checks(&self) -> CheckStats {
+        CheckStats::new(&self.scope.child("health_check.", "health_check.", &[]))
     }
 
-    /// What is left of its limits.
-    pub(super) fn remaining(&self) -> RemainingStats {
-        RemainingStats::new(&self.scope.child(BREAKERS, BREAKERS, &[]))
+    /// The gauges of one priority's circuit breakers.
+    pub(super) fn breakers(&self, priority: Priority) -> BreakerStats {
+        BreakerStats::from_block(&self.breakers[priority as usize])
+    }
+
+    /// What is left of one priority's limits.
+    pub(super) fn remaining(&self, priority: Priority) -> RemainingStats {
+        let prefix = breakers_prefix(priority);
+        RemainingStats::new(&self.scope.child(&prefix, &prefix, &[]))
     }
 
     /// Whether anything has been charged to the traffic metrics.
@@ -120,6 +144,18 @@ impl ClusterStats {
     /// Where further metrics of this cluster are registered.
     pub fn scope(&self) -> &Scope {
         &self.scope
+    }
+
+    /// What a rate limit service said of requests to the cluster; `prefix` tells filters apart, and may be empty.
+    pub fn rate_limits(&self, prefix: &str) -> &RateLimitStats {
+        let mut slot = &self.rate_limits;
+        loop {
+            let stats = slot.get_or_init(|| Box::new(RateLimitStats::new(&self.scope, prefix)));
+            if *stats.prefix == *prefix {
+                return stats;
+            }
+            slot = &stats.next;
+        }
     }
 
     /// Counts of responses by status; charged by the router.
@@ -133,6 +169,54 @@ impl Deref for ClusterStats {
 
     fn deref(&self) -> &ClusterMetrics {
         self.metrics.get_or_init(|| Box::new(ClusterMetrics::from_block(&self.block)))
+    }
+}
+
+/// `cluster.<c>.ratelimit.<prefix>.`: each counter appears once used, as with Envoy. A lookup walks the few prefixes
+/// there are; nothing is locked.
+#[derive(Debug)]
+pub struct RateLimitStats {
+    prefix: Box<str>,
+    scope: Scope,
+    ok: OnceLock<Counter>,
+    error: OnceLock<Counter>,
+    over_limit: OnceLock<Counter>,
+    failure_mode_allowed: OnceLock<Counter>,
+    next: OnceLock<Box<RateLimitStats>>,
+}
+
+impl RateLimitStats {
+    fn new(cluster: &Scope, prefix: &str) -> Self {
+        let path = if prefix.is_empty() { "ratelimit.".to_owned() } else { format!("ratelimit.{prefix}.") };
+        Self {
+            prefix: prefix.into(),
+            scope: cluster.child(&path, &path, &[]),
+            ok: OnceLock::new(),
+            error: OnceLock::new(),
+            over_limit: OnceLock::new(),
+            failure_mode_allowed: OnceLock::new(),
+            next: OnceLock::new(),
+        }
+    }
+
+    /// Under their limits.
+    pub fn ok(&self) -> &Counter {
+        self.ok.get_or_init(|| self.scope.counter(&["ok"]))
+    }
+
+    /// The service gave no answer.
+    pub fn error(&self) -> &Counter {
+        self.error.get_or_init(|| self.scope.counter(&["error"]))
+    }
+
+    /// Over a limit.
+    pub fn over_limit(&self) -> &Counter {
+        self.over_limit.get_or_init(|| self.scope.counter(&["over_limit"]))
+    }
+
+    /// The service gave no answer and the request went on.
+    pub fn failure_mode_allowed(&self) -> &Counter {
+        self.failure_mode_allowed.get_or_init(|| self.scope.counter(&["failure_mode_allowed"]))
     }
 }
 
@@ -165,6 +249,7 @@ pub struct Codes {
     internal: OnceLock<Box<Group>>,
     external: OnceLock<Box<Group>>,
     canary: OnceLock<Box<Group>>,
+    retry: OnceLock<Box<Group>>,
 }
 
 #[derive(Debug)]
@@ -183,6 +268,7 @@ impl Codes {
             internal: OnceLock::new(),
             external: OnceLock::new(),
             canary: OnceLock::new(),
+            retry: OnceLock::new(),
         }
     }
 
@@ -193,6 +279,13 @@ impl Codes {
         if canary {
             self.canary().charge(status);
         }
+    }
+
+    /// Counts a response that leads to another try.
+    pub fn charge_retry(&self, status: u16) {
+        let group =
+            self.retry.get_or_init(|| Box::new(Group::new(self.scope.child("retry.", "retry.", &[]))));
+        group.charge(status);
     }
 
     /// Records how long the upstream took, in milliseconds.

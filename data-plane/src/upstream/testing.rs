@@ -4,7 +4,7 @@ use crate::stats::Registry;
 use data_plane_core::config::{
     Assignment, CircuitThresholds, Cluster, ConfigSource, Discovery, DnsFamily, DnsOptions, DnsResolver,
     Endpoint, EndpointAddress, EndpointHealth, Http1Options, Http2Options, LbPolicy, LocalityEndpoints,
-    UpstreamProtocol,
+    LocalityLb, UpstreamProtocol,
 };
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -12,10 +12,15 @@ use std::time::Duration;
 /// Envoy's defaults.
 pub(super) fn cluster(name: &str, discovery: Discovery) -> Cluster {
     Cluster {
+        transport_socket: None,
+        transport_socket_matches: Vec::new(),
+        auto_sni: Default::default(),
         name: name.into(),
         stat_name: name.into(),
         discovery,
-        lb: LbPolicy::RoundRobin,
+        lb: LbPolicy::ROUND_ROBIN,
+        locality_lb: LocalityLb::Alike,
+        fail_traffic_on_panic: false,
         connect_timeout: Duration::from_secs(5),
         protocol: UpstreamProtocol::Http1,
         http1: Http1Options { allow_absolute_url: true, ..Http1Options::default() },
@@ -35,6 +40,12 @@ pub(super) fn cluster(name: &str, discovery: Discovery) -> Cluster {
         max_headers_count: 100,
         max_response_headers_kb: 60,
         circuit_breakers: [CircuitThresholds::default(), CircuitThresholds::default()],
+        max_connections_per_host: None,
+        health_check: None,
+        outlier_detection: None,
+        breaker: None,
+        ignore_health_on_host_removal: false,
+        ignore_new_hosts_until_first_check: false,
         per_connection_buffer_limit_bytes: 1 << 20,
         tcp_keepalive: None,
         healthy_panic_threshold: 50,
@@ -69,6 +80,8 @@ pub(super) fn endpoint(address: EndpointAddress) -> Endpoint {
         weight: 1,
         health: EndpointHealth::Healthy,
         labels: Default::default(),
+        transport_labels: Default::default(),
+        check: None,
     }
 }
 
@@ -78,7 +91,7 @@ pub(super) fn socket(address: SocketAddr) -> Endpoint {
 
 pub(super) fn group(endpoints: Vec<Endpoint>) -> Assignment {
     let localities = vec![LocalityEndpoints { endpoints, ..LocalityEndpoints::default() }];
-    Assignment { name: "".into(), localities, overprovisioning_factor: 140 }
+    Assignment { name: "".into(), localities, overprovisioning_factor: 140, weighted_priority_health: false }
 }
 
 pub(super) fn assignment(addresses: &[SocketAddr]) -> Assignment {

@@ -6,9 +6,10 @@
 
 use super::inventory::{Good, Inventory, Refused};
 use super::kind::Kind;
+use super::secrets::{self, Secrets, Tell};
 use super::stats::{SubscriptionStats, version_hash};
 use super::update::{Item, Refusal, Update, Verdict, identify};
-use super::wanted::{ALL, Key, Needs, WantedSet, routes_of};
+use super::wanted::{ALL, Key, Needs, SourceKey, WantedSet, routes_of};
 use crate::http::RouteSlots;
 use crate::stats::Registry;
 use crate::{listener, upstream};
@@ -49,6 +50,9 @@ pub(super) struct State {
     pub(super) static_listeners: BTreeMap<Box<str>, Arc<config::Listener>>,
     pub(super) inventory: Inventory,
     pub(super) wanted: WantedSet,
+    pub(super) secrets: Secrets,
+    /// Clusters that wait for their secrets.
+    pub(super) held: BTreeMap<Box<str>, Arc<config::Cluster>>,
     /// Counts changes of what is wanted.
     pub(super) interest: u64,
     /// Listeners that wait for their routes, or for the start to come to listeners.
@@ -61,8 +65,13 @@ pub(super) struct State {
 }
 
 impl State {
-    /// Applies an update. See the module.
-    pub(super) fn apply(&mut self, kind: Kind, update: Update) -> Verdict {
+    /// Applies an update that came from `from`. See the module.
+    pub(super) fn apply(&mut self, from: &SourceKey, kind: Kind, update: Update) -> Verdict {
+        if kind == Kind::Secret {
+            let verdict = self.secrets.apply(from, update, &self.sources);
+            self.secrets_changed();
+            return verdict;
+        }
         let Update { version, resources, removed, whole } = update;
         let mut verdict = Verdict::default();
         let began = Instant::now();
@@ -145,6 +154,7 @@ impl State {
         let was_good = self.inventory.remove(kind, name);
         match kind {
             Kind::Cluster if was_good => {
+                self.held.remove(name);
                 self.upstream.remove_cluster(name);
             }
             Kind::Listener => {
@@ -171,7 +181,11 @@ impl State {
     }
 
     /// A file holds all there is: what it lacks is not waited for.
-    pub(super) fn settle_absent(&mut self, kind: Kind, names: &[Box<str>]) {
+    pub(super) fn settle_absent(&mut self, from: &SourceKey, kind: Kind, names: &[Box<str>]) {
+        if kind == Kind::Secret {
+            self.secrets.settle_absent(from, names);
+            return self.secrets_changed();
+        }
         for name in names {
             self.absent(kind, name);
         }
@@ -210,7 +224,7 @@ impl State {
         match kind {
             Kind::Cluster => self.static_clusters.contains_key(name),
             Kind::Listener => self.static_listeners.contains_key(name),
-            Kind::Endpoints | Kind::Route => false,
+            Kind::Endpoints | Kind::Route | Kind::Secret => false,
         }
     }
 
@@ -241,7 +255,12 @@ impl State {
 
     fn publish(&mut self, item: &Item, resource: &Resource) -> Result<(), Refusal> {
         match resource {
-            Resource::Cluster(cluster) => self.publish_cluster(cluster, &item.version),
+            Resource::Cluster(cluster) => {
+                upstream::tls::check(cluster).map_err(|reason| {
+                    Refusal::because(&item.name, Some(item.index), format!("TLS: {reason}"))
+                })?;
+                self.publish_cluster(cluster, &item.version);
+            }
             Resource::Assignment(assignment) => {
                 self.upstream.set_assignment(&item.name, Some(Arc::clone(assignment)));
             }
@@ -256,16 +275,49 @@ impl State {
                 let table = Arc::new(RouteTable::build(Arc::clone(routes)));
                 self.routes.slot(&item.name).publish(Some(table));
             }
+            // Secrets are applied apart.
+            Resource::Secret(_) => {}
         }
         Ok(())
     }
 
-    fn publish_cluster(&self, cluster: &Arc<config::Cluster>, version: &str) {
-        let origin = upstream::Origin::Dynamic { version: version.into() };
-        let change = self.upstream.set_cluster(Arc::clone(cluster), origin);
-        if change != upstream::Change::Unchanged {
+    fn publish_cluster(&mut self, cluster: &Arc<config::Cluster>, version: &str) {
+        self.set_cluster(cluster, upstream::Origin::Dynamic { version: version.into() });
+    }
+
+    /// Takes a cluster, which warms up once its secrets are there. True if that changes anything.
+    pub(super) fn set_cluster(&mut self, cluster: &Arc<config::Cluster>, origin: upstream::Origin) -> bool {
+        let waits = secrets::of_cluster(cluster).any(|secret| !self.secrets.is_settled(secret));
+        let change = if waits {
+            self.held.insert(cluster.name.clone(), Arc::clone(cluster));
+            self.upstream.hold_cluster(Arc::clone(cluster), origin)
+        } else {
+            self.held.remove(&cluster.name);
+            self.upstream.set_cluster(Arc::clone(cluster), origin)
+        };
+        let changed = change != upstream::Change::Unchanged;
+        if changed {
             self.repeat_assignment(cluster);
         }
+        changed
+    }
+
+    /// Lets clusters and listeners go on whose secrets came.
+    fn secrets_changed(&mut self) {
+        let all = &self.secrets;
+        let ready = |cluster: &config::Cluster| secrets::of_cluster(cluster).all(|s| all.is_settled(s));
+        let names: Vec<_> =
+            self.held.iter().filter(|(_, c)| ready(c)).map(|(name, _)| name.clone()).collect();
+        for name in names {
+            self.held.remove(&name);
+            self.upstream.release(&name);
+        }
+        self.activate();
+    }
+
+    /// Reads the files of a secret again.
+    pub(super) fn reread(&mut self, from: &SourceKey, name: &str, tell: Tell) -> Result<(), String> {
+        self.secrets.reread(from, name, tell, &self.sources)
     }
 
     /// A cluster that comes back or changes takes the endpoints that are known, instead of waiting for them to be
@@ -297,11 +349,48 @@ impl State {
         for (kind, name) in &added {
             self.asked(*kind, name);
         }
-        self.activate();
+        self.follow_secrets();
+        self.secrets_changed();
+    }
+
+    /// Gathers anew which secrets are wanted. Before clusters are asked for, only files are read: management
+    /// servers may not be reached yet.
+    fn follow_secrets(&mut self) {
+        let serving = self.upstream.clusters();
+        let serving = serving.load();
+        let mut wanted: Vec<&config::SdsReference> = Vec::new();
+        let of_kind = |kind: Kind| self.inventory.of(kind).values().filter_map(|entry| entry.good.as_ref());
+        let dynamic = of_kind(Kind::Cluster).filter_map(|good| match &good.resource {
+            Resource::Cluster(cluster) => Some(&**cluster),
+            _ => None,
+        });
+        for cluster in self.static_clusters.values().map(|c| &**c).chain(dynamic) {
+            wanted.extend(secrets::of_cluster(cluster));
+            // A cluster being replaced serves on with its own until its successor is warm.
+            if let Some(old) = serving.get(&cluster.name) {
+                wanted.extend(secrets::of_cluster(&old.config));
+            }
+        }
+        let dynamic = of_kind(Kind::Listener).filter_map(|good| match &good.resource {
+            Resource::Listener(listener) => Some(&**listener),
+            _ => None,
+        });
+        for listener in self.static_listeners.values().map(|l| &**l).chain(dynamic) {
+            wanted.extend(secrets::of_listener(listener));
+        }
+        let begins = self.phase == Phase::Begin;
+        let now = |secret: &&config::SdsReference| {
+            !begins || matches!(secret.source, Some(config::ConfigSource::Path { .. }))
+        };
+        let changed = self.secrets.follow(wanted.into_iter().filter(now), Instant::now());
+        self.interest += u64::from(changed);
     }
 
     fn needs(&self) -> Needs {
         let mut needs = Needs::default();
+        if self.phase == Phase::Begin {
+            return needs;
+        }
         let config::Dynamic { lds, cds, ads: _ } = &self.dynamic;
         if let Some(source) = cds.as_ref().filter(|_| self.phase >= Phase::Clusters) {
             needs.all(Kind::Cluster, source);
@@ -336,9 +425,11 @@ impl State {
         if self.phase < Phase::Listeners {
             return;
         }
-        let wanted = &self.wanted;
+        let (wanted, all) = (&self.wanted, &self.secrets);
         let ready = |prepared: &listener::Prepared| {
-            routes_of(prepared.config()).all(|(name, _, _)| wanted.is_settled(Kind::Route, name))
+            let config = prepared.config();
+            routes_of(config).all(|(name, _, _)| wanted.is_settled(Kind::Route, name))
+                && secrets::of_listener(config).all(|secret| all.is_settled(secret))
         };
         let names: Vec<_> = self.waiting.iter().filter(|(_, p)| ready(p)).map(|(n, _)| n.clone()).collect();
         let any = !names.is_empty();
@@ -354,8 +445,9 @@ impl State {
 
     /// Ends waits that took too long.
     pub(super) fn expire(&mut self, now: Instant) {
+        let late = self.secrets.expire(now);
         let overdue = self.wanted.overdue(now);
-        if overdue.is_empty() {
+        if overdue.is_empty() && !late {
             return;
         }
         for (kind, name) in &overdue {
@@ -383,7 +475,11 @@ impl State {
     }
 
     /// A source failed as a whole: unreadable file, lost stream. `settle`: nothing more will come by itself.
-    pub(super) fn failed(&mut self, kind: Kind, names: &[Box<str>], settle: bool) {
+    pub(super) fn failed(&mut self, from: &SourceKey, kind: Kind, names: &[Box<str>], settle: bool) {
+        if kind == Kind::Secret {
+            self.secrets.failed(from, names, settle);
+            return self.secrets_changed();
+        }
         for name in names {
             match kind {
                 Kind::Endpoints => self.each_cluster(name, |stats| {
@@ -419,13 +515,13 @@ impl State {
             Kind::Cluster => self.cds = Some(SubscriptionStats::clusters(&self.registry)),
             Kind::Listener => self.lds = Some(SubscriptionStats::listeners(&self.registry)),
             Kind::Endpoints => self.each_cluster(name, |stats| stats.update_attempt.inc()),
-            Kind::Route => {}
+            Kind::Route | Kind::Secret => {}
         }
         self.subscription_stats(kind, name).for_each(|stats| stats.metrics.update_attempt.inc());
     }
 
     fn charge(&self, kind: Kind, version: &str, touched: &[Box<str>], verdict: &Verdict, began: Instant) {
-        let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64);
+        let now_ms = now_ms();
         let took_ms = began.elapsed().as_millis() as u64;
         let charge = |stats: &SubscriptionStats, rejected: bool| {
             stats.metrics.update_attempt.inc();
@@ -459,6 +555,7 @@ impl State {
                     self.route_stats(kind, name).for_each(|stats| charge(stats, rejected));
                 }
             }
+            Kind::Secret => {}
         }
     }
 
@@ -482,7 +579,7 @@ impl State {
         let one = match kind {
             Kind::Cluster => self.cds.as_ref(),
             Kind::Listener => self.lds.as_ref(),
-            Kind::Endpoints | Kind::Route => None,
+            Kind::Endpoints | Kind::Route | Kind::Secret => None,
         };
         one.into_iter().chain(self.route_stats(kind, name))
     }
@@ -496,8 +593,14 @@ impl State {
             let keys = names.map(|name: Box<str>| (kind, name));
             out.extend(keys.filter(|(kind, name)| !self.wanted.is_settled(*kind, name)));
         }
+        out.extend(self.secrets.unready().map(|name| (Kind::Secret, name.into())));
         out
     }
+}
+
+/// Now, in milliseconds since 1970.
+pub(super) fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
 }
 
 /// An error and its causes in one line.

@@ -7,7 +7,7 @@
 use super::Xds;
 use super::kind::Kind;
 use super::update::{Refusal, Update};
-use super::wanted::{ALL, Interests};
+use super::wanted::{ALL, Interests, SourceKey};
 use notify::event::{EventKind, ModifyKind};
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use prost::Message;
@@ -20,6 +20,7 @@ use xds_types::text::{self, Positions};
 /// Reads `path` for as long as it is wanted.
 pub(super) async fn run(
     xds: Xds,
+    key: SourceKey,
     path: PathBuf,
     watched_directory: Option<PathBuf>,
     kind: Kind,
@@ -41,12 +42,12 @@ pub(super) async fn run(
         names.extend(wanted.wildcard.then(|| ALL.into()));
         match read(&path).await {
             Ok((response, positions)) => {
-                apply(&xds, &path, kind, response, &positions);
-                xds.settle_absent(kind, &names);
+                apply(&xds, &key, &path, kind, response, &positions);
+                xds.settle_absent(&key, kind, &names);
             }
             Err(reason) => {
                 warn!(path = %path.display(), kind = %kind.resource_type(), "{reason}");
-                xds.failed(kind, &names, true);
+                xds.failed(&key, kind, &names, true);
             }
         }
         tokio::select! {
@@ -57,9 +58,16 @@ pub(super) async fn run(
     }
 }
 
-fn apply(xds: &Xds, path: &Path, kind: Kind, response: DiscoveryResponse, positions: &Positions) {
+fn apply(
+    xds: &Xds,
+    key: &SourceKey,
+    path: &Path,
+    kind: Kind,
+    response: DiscoveryResponse,
+    positions: &Positions,
+) {
     let resources = response.resources.len();
-    let verdict = xds.apply(kind, Update::sotw(response));
+    let verdict = xds.apply(key, kind, Update::sotw(response));
     for refusal in &verdict.refused {
         for place in places(refusal, positions) {
             warn!(kind = %kind.resource_type(), name = &*refusal.name, "{}:{place}", path.display());
@@ -93,7 +101,7 @@ async fn read(path: &Path) -> Result<(DiscoveryResponse, Positions), String> {
 }
 
 /// Reports moves into the place of `path`, or any move within `watched_directory`.
-fn watch(
+pub(super) fn watch(
     path: &Path,
     watched_directory: Option<&Path>,
     moved: mpsc::Sender<()>,

@@ -1,4 +1,4 @@
-//! What is held of each kind: the last good form of every resource, and why a newer one was refused.
+//! What is held of each kind but secrets: the last good form of every resource, and why a newer one was refused.
 
 use super::kind::Kind;
 use data_plane_core::path::Finding;
@@ -10,7 +10,7 @@ use xds_types::google::protobuf::Any;
 /// Dynamic resources by kind and name.
 #[derive(Debug, Default)]
 pub(super) struct Inventory {
-    kinds: [BTreeMap<Box<str>, Entry>; 4],
+    kinds: [BTreeMap<Box<str>, Entry>; Kind::ALL.len()],
 }
 
 /// One resource. At least one side is set.

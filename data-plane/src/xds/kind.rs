@@ -13,11 +13,13 @@ pub enum Kind {
     Listener,
     /// RDS.
     Route,
+    /// SDS.
+    Secret,
 }
 
 impl Kind {
     /// All of them, in order.
-    pub const ALL: [Self; 4] = [Self::Cluster, Self::Endpoints, Self::Listener, Self::Route];
+    pub const ALL: [Self; 5] = [Self::Cluster, Self::Endpoints, Self::Listener, Self::Route, Self::Secret];
 
     /// The type on the wire.
     pub fn resource_type(self) -> ResourceType {
@@ -26,6 +28,7 @@ impl Kind {
             Self::Endpoints => ResourceType::ClusterLoadAssignment,
             Self::Listener => ResourceType::Listener,
             Self::Route => ResourceType::RouteConfiguration,
+            Self::Secret => ResourceType::Secret,
         }
     }
 
@@ -51,6 +54,7 @@ impl Kind {
             Self::Endpoints => "endpoint set(s)",
             Self::Listener => "listener(s)",
             Self::Route => "route configuration(s)",
+            Self::Secret => "secret(s)",
         }
     }
 }

@@ -7,10 +7,13 @@
 
 mod apply;
 mod backoff;
+mod contexts;
 mod file;
 mod inventory;
 mod kind;
 mod node;
+mod rotation;
+mod secrets;
 mod sources;
 mod statics;
 mod stats;
@@ -21,17 +24,22 @@ mod wanted;
 mod warm;
 
 pub use apply::Phase;
+pub use contexts::{Context, Named, Owner};
 pub use inventory::{Entry, Good, Refused};
 pub use kind::Kind;
-pub use node::USER_AGENT;
+pub use node::{USER_AGENT, node};
+pub use secrets::SecretEntry;
 
 use crate::http::RouteSlots;
 use crate::listener;
 use crate::stats::{Registry, TextReadout};
+use crate::transport::tls::slot::SecretSlots;
 use crate::upstream::{self, Clusters};
 use apply::State;
 use data_plane_core::config;
 use data_plane_core::translate::{self, DataLoader};
+use rotation::Rotations;
+use secrets::{Secrets, Tell};
 use sources::Sources;
 use stats::ControlPlane;
 use std::cell::RefCell;
@@ -42,6 +50,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::info;
 use update::{Update, Verdict};
+use wanted::SourceKey;
 use xds_types::envoy::config::core::v3::Node;
 
 /// What dynamic configuration is applied to.
@@ -54,11 +63,13 @@ pub struct Deps {
     pub listeners: listener::Manager,
     /// Routes by RDS name.
     pub routes: RouteSlots,
+    /// Delivered secrets, where TLS contexts read them.
+    pub secrets: SecretSlots,
     /// Reads files and environment variables that resources refer to.
     pub data: Arc<dyn DataLoader + Send + Sync>,
 }
 
-/// A static listener that cannot be had.
+/// A static listener, or static secret, that cannot be had.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListenerFailure {
     /// Its name.
@@ -87,6 +98,7 @@ pub struct Xds(Rc<Inner>);
 struct Inner {
     state: RefCell<State>,
     sources: RefCell<Sources>,
+    rotations: RefCell<Rotations>,
     /// What the sources were last told of [`State::interest`].
     followed: RefCell<u64>,
     node: Node,
@@ -105,7 +117,7 @@ impl Xds {
     /// # Errors
     /// Every listener that cannot be had.
     pub fn new(bootstrap: &config::Bootstrap, deps: Deps) -> Result<Self, Vec<ListenerFailure>> {
-        let Deps { registry, upstream, listeners, routes, data } = deps;
+        let Deps { registry, upstream, listeners, routes, secrets, data } = deps;
         let scope = ControlPlane::scope(&registry);
         let identifier = scope.text("identifier");
         let control_plane = ControlPlane::new(&scope);
@@ -113,6 +125,8 @@ impl Xds {
             upstream: upstream.clone(),
             listeners,
             routes,
+            secrets: Secrets::new(secrets, registry.clone(), Arc::clone(&data)),
+            held: BTreeMap::new(),
             data,
             sources: translate::Sources::of(bootstrap),
             dynamic: bootstrap.dynamic.clone(),
@@ -131,6 +145,7 @@ impl Xds {
         let xds = Self(Rc::new(Inner {
             state: RefCell::new(state),
             sources: RefCell::default(),
+            rotations: RefCell::default(),
             followed: RefCell::new(0),
             node: node::node(&bootstrap.node),
             upstream,
@@ -145,7 +160,7 @@ impl Xds {
 
     /// Brings the proxy up and keeps it so; never ends.
     pub async fn run(&self) {
-        self.follow();
+        self.refresh();
         warm::run(self).await;
     }
 
@@ -163,6 +178,7 @@ impl Xds {
     /// Ends all subscriptions.
     pub fn stop(&self) {
         self.0.sources.borrow_mut().clear();
+        self.0.rotations.borrow_mut().clear();
     }
 
     /// How far the start has come.
@@ -180,9 +196,19 @@ impl Xds {
         self.with(|state| match kind {
             Kind::Cluster => state.cds.as_ref().map(stats::SubscriptionStats::version),
             Kind::Listener => state.lds.as_ref().map(stats::SubscriptionStats::version),
-            Kind::Endpoints | Kind::Route => None,
+            Kind::Endpoints | Kind::Route | Kind::Secret => None,
         })
         .unwrap_or_default()
+    }
+
+    /// All secrets that are wanted, by name.
+    pub fn secrets(&self) -> Vec<SecretEntry> {
+        self.with(|state| state.secrets.entries())
+    }
+
+    /// What TLS contexts hold now.
+    pub fn tls_contexts(&self) -> Vec<Context> {
+        self.with(contexts::all)
     }
 
     /// Whether a listener waits for its routes.
@@ -204,21 +230,28 @@ impl Xds {
         look(&self.0.state.borrow())
     }
 
-    fn apply(&self, kind: Kind, update: Update) -> Verdict {
-        let verdict = self.0.state.borrow_mut().apply(kind, update);
+    fn apply(&self, from: &SourceKey, kind: Kind, update: Update) -> Verdict {
+        let verdict = self.0.state.borrow_mut().apply(from, kind, update);
         self.changed();
         verdict
     }
 
     /// A file holds all there is: names that it lacks need not be waited for.
-    fn settle_absent(&self, kind: Kind, names: &[Box<str>]) {
-        self.0.state.borrow_mut().settle_absent(kind, names);
+    fn settle_absent(&self, from: &SourceKey, kind: Kind, names: &[Box<str>]) {
+        self.0.state.borrow_mut().settle_absent(from, kind, names);
         self.changed();
     }
 
-    fn failed(&self, kind: Kind, names: &[Box<str>], settle: bool) {
-        self.0.state.borrow_mut().failed(kind, names, settle);
+    fn failed(&self, from: &SourceKey, kind: Kind, names: &[Box<str>], settle: bool) {
+        self.0.state.borrow_mut().failed(from, kind, names, settle);
         self.changed();
+    }
+
+    /// The files of a secret may have changed.
+    fn reread(&self, from: &SourceKey, name: &str, tell: Tell) -> Result<(), String> {
+        let done = self.0.state.borrow_mut().reread(from, name, tell);
+        self.changed();
+        done
     }
 
     fn expire(&self) {
@@ -247,9 +280,17 @@ impl Xds {
     fn follow(&self) {
         let state = self.0.state.borrow();
         if self.0.followed.replace(state.interest) != state.interest {
-            let plan = state.wanted.by_source();
+            let mut plan = state.wanted.by_source();
+            for (key, interest) in state.secrets.by_source() {
+                match plan.iter_mut().find(|(known, _)| known == key) {
+                    Some((_, interests)) => _ = interests.insert(Kind::Secret, interest),
+                    None => plan.push((key.clone(), [(Kind::Secret, interest)].into())),
+                }
+            }
             self.0.sources.borrow_mut().follow(self, state.dynamic.ads.as_ref(), plan);
         }
+        let files = state.secrets.files().map(|(key, name, files)| (key.clone(), name.into(), files.clone()));
+        self.0.rotations.borrow_mut().follow(self, files.collect());
     }
 
     fn changes(&self) -> watch::Receiver<u64> {

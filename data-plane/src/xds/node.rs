@@ -14,7 +14,7 @@ pub const USER_AGENT: &str = "portolan";
 const CLIENT_FEATURES: &[&str] = &["xds.config.resource-in-sotw"];
 
 /// The node of discovery requests.
-pub(super) fn node(node: &config::Node) -> proto::Node {
+pub fn node(node: &config::Node) -> proto::Node {
     let config::Locality { region, zone, sub_zone } = node.locality.clone();
     let metadata = (!node.metadata.is_empty()).then(|| object(&node.metadata));
     let extension = |name: &str| proto::Extension {

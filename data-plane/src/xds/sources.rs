@@ -8,7 +8,13 @@ use tokio::task::{AbortHandle, spawn_local};
 
 /// A task that ends with its owner.
 #[derive(Debug)]
-struct Owned(AbortHandle);
+pub(super) struct Owned(AbortHandle);
+
+impl Owned {
+    pub(super) fn new(task: AbortHandle) -> Self {
+        Self(task)
+    }
+}
 
 impl Drop for Owned {
     fn drop(&mut self) {
@@ -47,13 +53,13 @@ impl Sources {
                         SourceKey::Ads => {
                             // Translation refuses `ads: {}` without an `ads_config`.
                             let Some(ads) = ads.cloned() else { continue };
-                            spawn_local(stream::run(xds, ads, None, seen))
+                            spawn_local(stream::run(xds, key.clone(), ads, None, seen))
                         }
                         SourceKey::Grpc(source, kind) => {
-                            spawn_local(stream::run(xds, source, Some(kind), seen))
+                            spawn_local(stream::run(xds, key.clone(), source, Some(kind), seen))
                         }
                         SourceKey::File { path, watched_directory, kind } => {
-                            spawn_local(file::run(xds, path, watched_directory, kind, seen))
+                            spawn_local(file::run(xds, key.clone(), path, watched_directory, kind, seen))
                         }
                     };
                     self.0.push(Source { key, interests, _task: Owned(task.abort_handle()) });

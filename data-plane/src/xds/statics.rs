@@ -15,6 +15,8 @@ impl State {
         bootstrap: &config::Bootstrap,
     ) -> Result<Reloaded, Vec<ListenerFailure>> {
         let mut prepared = Vec::new();
+        // Before listeners: their contexts are built from them.
+        let before = self.secrets.set_static(&bootstrap.secrets)?;
         let mut failures = Vec::new();
         for listener in &bootstrap.listeners {
             if self.static_listeners.get(&listener.name) == Some(listener) {
@@ -28,6 +30,7 @@ impl State {
             }
         }
         if !failures.is_empty() {
+            self.secrets.restore_static(&before);
             return Err(failures);
         }
         // Whether there is an ADS stream only a start decides.
@@ -47,15 +50,14 @@ impl State {
         let next = bootstrap.clusters.iter().map(|c| (c.name.clone(), Arc::clone(c))).collect();
         let old = std::mem::replace(&mut self.static_clusters, next);
         for name in old.into_keys().filter(|name| !self.static_clusters.contains_key(name)) {
+            self.held.remove(&name);
             self.upstream.remove_cluster(&name);
             changed.clusters_removed.push(name);
         }
         for cluster in &bootstrap.clusters {
             // A static cluster takes the place of a dynamic one of its name.
             self.inventory.remove(Kind::Cluster, &cluster.name);
-            let change = self.upstream.set_cluster(Arc::clone(cluster), upstream::Origin::Static);
-            if change != upstream::Change::Unchanged {
-                self.repeat_assignment(cluster);
+            if self.set_cluster(cluster, upstream::Origin::Static) {
                 changed.clusters.push(cluster.name.clone());
             }
         }

@@ -56,6 +56,39 @@ impl SubscriptionStats {
     }
 }
 
+stat_block! {
+    /// Stats of one secret, `sds.<name>.`.
+    pub(super) struct SecretMetrics {
+        counters: init_fetch_timeout, key_rotation_failed, update_attempt, update_failure, update_rejected,
+            update_success;
+        gauges: update_time, version;
+        histograms: update_duration;
+    }
+}
+
+/// Stats of one secret.
+#[derive(Debug)]
+pub(super) struct SecretStats {
+    pub(super) metrics: SecretMetrics,
+    version_text: TextReadout,
+}
+
+impl SecretStats {
+    pub(super) fn new(registry: &Registry, name: &str) -> Self {
+        let scope = registry.scope(&format!("sds.{name}."), "sds.", &[("envoy_xds_resource_name", name)]);
+        Self { metrics: SecretMetrics::new(&scope), version_text: scope.text("version_text") }
+    }
+
+    /// An update was applied.
+    pub(super) fn accepted(&self, version: &str, now_ms: u64, took_ms: u64) {
+        self.metrics.update_success.inc();
+        self.metrics.update_time.set(now_ms);
+        self.metrics.update_duration.record(took_ms);
+        self.metrics.version.set(version_hash(version));
+        self.version_text.set(version);
+    }
+}
+
 /// What Envoy's `version` gauges show.
 pub(super) fn version_hash(version: &str) -> u64 {
     xxh64(version.as_bytes(), 0)

@@ -11,7 +11,7 @@ use super::Xds;
 use super::backoff::Backoff;
 use super::kind::Kind;
 use super::stats::ControlPlane;
-use super::wanted::{ALL, Interests};
+use super::wanted::{ALL, Interests, SourceKey};
 use bucket::Bucket;
 use data_plane_core::config::{GrpcSource, GrpcTarget, TransportApi};
 use protocol::{DeltaApi, Protocol, SotwApi};
@@ -33,25 +33,27 @@ const OUTBOX: usize = 64;
 /// the aggregated stream.
 pub(super) async fn run(
     xds: Xds,
+    key: SourceKey,
     source: GrpcSource,
     only: Option<Kind>,
     interests: watch::Receiver<Interests>,
 ) {
     match source.api {
-        TransportApi::Sotw => subscribe::<SotwApi>(xds, source, only, interests).await,
-        TransportApi::Delta => subscribe::<DeltaApi>(xds, source, only, interests).await,
+        TransportApi::Sotw => subscribe::<SotwApi>(xds, key, source, only, interests).await,
+        TransportApi::Delta => subscribe::<DeltaApi>(xds, key, source, only, interests).await,
     }
 }
 
 async fn subscribe<P: Protocol>(
     xds: Xds,
+    key: SourceKey,
     source: GrpcSource,
     only: Option<Kind>,
     mut interests: watch::Receiver<Interests>,
 ) {
     let mut backoff = Backoff::default();
     let mut session =
-        Session::<P> { xds, machines: BTreeMap::new(), outbox: VecDeque::new(), answered: false };
+        Session::<P> { xds, key, machines: BTreeMap::new(), outbox: VecDeque::new(), answered: false };
     let mut bucket = source.rate_limit.map(|(size, fill)| Bucket::new(size, fill.get(), Instant::now()));
     let mut attempt = 0;
     loop {
@@ -77,6 +79,7 @@ async fn subscribe<P: Protocol>(
 /// What outlives one stream, and the stream's outbox.
 struct Session<P: Protocol> {
     xds: Xds,
+    key: SourceKey,
     machines: BTreeMap<Kind, P::Machine>,
     outbox: VecDeque<(Kind, P::Ask)>,
     /// This stream brought at least one response.
@@ -166,8 +169,8 @@ impl<P: Protocol> Session<P> {
         let Some(machine) = self.machines.get_mut(&kind) else {
             return warn!(type_url, "response of a type never asked for, dropped");
         };
-        let xds = &self.xds;
-        let ask = P::deal(machine, kind, response, |update| xds.apply(kind, update));
+        let (xds, key) = (&self.xds, &self.key);
+        let ask = P::deal(machine, kind, response, |update| xds.apply(key, kind, update));
         self.outbox.extend(ask.map(|ask| (kind, ask)));
     }
 
@@ -199,7 +202,7 @@ impl<P: Protocol> Session<P> {
             let mut names: Vec<Box<str>> = interest.names.into_iter().collect();
             names.extend(interest.wildcard.then(|| ALL.into()));
             debug!(kind = %kind.resource_type(), resources = names.len(), "waiting for the control plane");
-            self.xds.failed(kind, &names, false);
+            self.xds.failed(&self.key, kind, &names, false);
         }
     }
 }

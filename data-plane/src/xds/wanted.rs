@@ -49,7 +49,7 @@ pub(super) enum SourceKey {
 pub(super) type Interests = BTreeMap<Kind, Interest>;
 
 impl SourceKey {
-    fn new(source: &ConfigSource, kind: Kind) -> Self {
+    pub(super) fn new(source: &ConfigSource, kind: Kind) -> Self {
         match source {
             ConfigSource::Ads { .. } => Self::Ads,
             ConfigSource::Grpc { source, .. } => Self::Grpc(source.clone(), kind),
@@ -60,7 +60,7 @@ impl SourceKey {
     }
 }
 
-fn patience(source: &ConfigSource) -> Option<Duration> {
+pub(super) fn patience(source: &ConfigSource) -> Option<Duration> {
     match source {
         ConfigSource::Ads { initial_fetch_timeout } | ConfigSource::Grpc { initial_fetch_timeout, .. } => {
             *initial_fetch_timeout

@@ -8,8 +8,9 @@
 use super::Xds;
 use super::apply::{Phase, State};
 use super::kind::Kind;
+use super::secrets;
 use super::wanted::ALL;
-use data_plane_core::config::Discovery;
+use data_plane_core::config::{self, ConfigSource, Discovery};
 use std::time::Duration;
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{info, warn};
@@ -46,8 +47,14 @@ async fn start(xds: &Xds) {
 async fn static_clusters(xds: &Xds) {
     let mut warming = xds.upstream().warming();
     let names: Vec<_> = xds.with(|state| {
-        let primary =
-            state.static_clusters.values().filter(|c| !matches!(c.discovery, Discovery::Eds { .. }));
+        // Those whose endpoints or secrets come from a server cannot be the way to it.
+        let served = |secret: &config::SdsReference| {
+            matches!(secret.source, Some(ConfigSource::Ads { .. } | ConfigSource::Grpc { .. }))
+        };
+        let primary = state
+            .static_clusters
+            .values()
+            .filter(|c| !matches!(c.discovery, Discovery::Eds { .. }) && !secrets::of_cluster(c).any(served));
         primary.map(|c| c.name.clone()).collect()
     });
     while !names.iter().all(|name| xds.upstream().is_warm(name)) {
@@ -70,7 +77,9 @@ async fn until(xds: &Xds, done: impl Fn(&State) -> bool) {
 async fn timers(xds: &Xds) {
     let mut changes = xds.changes();
     loop {
-        let next = xds.with(|state| state.wanted.next_deadline());
+        let next = xds.with(|state| {
+            state.wanted.next_deadline().into_iter().chain(state.secrets.next_deadline()).min()
+        });
         tokio::select! {
             // Both cancel safe.
             () = sleep_until(next.unwrap_or_else(|| Instant::now() + FAR)) => xds.expire(),

@@ -178,6 +178,10 @@ fn enumeration(of: &EnumDescriptor, text: &str, scalar: Scalar<'_>) -> Result<i3
         }
         Scalar::Null if of.full_name() == "google.protobuf.NullValue" => Ok(0),
         // `off` and `on` are booleans in YAML, and names of enum values here and there.
+        // Envoy takes them for booleans; our own objects are for people.
+        Scalar::Bool(_) if of.full_name().starts_with("portolan.") && find(of, text).is_some() => {
+            find(of, text).ok_or(Wrong::Kind)
+        }
         Scalar::Bool(_) if find(of, text).is_some_and(|_| !matches!(text, "true" | "false")) => {
             Err(format!("must be a name, but an unquoted {text} is a boolean; write {text:?}").into())
         }

@@ -3,20 +3,23 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use super::{Checker, format, host};
+use super::{Checker, format, host, resilience};
 use crate::model::{ObjectName, listener_address, listener_name};
 use xds_types::google::protobuf::{Struct, Value, value::Kind};
 use xds_types::portolan::config::v1::{AccessLog, Gateway, Listener, listener};
 
 pub(super) fn check(g: &Gateway, at: &mut Checker<'_>) {
-    let Gateway { listeners, group: _, access_log, use_remote_address: _, patch: _ } = g;
+    let Gateway { listeners, group, access_log, use_remote_address, limits, trusted_hops, service, patch: _ } =
+        g;
+    super::tls::gateway(group, service, at);
     if listeners.is_empty() {
         at.error("spec.listeners", "must hold at least one listener");
     }
     let (mut names, mut ports) = (BTreeSet::new(), Vec::<(IpAddr, u32, usize)>::new());
     for (i, l) in listeners.iter().enumerate() {
         let path = format!("spec.listeners[{i}]");
-        let Listener { name, address, port, protocol, hostnames } = l;
+        let Listener { name, address, port, protocol, hostnames, tls: _, mtls: _, redirect_to_https: _ } = l;
+        super::tls::listener(&path, l, g, at);
         let full = listener_name(l);
         if let Err(e) = ObjectName::new(&full) {
             at.error(format!("{path}.name"), format!("`{name}` {e}"));
@@ -31,9 +34,10 @@ pub(super) fn check(g: &Gateway, at: &mut Checker<'_>) {
         match listener_address(l) {
             None => at.error(format!("{path}.address"), format!("`{address}` is not an IP address")),
             Some(ip) => {
-                if let Some((_, _, other)) =
-                    ports.iter().find(|(a, p, _)| p == port && addresses_clash(*a, ip))
-                {
+                let taken = |(a, p, other): &&(IpAddr, u32, usize)| {
+                    p == port && addresses_clash(*a, ip) && !super::tls::told_apart(&listeners[*other], l)
+                };
+                if let Some((_, _, other)) = ports.iter().find(taken) {
                     at.error(format!("{path}.port"), format!("{port} is taken by listeners[{other}]"));
                 }
                 ports.push((ip, *port, i));
@@ -43,6 +47,15 @@ pub(super) fn check(g: &Gateway, at: &mut Checker<'_>) {
     }
     if let Some(log) = access_log {
         check_access_log(log, at);
+    }
+    if let Some(limits) = limits {
+        resilience::gateway(limits, at);
+    }
+    if *trusted_hops > 32 {
+        at.error("spec.trusted_hops", "must be 0 to 32");
+    }
+    if *trusted_hops > 0 && use_remote_address.as_ref().is_some_and(|u| !u.value) {
+        at.warn("spec.trusted_hops", "is counted from the end of x-forwarded-for, without the peer itself");
     }
 }
 

@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 
 use super::gateway::check_hosts;
-use super::{Checker, Zero, format, header_name};
+use super::{Checker, Zero, format, header_name, resilience};
 use crate::model::{ObjectName, ServiceName};
 use xds_types::portolan::config::v1::{
     Backend, DirectResponse, HeaderEdits, Match, Redirect, Rewrite, Route, Rule, ValueMatch, r#match::Path,
@@ -63,6 +63,10 @@ fn check_rule(path: &str, rule: &Rule, at: &mut Checker<'_>) {
         request_headers,
         response_headers,
         timeout,
+        retry,
+        mirrors,
+        hash,
+        idle_timeout,
     } = rule;
     for (i, m) in matches.iter().enumerate() {
         check_match(&format!("{path}.matches[{i}]"), m, at);
@@ -114,6 +118,17 @@ fn check_rule(path: &str, rule: &Rule, at: &mut Checker<'_>) {
     if timeout.is_some() && backends.is_empty() {
         at.error(format!("{path}.timeout"), "needs backends: nothing is waited for");
     }
+    at.duration(&format!("{path}.idle_timeout"), idle_timeout.as_ref(), Zero::Allowed);
+    let needs = [
+        ("idle_timeout", idle_timeout.is_some()),
+        ("retry", retry.is_some()),
+        ("mirrors", !mirrors.is_empty()),
+        ("hash", !hash.is_empty()),
+    ];
+    for (field, _) in needs.iter().filter(|(_, set)| *set && backends.is_empty()) {
+        at.error(format!("{path}.{field}"), "needs backends: nothing is sent on");
+    }
+    resilience::rule(path, retry.as_ref(), mirrors, hash, at);
 }
 
 fn check_match(path: &str, m: &Match, at: &mut Checker<'_>) {
@@ -303,7 +318,10 @@ fn check_for_grpc(path: &str, rule: &Rule, at: &mut Checker<'_>) {
         ("rewrite", rule.rewrite.is_some()),
         ("request_headers", rule.request_headers.is_some()),
         ("response_headers", rule.response_headers.is_some()),
+        ("mirrors", !rule.mirrors.is_empty()),
+        ("idle_timeout", rule.idle_timeout.is_some()),
     ];
+    resilience::rule_for_grpc(path, rule, WHY, at);
     for (field, _) in set.iter().filter(|(_, set)| *set) {
         at.error(format!("{path}.{field}"), WHY);
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
-use super::{Checker, Zero};
+use super::{Checker, Zero, resilience};
 use crate::model::{Instance, ObjectName, ServiceName};
 use xds_types::portolan::config::v1::{Discovery, Service, Subset, discovery::From, service};
 
@@ -15,6 +15,16 @@ pub(super) fn check(s: &Service, at: &mut Checker<'_>) {
         subsets,
         discovery,
         max_requests_per_connection,
+        health_check,
+        outlier_detection,
+        circuit_breaker,
+        limits,
+        hash_table,
+        slow_start,
+        proxy_protocol,
+        zones,
+        mtls,
+        tls,
         patch: _, // `translate` merges it and knows its keys
     } = s;
     if service::Protocol::try_from(*protocol).is_err() {
@@ -23,10 +33,16 @@ pub(super) fn check(s: &Service, at: &mut Checker<'_>) {
     if service::LoadBalancing::try_from(*load_balancing).is_err() {
         at.error("spec.load_balancing", "is not a load-balancing policy");
     }
+    super::tls::service(*mtls, tls.as_ref(), at);
     at.duration("spec.connect_timeout", connect_timeout.as_ref(), Zero::Refused);
     if max_requests_per_connection.as_ref().is_some_and(|n| n.value == 0) {
         at.error("spec.max_requests_per_connection", "must be at least 1; leave it out for no limit");
     }
+    if service::ProxyProtocol::try_from(*proxy_protocol).is_err() {
+        at.error("spec.proxy_protocol", "is not a version");
+    }
+    resilience::service(s, health_check, outlier_detection, circuit_breaker, at);
+    resilience::balancing(s, limits, hash_table, slow_start, zones, at);
     let mut names: Vec<_> = subsets.iter().collect();
     names.sort_by_key(|(name, _)| *name);
     for (name, Subset { labels }) in names {

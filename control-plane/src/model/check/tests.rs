@@ -23,6 +23,22 @@ fn gateway(spec: serde_json::Value) -> serde_json::Value {
     json!({"kind": "Gateway", "name": "edge", "spec": spec})
 }
 
+fn limited(limits: serde_json::Value) -> serde_json::Value {
+    gateway(json!({"listeners": [{"port": 1}], "limits": limits}))
+}
+
+fn policy(spec: serde_json::Value) -> serde_json::Value {
+    json!({"kind": "Policy", "name": "calm", "spec": spec})
+}
+
+fn limits(limits: serde_json::Value) -> serde_json::Value {
+    policy(json!({"targets": [{"gateway": "edge"}], "rate_limit": {"limits": limits}}))
+}
+
+fn descriptors(descriptors: serde_json::Value) -> serde_json::Value {
+    policy(json!({"rate_limit_domain": {"domain": "d", "descriptors": descriptors}}))
+}
+
 fn listener(spec: serde_json::Value) -> serde_json::Value {
     gateway(json!({"listeners": [spec]}))
 }
@@ -53,6 +69,87 @@ fn each_bad_field_is_named_with_its_path_and_reason() {
         (service(json!({"connect_timeout": "-1s"})), "spec.connect_timeout", "negative"),
         (service(json!({"connect_timeout": "99999999s"})), "spec.connect_timeout", "a year"),
         (service(json!({"max_requests_per_connection": 0})), "spec.max_requests_per_connection", "at least 1"),
+        (service(json!({"mtls": "strict", "tls": {}})), "spec.tls", "cannot be used with `mtls`"),
+        (service(json!({"tls": {"mode": "skip_verify", "ca": "a"}})), "spec.tls", "nothing to verify"),
+        (service(json!({"tls": {"sni": "*.a"}})), "spec.tls.sni", "not a host name"),
+        (service(json!({"tls": {"sans": [{}]}})), "spec.tls.sans[0]", "one of dns, ip and uri"),
+        (service(json!({"tls": {"sans": [{"ip": "a"}]}})), "spec.tls.sans[0]", "not an IP address"),
+        (service(json!({"tls": {"ca": "a/b"}})), "spec.tls.ca", "must not contain"),
+        (listener(json!({"port": 1, "protocol": "HTTPS"})), "spec.listeners[0].tls", "needed by HTTPS"),
+        (listener(json!({"port": 1, "tls": {"certificates": ["a"]}})), "spec.listeners[0].tls", "needs `protocol: HTTPS`"),
+        (listener(json!({"port": 1, "protocol": "HTTPS", "tls": {}})), "spec.listeners[0].tls.certificates", "at least one"),
+        (listener(json!({"port": 1, "protocol": "HTTPS", "tls": {"certificates": ["a", "a"]}})), "spec.listeners[0].tls.certificates[1]", "there twice"),
+        (listener(json!({"port": 1, "protocol": "HTTPS", "tls": {"certificates": ["a"], "require_client_certificate": true}})), "spec.listeners[0].tls.client_ca", "needed by"),
+        (listener(json!({"port": 1, "protocol": "HTTPS", "tls": {"certificates": ["a"], "alpn": ["h3"]}})), "spec.listeners[0].tls.alpn[0]", "`h2` or"),
+        (listener(json!({"port": 1, "protocol": "HTTPS", "tls": {"certificates": ["a"]}, "redirect_to_https": 1})), "spec.listeners[0].redirect_to_https", "HTTP listeners only"),
+        (listener(json!({"port": 1, "redirect_to_https": 70000})), "spec.listeners[0].redirect_to_https", "1 to 65535"),
+        (listener(json!({"port": 1, "mtls": "strict"})), "spec.group", "needed with `mtls`"),
+        (gateway(json!({"listeners": [{"port": 1}], "service": "cart"})), "spec.group", "needed with `service`"),
+        (gateway(json!({"listeners": [
+            {"name": "a", "port": 1, "protocol": "HTTPS", "hostnames": ["x.a"], "tls": {"certificates": ["a"]}},
+            {"name": "b", "port": 1, "protocol": "HTTPS", "hostnames": ["X.a"], "tls": {"certificates": ["a"]}}]})), "spec.listeners[1].port", "is taken"),
+        (gateway(json!({"listeners": [
+            {"name": "a", "port": 1, "protocol": "HTTPS", "hostnames": ["x.a"], "tls": {"certificates": ["a"]}},
+            {"name": "b", "port": 1, "hostnames": ["y.a"]}]})), "spec.listeners[1].port", "is taken"),
+        (service(json!({"health_check": {}})), "spec.health_check", "must say how"),
+        (service(json!({"health_check": {"http": {"path": "x"}}})), "spec.health_check.http.path", "from `/`"),
+        (service(json!({"health_check": {"http": {"path": "/", "method": "CONNECT"}}})), "spec.health_check.http.method", "one of GET"),
+        (service(json!({"health_check": {"http": {"path": "/", "expected": ["200-"]}}})), "spec.health_check.http.expected[0]", "`200-299`"),
+        (service(json!({"health_check": {"http": {"path": "/", "headers": {"Host": "a"}}}})), "spec.health_check.http.headers[\"Host\"]", "fields of their own"),
+        (service(json!({"health_check": {"grpc": {}}})), "spec.health_check.grpc", "HTTP2"),
+        (service(json!({"health_check": {"tcp": {"receive": [""]}}})), "spec.health_check.tcp.receive[0]", "empty"),
+        (service(json!({"health_check": {"tcp": {}, "interval": "0s"}})), "spec.health_check.interval", "more than 0s"),
+        (service(json!({"health_check": {"tcp": {}, "healthy_threshold": 0}})), "spec.health_check.healthy_threshold", "at least 1"),
+        (service(json!({"health_check": {"tcp": {}, "jitter_percent": 101}})), "spec.health_check.jitter_percent", "0 to 100"),
+        (service(json!({"health_check": {"tcp": {}, "port": 70000}})), "spec.health_check.port", "1 to 65535"),
+        (service(json!({"outlier_detection": {"max_ejection": "1s"}})), "spec.outlier_detection.max_ejection", "base_ejection"),
+        (service(json!({"outlier_detection": {"max_ejected_percent": 101}})), "spec.outlier_detection.max_ejected_percent", "0 to 100"),
+        (service(json!({"outlier_detection": {"failure_percentage": {"threshold": 0}}})), "spec.outlier_detection.failure_percentage.threshold", "1 to 100"),
+        (service(json!({"circuit_breaker": {}})), "spec.circuit_breaker", "never opens"),
+        (service(json!({"circuit_breaker": {"slow_percent": 5}})), "spec.circuit_breaker.slow_duration", "needed"),
+        (service(json!({"circuit_breaker": {"failure_percent": 5, "window": "0.001s"}})), "spec.circuit_breaker.window", "0.01s"),
+        (service(json!({"circuit_breaker": {"failure_percent": 5, "max_open_time": "1s"}})), "spec.circuit_breaker.max_open_time", "open_time"),
+        (service(json!({"limits": {"retries": 1, "retry_budget": {}}})), "spec.limits.retries", "no effect"),
+        (service(json!({"limits": {"retry_budget": {"percent": 0}}})), "spec.limits.retry_budget.percent", "more than 0"),
+        (service(json!({"hash_table": {"min_size": 1}})), "spec.hash_table.min_size", "RING_HASH"),
+        (service(json!({"load_balancing": "MAGLEV", "hash_table": {"table_size": 10}})), "spec.hash_table.table_size", "prime"),
+        (service(json!({"load_balancing": "RING_HASH", "hash_table": {"max_size": 10}})), "spec.hash_table.max_size", "min_size"),
+        (service(json!({"load_balancing": "RANDOM", "slow_start": {"window": "1s"}})), "spec.slow_start", "ROUND_ROBIN"),
+        (service(json!({"slow_start": {}})), "spec.slow_start.window", "needed"),
+        (service(json!({"zones": {"order": ["a", "a"]}})), "spec.zones.order[1]", "once"),
+        (service(json!({"zones": {"overprovisioning_percent": 99}})), "spec.zones.overprovisioning_percent", "100 to 10000"),
+        (limited(json!({"max_request_headers_kib": 9000})), "spec.limits.max_request_headers_kib", "1 to 8192"),
+        (limited(json!({"request_headers_timeout": "0s"})), "spec.limits.request_headers_timeout", "more than 0s"),
+        (rule(json!({"backends": to, "retry": {"on": ["often"]}})), "spec.rules[0].retry.on[0]", "one of 5xx"),
+        (rule(json!({"backends": to, "retry": {"attempts": 0}})), "spec.rules[0].retry.attempts", "1 to 100"),
+        (rule(json!({"backends": to, "retry": {"statuses": [99]}})), "spec.rules[0].retry.statuses[0]", "100 to 599"),
+        (rule(json!({"backends": to, "retry": {"max_backoff": "0.001s"}})), "spec.rules[0].retry.max_backoff", "backoff"),
+        (rule(json!({"respond": {"status": 200}, "retry": {}})), "spec.rules[0].retry", "needs backends"),
+        (rule(json!({"backends": to, "mirrors": [{"service": "a/b"}]})), "spec.rules[0].mirrors[0].service", "`/`"),
+        (rule(json!({"backends": to, "mirrors": [{"service": "a", "percent": 101}]})), "spec.rules[0].mirrors[0].percent", "at most 100"),
+        (rule(json!({"backends": to, "hash": [{}]})), "spec.rules[0].hash[0]", "must say what"),
+        (rule(json!({"backends": to, "hash": [{"cookie": {"name": "a b"}}]})), "spec.rules[0].hash[0].cookie.name", "not a cookie"),
+        (mesh(json!({"backends": to, "hash": [{"client_ip": true}]})), "spec.rules[0].hash[0]", "gRPC"),
+        (mesh(json!({"backends": to, "retry": {"on": ["5xx"]}})), "spec.rules[0].retry.on", "gRPC"),
+        (mesh(json!({"backends": to, "mirrors": [{"service": "a"}]})), "spec.rules[0].mirrors", "gRPC"),
+        (policy(json!({})), "spec", "must say what"),
+        (limits(json!([])), "spec.rate_limit.limits", "at least one"),
+        (limits(json!([{}])), "spec.rate_limit.limits[0].requests", "needed"),
+        (limits(json!([{"requests": 1, "scope": "LOCAL", "algorithm": "FIXED_WINDOW"}])), "spec.rate_limit.limits[0].algorithm", "TOKEN_BUCKET"),
+        (limits(json!([{"requests": 1, "burst": 2}])), "spec.rate_limit.limits[0].burst", "TOKEN_BUCKET"),
+        (limits(json!([{"requests": 1, "name": "a b"}])), "spec.rate_limit.limits[0].name", "letters"),
+        (limits(json!([{"requests": 1, "per": [{}]}])), "spec.rate_limit.limits[0].per[0]", "by what"),
+        (limits(json!([{"requests": 1, "per": [{"client_ip": {"v4_bits": 33}}]}])), "spec.rate_limit.limits[0].per[0].client_ip.v4_bits", "1 to 32"),
+        (limits(json!([{"requests": 1, "per": [{"metadata": {"namespace": "a"}}]}])), "spec.rate_limit.limits[0].per[0].metadata.path", "at least one"),
+        (policy(json!({"rate_limit": {"limits": [{"requests": 1}]}})), "spec.targets", "at least one"),
+        (policy(json!({"targets": [{"gateway": "a", "rule": "b"}], "rate_limit": {"limits": [{"requests": 1}]}})), "spec.targets[0].rule", "needs a route"),
+        (policy(json!({"targets": [{}], "rate_limit": {"limits": [{"requests": 1}]}})), "spec.targets[0]", "gateway"),
+        (descriptors(json!([{"value": "a"}])), "spec.rate_limit_domain.descriptors[0].key", "empty"),
+        (descriptors(json!([{"key": "a", "value": "*a"}])), "spec.rate_limit_domain.descriptors[0].value", "at its end"),
+        (descriptors(json!([{"key": "a"}, {"key": "a"}])), "spec.rate_limit_domain.descriptors[1]", "twice"),
+        (descriptors(json!([{"key": "a", "rate_limit": {"requests_per_unit": 1}}])), "spec.rate_limit_domain.descriptors[0].rate_limit.unit", "needed"),
+        (descriptors(json!([{"key": "a", "descriptors": [{"key": "b", "share_threshold": true}]}])), "spec.rate_limit_domain.descriptors[0].descriptors[0].share_threshold", "`*`"),
+        (policy(json!({"rate_limit_domain": {"domain": "portolan"}})), "spec.rate_limit_domain.domain", "other policies"),
         (service(json!({"subsets": {"a/b": {"labels": {"v": "1"}}}})), "spec.subsets[\"a/b\"]", "`/`"),
         (service(json!({"subsets": {"v1": {}}})), "spec.subsets[\"v1\"].labels", "at least one"),
         (service(json!({"discovery": {}})), "spec.discovery", "must say where"),

@@ -38,6 +38,8 @@ pub struct Options {
     pub token: Option<Token>,
     /// PEM file with the authorities to trust with https; none: the system's.
     pub ca_file: Option<PathBuf>,
+    /// PEM files with the certificate to show, and its key.
+    pub identity: Option<(PathBuf, PathBuf)>,
     /// Another datacenter than the agent's own.
     pub datacenter: Option<String>,
 }
@@ -73,6 +75,9 @@ pub enum Error {
     /// The authorities cannot be read.
     #[error("consul authorities: {0}")]
     Authorities(String),
+    /// The certificate to show cannot be read.
+    #[error("consul client certificate: {0}")]
+    Identity(String),
     /// No connection, or it broke.
     #[error("consul is not reachable at {url}")]
     Unreachable {
@@ -510,11 +515,18 @@ fn tls(options: &Options) -> Result<rustls::ClientConfig, Error> {
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     }
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    Ok(rustls::ClientConfig::builder_with_provider(provider)
+    let builder = rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|e| Error::Authorities(e.to_string()))?
-        .with_root_certificates(roots)
-        .with_no_client_auth())
+        .with_root_certificates(roots);
+    let Some((certificate, key)) = &options.identity else { return Ok(builder.with_no_client_auth()) };
+    let fail =
+        |path: &PathBuf, e: &dyn std::fmt::Display| Error::Identity(format!("{}: {e}", path.display()));
+    let chain: Result<Vec<_>, _> =
+        CertificateDer::pem_file_iter(certificate).map_err(|e| fail(certificate, &e))?.collect();
+    let chain = chain.map_err(|e| fail(certificate, &e))?;
+    let private = rustls_pki_types::PrivateKeyDer::from_pem_file(key).map_err(|e| fail(key, &e))?;
+    builder.with_client_auth_cert(chain, private).map_err(|e| fail(certificate, &e))
 }
 
 /// Go writes an empty list or map as `null`.

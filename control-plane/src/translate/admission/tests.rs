@@ -53,7 +53,7 @@ impl Store {
 
     fn event(&mut self, event: Event) {
         let (world, change) = apply(std::mem::take(&mut self.world), event);
-        self.objects = settle(&self.objects, &world, &change.objects);
+        self.objects = settle(&self.objects, &world, &change.objects, &Trust::default());
         self.world = world;
     }
 
@@ -64,7 +64,11 @@ impl Store {
     fn admit(&self, writes: &[Value], deletes: &[(&str, &str)]) -> Vec<String> {
         let writes: Vec<Resource> = writes.iter().map(resource).collect();
         let deletes: Vec<ObjectKey> = deletes.iter().map(|(k, n)| key(k, n)).collect();
-        admit(&self.objects, &writes, &deletes).problems.errors().map(ToString::to_string).collect()
+        admit(&self.objects, &writes, &deletes, &Trust::default())
+            .problems
+            .errors()
+            .map(ToString::to_string)
+            .collect()
     }
 }
 
@@ -149,7 +153,7 @@ fn an_object_twice_in_one_write_is_refused() {
 fn a_name_or_kind_that_is_missing_is_refused_with_its_place() {
     let nameless = Resource { name: "a/b".into(), ..resource(&gateway("edge", "", 80)) };
     let kindless = Resource { name: "x".into(), ..Resource::default() };
-    let found = admit(&Objects::default(), &[nameless, kindless], &[]);
+    let found = admit(&Objects::default(), &[nameless, kindless], &[], &Trust::default());
     let paths: Vec<&str> = found.problems.errors().map(|p| p.path.as_str()).collect();
     assert_eq!(paths, ["[0].name", "[1].kind"]);
 }
@@ -165,12 +169,12 @@ fn patches_are_checked_against_the_protos_and_their_rules() {
     ];
     for (patch, path, message) in table {
         let writes = [resource(&patched(patch.clone()))];
-        let found = admit(&Objects::default(), &writes, &[]);
+        let found = admit(&Objects::default(), &writes, &[], &Trust::default());
         let hit = found.problems.errors().any(|p| p.path == path && p.message.contains(message));
         assert!(hit, "{patch}: {path}: ..{message}..\n{}", found.problems);
     }
     let good = patched(json!({"cluster": {"circuit_breakers": {"thresholds": [{"max_connections": 9}]}}}));
-    assert!(admit(&Objects::default(), &[resource(&good)], &[]).is_accepted());
+    assert!(admit(&Objects::default(), &[resource(&good)], &[], &Trust::default()).is_accepted());
 }
 
 #[test]

@@ -57,7 +57,7 @@ impl Plane {
     /// Whether something was published.
     fn event(&mut self, event: Event) -> bool {
         let (world, change) = apply(std::mem::take(&mut self.world), event);
-        self.objects = settle(&self.objects, &world, &change.objects);
+        self.objects = settle(&self.objects, &world, &change.objects, &Trust::default());
         self.world = world;
         let quarantined: Vec<_> = self.objects.states().values().filter(|s| s.is_quarantined()).collect();
         assert!(quarantined.is_empty(), "{quarantined:?}");
@@ -321,7 +321,7 @@ fn what_did_not_change_is_the_same_resource_as_before() {
             "{kind} {name}"
         );
     }
-    assert_eq!(after.changed_since(before.id(), EDS).unwrap(), ["b".into()]);
+    assert_eq!(after.changed_since(before.id(), EDS).unwrap(), [Arc::<str>::from("b")]);
     assert_eq!(after.changed_since(before.id(), CDS).unwrap(), [] as [Arc<str>; 0]);
 }
 
@@ -451,4 +451,182 @@ fn everything_emitted_keeps_the_rules_of_the_protos() {
         seen += 1;
     }
     assert_eq!(seen, 10);
+}
+
+/// Secrets by group, and identities of the built-in authority.
+mod security {
+    use super::*;
+    use crate::authority;
+    use crate::secret::Vault;
+    use std::time::Duration;
+    use xds_types::envoy::extensions::transport_sockets::tls::v3::{Secret as EnvoySecret, secret::Type};
+    use xds_types::portolan::config::v1::{
+        Authorities, Resource as Proto, Secret, resource::Spec, secret::From,
+    };
+
+    const SDS: ResourceType = ResourceType::Secret;
+
+    struct Fleet {
+        trust: Trust,
+        plane: Plane,
+        now: SystemTime,
+        dangling: usize,
+    }
+
+    impl Fleet {
+        fn new() -> Self {
+            let vault = Arc::new(Vault::parse("MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=").unwrap());
+            let trust = Trust { vault, authority: authority::Options::default() };
+            let plane = Plane { compiler: Compiler::new(trust.clone()), ..Plane::default() };
+            let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+            let mut fleet = Self { trust, plane, now, dangling: 0 };
+            fleet.event(Event::Resync { source: source(), held: Held::default() });
+            fleet
+        }
+
+        fn event(&mut self, event: Event) -> bool {
+            let (world, change) = apply(std::mem::take(&mut self.plane.world), event);
+            self.plane.objects = settle(&self.plane.objects, &world, &change.objects, &self.trust);
+            self.plane.world = world;
+            self.compile(&change.services)
+        }
+
+        fn compile(&mut self, services: &BTreeSet<ServiceName>) -> bool {
+            let p = &mut self.plane;
+            let Some(compiled) = p.compiler.compile(&p.world, &p.objects, services, self.now) else {
+                return false;
+            };
+            self.dangling = compiled.dangling.len();
+            p.published = Some(compiled.published);
+            true
+        }
+
+        fn put(&mut self, o: &Value) {
+            let object = self.plane.object(o);
+            self.event(Event::UpsertObject { source: source(), object });
+        }
+
+        fn secret(&mut self, name: &str, secret: &Secret, groups: &[&str]) {
+            let sealed = self.trust.vault.seal(name, secret).unwrap();
+            let holds =
+                if matches!(secret.from, Some(From::Authorities(_))) { "authorities" } else { "certificate" };
+            let sealed = xds_types::portolan::config::v1::Sealed { holds: holds.into(), ..sealed };
+            let groups = groups.iter().map(ToString::to_string).collect();
+            let spec = Spec::Secret(Secret { from: Some(From::Sealed(sealed)), groups });
+            self.plane.revision += 1;
+            let resource = Proto { name: name.to_owned(), spec: Some(spec), ..Proto::default() };
+            let object = Object::new(resource, self.plane.revision).unwrap();
+            self.event(Event::UpsertObject { source: source(), object });
+        }
+
+        fn root(&mut self) {
+            let root = authority::generate("portolan", self.now).unwrap();
+            self.secret(AUTHORITY, &root, &[]);
+        }
+
+        fn names(&self, group: &str, kind: ResourceType) -> Vec<String> {
+            self.plane.names(group, kind)
+        }
+
+        fn chain(&self, group: &str, name: &str) -> String {
+            let message: EnvoySecret = self.plane.snapshot(group).get(SDS, name).unwrap().decode().unwrap();
+            let Some(Type::TlsCertificate(c)) = message.r#type else { panic!("no certificate") };
+            format!("{:?}", c.certificate_chain)
+        }
+    }
+
+    fn https(name: &str, group: &str, port: u16, secret: &str) -> Value {
+        json!(["Gateway", name, {"group": group, "listeners":
+            [{"port": port, "protocol": "HTTPS", "tls": {"certificates": [secret]}}]}])
+    }
+
+    #[test]
+    fn a_group_has_the_secrets_that_it_names_and_no_others() {
+        let mut fleet = Fleet::new();
+        let pem = Secret {
+            from: Some(From::Authorities(Authorities { certificates: "x".into(), ..Authorities::default() })),
+            ..Secret::default()
+        };
+        for name in ["a", "b", "unused"] {
+            fleet.secret(name, &pem, &[]);
+        }
+        fleet.secret("named", &pem, &["edge"]);
+        fleet.put(&https("edge", "edge", 1, "a"));
+        fleet.put(&https("pay", "pay", 2, "b"));
+        assert_eq!(fleet.names("edge", SDS), ["a", "named"]);
+        assert_eq!(fleet.names("pay", SDS), ["b"]);
+        assert_eq!(fleet.names("elsewhere", SDS), [""; 0]);
+        assert_eq!(fleet.dangling, 0);
+    }
+
+    #[test]
+    fn a_listener_is_not_published_before_its_secret() {
+        let mut fleet = Fleet::new();
+        fleet.put(&https("edge", "edge", 1, "late"));
+        assert_eq!((fleet.names("edge", LDS), fleet.dangling), (vec![], 1));
+        let root = authority::generate("x", fleet.now).unwrap();
+        fleet.secret("late", &root, &[]);
+        assert_eq!((fleet.names("edge", LDS), fleet.dangling), (vec!["edge/https-1".to_owned()], 0));
+    }
+
+    fn mesh() -> [Value; 4] {
+        [
+            json!(["Service", "web", {"mtls": "strict"}]),
+            json!(["Gateway", "edge", {"group": "edge", "listeners": [{"port": 1}]}]),
+            json!(["Gateway", "in", {"group": "web", "service": "web", "listeners": [{"port": 2}]}]),
+            route("r", json!({"rules": to("web")})),
+        ]
+    }
+
+    #[test]
+    fn both_ends_of_mutual_tls_have_identities_once_there_is_an_authority() {
+        let mut fleet = Fleet::new();
+        for o in mesh() {
+            fleet.put(&o);
+        }
+        assert!(fleet.plane.compiler.wants_root());
+        assert_eq!(fleet.names("edge", CDS), [""; 0], "a cluster without its secrets is held back");
+        fleet.root();
+        assert!(!fleet.plane.compiler.wants_root());
+        assert_eq!(fleet.names("edge", CDS), ["web"]);
+        assert_eq!(fleet.names("edge", SDS), ["mesh/authorities", "mesh/identity"]);
+        assert_eq!(fleet.names("web", SDS), ["mesh/authorities", "mesh/service/web"]);
+        assert_eq!(fleet.names("web", LDS), ["in/http-2"]);
+        fleet.put(&json!(["Service", "web", {"mtls": "off"}]));
+        assert_eq!(fleet.names("edge", SDS), [""; 0]);
+        assert_eq!(fleet.names("web", SDS), [""; 0]);
+    }
+
+    #[test]
+    fn identities_are_renewed_at_half_of_their_life_and_nothing_else_is_published() {
+        let mut fleet = Fleet::new();
+        for o in mesh() {
+            fleet.put(&o);
+        }
+        fleet.root();
+        let (chain, clusters) =
+            (fleet.chain("edge", "mesh/identity"), fleet.plane.snapshot("edge").set(CDS).version());
+        let renew = fleet.plane.compiler.next_renewal().unwrap();
+        assert!(
+            renew > fleet.now + Duration::from_secs(10 * 3600)
+                && renew < fleet.now + Duration::from_secs(14 * 3600)
+        );
+        fleet.now = renew - Duration::from_secs(1);
+        assert!(!fleet.compile(&BTreeSet::new()));
+        fleet.now = renew + Duration::from_secs(4 * 3600);
+        assert!(fleet.compile(&BTreeSet::new()));
+        assert_ne!(fleet.chain("edge", "mesh/identity"), chain);
+        assert_eq!(fleet.plane.snapshot("edge").set(CDS).version(), clusters);
+    }
+
+    #[test]
+    fn versions_of_secrets_do_not_follow_from_what_they_hold() {
+        let mut fleet = Fleet::new();
+        let root = authority::generate("x", fleet.now).unwrap();
+        fleet.put(&https("edge", "edge", 1, "a"));
+        fleet.secret("a", &root, &[]);
+        let first = fleet.plane.snapshot("edge").get(SDS, "a").unwrap().version;
+        fleet.secret("a", &root, &[]);
+        assert_ne!(fleet.plane.snapshot("edge").get(SDS, "a").unwrap().version, first);
+    }
 }

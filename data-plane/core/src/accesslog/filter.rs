@@ -13,7 +13,7 @@ enum Condition {
     Status(Comparison, u64),
     DurationMs(Comparison, u64),
     NotHealthCheck,
-    Never,
+    Traced,
     Share(RuntimeFraction),
     All(Box<[Condition]>),
     Any(Box<[Condition]>),
@@ -40,8 +40,7 @@ impl Condition {
             AccessLogFilter::Status(comparison, status) => Self::Status(*comparison, u64::from(*status)),
             AccessLogFilter::Duration(comparison, millis) => Self::DurationMs(*comparison, *millis),
             AccessLogFilter::NotHealthCheck => Self::NotHealthCheck,
-            // No stream is traced so far.
-            AccessLogFilter::Traceable => Self::Never,
+            AccessLogFilter::Traceable => Self::Traced,
             AccessLogFilter::Runtime(fraction) => Self::Share(fraction.clone()),
             AccessLogFilter::And(filters) => Self::All(filters.iter().map(Self::new).collect()),
             AccessLogFilter::Or(filters) => Self::Any(filters.iter().map(Self::new).collect()),
@@ -65,7 +64,7 @@ impl Condition {
                 compare(*comparison, u64::try_from(duration).unwrap_or(u64::MAX), *wanted)
             }
             Self::NotHealthCheck => !record.health_check,
-            Self::Never => false,
+            Self::Traced => record.traced,
             Self::Share(fraction) => fraction.takes(random, runtime),
             Self::All(conditions) => conditions.iter().all(|one| one.holds(record, random, runtime)),
             Self::Any(conditions) => conditions.iter().any(|one| one.holds(record, random, runtime)),

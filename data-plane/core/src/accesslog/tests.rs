@@ -46,6 +46,7 @@ fn the_default_format_prints_as_envoy() {
         connection_id: None,
         connect: None,
         transport_failure: None,
+        tls: None,
     };
     let mut record = record();
     record.request = Some(&request);
@@ -187,7 +188,8 @@ fn conditions_combine() {
     assert!(passes(&AccessLogFilter::Or(vec![status(201), status(200)]), &record()));
     let check = Record { health_check: true, ..record() };
     assert!(!passes(&AccessLogFilter::NotHealthCheck, &check));
-    assert!(!passes(&AccessLogFilter::Traceable, &record()), "nothing is traced");
+    assert!(!passes(&AccessLogFilter::Traceable, &record()));
+    assert!(passes(&AccessLogFilter::Traceable, &Record { traced: true, ..record() }));
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! The bootstrap: who this proxy is, what it serves from the start and where it learns the rest.
 
-use super::{Cluster, ConfigSource, DnsResolver, GrpcSource, Listener};
+use super::{Cluster, ConfigSource, DnsResolver, GrpcSource, Listener, Secret};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -14,6 +14,8 @@ pub struct Bootstrap {
     pub clusters: Vec<Arc<Cluster>>,
     /// Static listeners, in order; names and addresses are unique.
     pub listeners: Vec<Arc<Listener>>,
+    /// Static secrets, in order; names are unique.
+    pub secrets: Vec<Arc<Secret>>,
     /// Where the rest comes from.
     pub dynamic: Dynamic,
     /// The admin server; `None`: not served.
@@ -26,6 +28,8 @@ pub struct Bootstrap {
     pub runtime_admin_layer: bool,
     /// How names are resolved where a cluster does not say.
     pub dns: DnsResolver,
+    /// A file that ejections by outlier detection are appended to.
+    pub outlier_log: Option<PathBuf>,
 }
 
 /// Dynamic sources.

@@ -1,8 +1,13 @@
 //! Clusters and their endpoints (Envoy `config.cluster.v3.Cluster`, `config.endpoint.v3`).
 
-use super::{ConfigSource, Http1Options, Http2Options, Locality};
+use super::{
+    AutoSni, CircuitBreaker, ConfigSource, EndpointCheck, HealthCheck, Http1Options, Http2Options, LbPolicy,
+    Locality, LocalityLb, OutlierDetection, TransportSocketMatch, UpstreamTls,
+};
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// A cluster.
@@ -16,6 +21,10 @@ pub struct Cluster {
     pub discovery: Discovery,
     /// Host choice.
     pub lb: LbPolicy,
+    /// Which localities get the requests.
+    pub locality_lb: LocalityLb,
+    /// In panic, answer that there is no healthy host rather than use unhealthy ones. Not in policies that hash.
+    pub fail_traffic_on_panic: bool,
     /// Default 5 s.
     pub connect_timeout: Duration,
     /// Protocol to the endpoints. Default HTTP/1.1.
@@ -34,10 +43,28 @@ pub struct Cluster {
     pub max_headers_count: u32,
     /// Limits for default priority, then high.
     pub circuit_breakers: [CircuitThresholds; 2],
+    /// Most connections to one host (`per_host_thresholds`); `None`: no limit.
+    pub max_connections_per_host: Option<u32>,
+    /// Active health check; `None`: hosts are not checked.
+    pub health_check: Option<Arc<HealthCheck>>,
+    /// Outlier detection; `None`: off.
+    pub outlier_detection: Option<Arc<OutlierDetection>>,
+    /// Our circuit breaker; `None`: off.
+    pub breaker: Option<Arc<CircuitBreaker>>,
+    /// A host that its source no longer names goes at once, even while its health checks pass. Default false.
+    pub ignore_health_on_host_removal: bool,
+    /// New hosts take no part in any sums before their first check. Default false.
+    pub ignore_new_hosts_until_first_check: bool,
     /// Soft limit of bytes buffered per connection. Default 1 MiB.
     pub per_connection_buffer_limit_bytes: u32,
     /// Largest response head, KiB. Default 60.
     pub max_response_headers_kb: u32,
+    /// TLS to endpoints that no match chooses another for; `None`: plaintext.
+    pub transport_socket: Option<Arc<UpstreamTls>>,
+    /// TLS by endpoint metadata: the first match counts.
+    pub transport_socket_matches: Vec<TransportSocketMatch>,
+    /// SNI and SAN out of requests.
+    pub auto_sni: AutoSni,
     /// TCP keepalive on upstream sockets; `None`: off.
     pub tcp_keepalive: Option<TcpKeepalive>,
     /// Panic threshold in percent. Default 50; 0 never panics.
@@ -119,20 +146,6 @@ pub enum DnsFamily {
     All,
 }
 
-/// Host choice.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum LbPolicy {
-    /// Weighted round robin.
-    RoundRobin,
-    /// Fewest active requests of `choices` random hosts; with unequal weights, weight over active requests.
-    LeastRequest {
-        /// Default 2.
-        choices: u32,
-    },
-    /// Uniform by weight.
-    Random,
-}
-
 /// Protocol to the endpoints.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum UpstreamProtocol {
@@ -143,6 +156,8 @@ pub enum UpstreamProtocol {
     Http2,
     /// What the client used (`use_downstream_protocol_config`).
     Downstream,
+    /// What ALPN yields (`auto_config`): HTTP/2, or HTTP/1.1.
+    Auto,
 }
 
 /// Limits of one priority (Envoy `CircuitBreakers.Thresholds`), over all workers.
@@ -156,6 +171,8 @@ pub struct CircuitThresholds {
     pub max_requests: u32,
     /// Retries at a time. Default 3.
     pub max_retries: u32,
+    /// Limits retries in place of `max_retries`.
+    pub retry_budget: Option<RetryBudget>,
     /// Publish `remaining_*` gauges.
     pub track_remaining: bool,
 }
@@ -167,8 +184,24 @@ impl Default for CircuitThresholds {
             max_pending_requests: 1024,
             max_requests: 1024,
             max_retries: 3,
+            retry_budget: None,
             track_remaining: false,
         }
+    }
+}
+
+/// Retries as a share of what is under way (Envoy `CircuitBreakers.Thresholds.RetryBudget`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RetryBudget {
+    /// Of requests that are active or wait for a connection, in millionths. Default 20 %.
+    pub per_million: u32,
+    /// Retries that are allowed however few requests there are. Default 3.
+    pub min_concurrency: u32,
+}
+
+impl Default for RetryBudget {
+    fn default() -> Self {
+        Self { per_million: 200_000, min_concurrency: 3 }
     }
 }
 
@@ -181,6 +214,8 @@ pub struct Assignment {
     pub localities: Vec<LocalityEndpoints>,
     /// In percent. Default 140.
     pub overprovisioning_factor: u32,
+    /// The health of a priority is that of its weight, not of its number of hosts.
+    pub weighted_priority_health: bool,
 }
 
 /// Endpoints of one locality at one priority.
@@ -207,8 +242,12 @@ pub struct Endpoint {
     pub weight: u32,
     /// Health told by the control plane.
     pub health: EndpointHealth,
-    /// Metadata `envoy.lb` as text values, for subsets and logs.
-    pub labels: BTreeMap<String, String>,
+    /// Metadata `envoy.lb`, for subsets, hash keys and logs.
+    pub labels: BTreeMap<String, Value>,
+    /// Metadata `envoy.transport_socket_match`: chooses the transport socket.
+    pub transport_labels: BTreeMap<String, Value>,
+    /// Its own way of being checked.
+    pub check: Option<Box<EndpointCheck>>,
 }
 
 /// Where an endpoint listens.

@@ -1,6 +1,7 @@
 //! The HTTP connection manager (Envoy `http_connection_manager.v3.HttpConnectionManager`).
 
-use super::{AccessLog, ConfigSource, RouteConfig};
+use super::{AccessLog, ConfigSource, HttpFilter, RouteConfig};
+use crate::headers::{ClientCertDetails, ForwardClientCert};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +10,10 @@ use std::time::Duration;
 pub struct Hcm {
     /// Prefix of `http.<stat_prefix>.` stats.
     pub stat_prefix: Box<str>,
+    /// What becomes of x-forwarded-client-cert. Default: removed.
+    pub client_cert: ForwardClientCert,
+    /// What is told of client certificates in it.
+    pub client_cert_details: ClientCertDetails,
     /// Protocol on the connection.
     pub codec: CodecType,
     /// Where routes come from.
@@ -17,6 +22,10 @@ pub struct Hcm {
     pub filters: Vec<HttpFilter>,
     /// Access logs.
     pub access_log: Vec<AccessLog>,
+    /// Access logs that go to a gRPC service.
+    pub grpc_logs: Vec<super::GrpcAccessLog>,
+    /// Tracing; `None`: off.
+    pub tracing: Option<Arc<super::Tracing>>,
     /// Log when the request starts too (`flush_access_log_on_new_request`).
     pub log_on_new_request: bool,
     /// `server` header value. Default `envoy`.
@@ -244,31 +253,6 @@ impl Default for Http2Options {
             max_reset_streams: 1000,
         }
     }
-}
-
-/// An HTTP filter of a chain.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HttpFilter {
-    /// The configured name, the key of `typed_per_filter_config`.
-    pub name: Box<str>,
-    /// What it is.
-    pub kind: HttpFilterKind,
-    /// Only runs where a route enables it.
-    pub disabled: bool,
-}
-
-/// The HTTP filters built so far.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum HttpFilterKind {
-    /// `envoy.filters.http.router`, always last.
-    Router {
-        /// Leave out x-envoy-* headers on requests and responses (`suppress_envoy_headers`).
-        suppress_envoy_headers: bool,
-        /// Emit upstream timing stats (`dynamic_stats`). Default true.
-        dynamic_stats: bool,
-        /// Respect a client's x-envoy-expected-rq-timeout-ms.
-        respect_expected_rq_timeout: bool,
-    },
 }
 
 /// Answer-shape overrides (Envoy `LocalReplyConfig`).

@@ -1,6 +1,6 @@
 //! Listeners (Envoy `config.listener.v3.Listener`).
 
-use super::{AccessLog, Hcm, TcpKeepalive};
+use super::{AccessLog, DownstreamTls, Hcm, TcpKeepalive};
 use crate::matcher::Cidr;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -37,13 +37,17 @@ pub struct Listener {
     pub access_log: Vec<AccessLog>,
 }
 
-/// A filter chain (Envoy `FilterChain`). Plaintext: transport sockets are refused so far.
+/// A filter chain (Envoy `FilterChain`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FilterChain {
     /// Name; may be empty.
     pub name: Box<str>,
     /// Which connections it serves.
     pub matches: FilterChainMatch,
+    /// TLS of its connections; `None`: plaintext.
+    pub transport_socket: Option<Arc<DownstreamTls>>,
+    /// How long a TLS handshake may take; `None`: the proxy's own limit of 15 s (Envoy: none).
+    pub transport_socket_connect_timeout: Option<Duration>,
     /// The network filters; the last is terminal.
     pub filters: Vec<NetworkFilter>,
 }
@@ -74,6 +78,13 @@ pub struct FilterChainMatch {
 pub enum ListenerFilter {
     /// `envoy.filters.listener.http_inspector`: detects HTTP/1 and HTTP/2 by the first bytes.
     HttpInspector,
+    /// `envoy.filters.listener.tls_inspector`: reads SNI and ALPN out of the ClientHello.
+    TlsInspector {
+        /// Longest ClientHello, bytes. Default 16 KiB.
+        max_client_hello_bytes: u32,
+        /// Close connections whose ClientHello cannot be read, instead of taking them for plaintext. Default false.
+        close_on_error: bool,
+    },
 }
 
 /// A network filter.

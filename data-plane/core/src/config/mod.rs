@@ -3,28 +3,67 @@
 //! Built only by [`crate::translate`]; runtime objects are built from it and never parse again. All durations
 //! are finite; an `Option` is `None` where Envoy says "disabled".
 
+mod balance;
 mod bootstrap;
 mod cluster;
+mod filter;
+mod grpc_log;
+mod health;
 mod http;
 mod listener;
 mod log;
+mod metadata;
+mod ratelimit;
+mod retry;
 mod route;
+mod secret;
 mod source;
+mod tls;
+mod tracing;
 
+pub use balance::{
+    HashCookie, HashFunction, HashPolicy, HashSource, Hashing, LbPolicy, LeastRequest, LocalityLb, Maglev,
+    MetadataMatch, RingHash, SlowStart,
+};
 pub use bootstrap::{Admin, Bootstrap, Dynamic, Locality, Node, StatsOptions};
 pub use cluster::{
     Assignment, CircuitThresholds, Cluster, Discovery, DnsFamily, DnsOptions, DnsResolver, Endpoint,
-    EndpointAddress, EndpointHealth, LbPolicy, LocalityEndpoints, TcpKeepalive, UpstreamProtocol,
+    EndpointAddress, EndpointHealth, LocalityEndpoints, RetryBudget, TcpKeepalive, UpstreamProtocol,
+};
+pub use filter::{Built, FilterOverride, FilterOverrideKind, FilterOverrides, HttpFilter, HttpFilterKind};
+pub use grpc_log::GrpcAccessLog;
+pub use health::{
+    CircuitBreaker, EndpointCheck, GrpcProbe, HealthCheck, HealthCheckFilter, HttpProbe, OutlierDetection,
+    Probe, TcpProbe,
 };
 pub use http::{
-    CodecType, EscapedSlashes, Hcm, Http1Options, Http2Options, HttpFilter, HttpFilterKind, LocalReplyConfig,
-    PathNormalization, RouteSource, ServerHeader, StripPort, Underscores,
+    CodecType, EscapedSlashes, Hcm, Http1Options, Http2Options, LocalReplyConfig, PathNormalization,
+    RouteSource, ServerHeader, StripPort, Underscores,
 };
 pub use listener::{FilterChain, FilterChainMatch, Listener, ListenerFilter, NetworkFilter};
 pub use log::{AccessLog, AccessLogFilter, AccessLogFormat, AccessLogSink, Comparison, JsonFormat};
+pub use metadata::{HeaderRule, HeaderSource, HeaderToMetadata, MetadataValue, SetMetadata};
+pub use ratelimit::{
+    GlobalRateLimit, Hits, HitsNumber, LimitOverride, LocalDescriptor, LocalRateLimit, MatchAction,
+    MetadataAction, RateLimit, RateLimitAction, RateLimitPerRoute, RequestType, ValueAction,
+    VirtualHostLimits,
+};
+pub use retry::{Avoid, BodyLimit, Mirror, MirrorCluster, RateLimited, ResetHeader, RetryOn, RetryPolicy};
 pub use route::{
     Action, ClusterChoice, ClusterWeight, DirectResponse, Forward, Fraction, HostRewrite, PathMatch,
     PathRewrite, Redirect, RedirectPath, RequireTls, Route, RouteConfig, RouteMatch, RuntimeFraction,
     VirtualHost, WeightedClusters,
 };
+pub use secret::{
+    GenericSecret, SanKind, SanMatcher, SdsReference, Secret, SecretFiles, SecretKind, SecretSource,
+    SecretType, Sensitive, TicketKeys, TlsCertificate, ValidationContext,
+};
 pub use source::{ConfigSource, GrpcSource, GrpcTarget, TransportApi, f64Bits};
+pub use tls::{
+    AutoSni, CipherSuite, CommonTls, DownstreamTls, KeyGroup, OcspPolicy, SessionTickets, TlsParams,
+    TlsVersion, TransportSocketMatch, UpstreamTls, ValidationSource,
+};
+pub use tracing::{
+    Collector, CustomTag, Decorator, HttpTarget, OpenTelemetry, RouteTracing, Sampler, Sampling, TagSource,
+    TraceProvider, Tracing, Zipkin,
+};

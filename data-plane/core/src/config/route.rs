@@ -1,8 +1,11 @@
 //! Routes (Envoy `config.route.v3.RouteConfiguration`).
 
+use super::{BodyLimit, FilterOverrides, HashPolicy, Mirror, RateLimit, RetryPolicy};
+use crate::headers::Metadata;
 use crate::headers::edit::HeaderEdits;
 use crate::headers::format::Format;
 use crate::matcher::{HeaderMatcher, QueryMatcher, Regex, Runtime, Substitution};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// A route configuration.
@@ -26,6 +29,8 @@ pub struct RouteConfig {
     pub ignore_path_parameters: bool,
     /// Refuse routes to clusters that do not exist. Default true for static routes, else false.
     pub validate_clusters: bool,
+    /// What it says of filters.
+    pub overrides: FilterOverrides,
 }
 
 /// A virtual host.
@@ -47,6 +52,12 @@ pub struct VirtualHost {
     pub include_request_attempt_count: bool,
     /// Answer with x-envoy-attempt-count.
     pub include_attempt_count_in_response: bool,
+    /// What its requests are told apart by, for rate limits.
+    pub rate_limits: Vec<RateLimit>,
+    /// Tell upstreams of retries whether a timeout led to them, in x-envoy-is-timeout-retry.
+    pub include_is_timeout_retry: bool,
+    /// What it says of filters.
+    pub overrides: FilterOverrides,
 }
 
 /// Which requests must use TLS.
@@ -70,10 +81,16 @@ pub struct Route {
     pub matches: RouteMatch,
     /// What happens to them.
     pub action: Action,
+    /// What it says of tracing; `None`: nothing.
+    pub tracing: Option<Box<super::RouteTracing>>,
     /// Edits of requests.
     pub request_edits: HeaderEdits,
     /// Edits of responses.
     pub response_edits: HeaderEdits,
+    /// What it says of filters.
+    pub overrides: FilterOverrides,
+    /// Data of its own, for those that read it.
+    pub metadata: Metadata,
 }
 
 /// Which requests a route takes. All parts must hold.
@@ -167,8 +184,20 @@ pub struct Forward {
     pub grpc_timeout_header_max: Option<Duration>,
     /// Subtracted from `grpc-timeout`.
     pub grpc_timeout_header_offset: Duration,
+    /// What its requests are told apart by, for rate limits.
+    pub rate_limits: Vec<RateLimit>,
+    /// Use the virtual host's rate limits too.
+    pub include_vh_rate_limits: bool,
+    /// What policies that hash go by, in order.
+    pub hash_policy: Vec<HashPolicy>,
     /// High priority: the second set of circuit breaker thresholds.
     pub high_priority: bool,
+    /// Further tries, by the route or its virtual host.
+    pub retry: Option<Arc<RetryPolicy>>,
+    /// What of a body is kept for retries and mirrors, by the route or its virtual host.
+    pub body_limit: BodyLimit,
+    /// Copies, by the route, its virtual host or its route configuration.
+    pub mirrors: Arc<[Mirror]>,
 }
 
 /// Which cluster.
@@ -206,6 +235,8 @@ pub struct ClusterWeight {
     pub response_edits: HeaderEdits,
     /// Literal host rewrite.
     pub host_rewrite: Option<Box<str>>,
+    /// What it says of filters.
+    pub overrides: FilterOverrides,
 }
 
 /// A path rewrite. `x-envoy-original-path` keeps the old one.

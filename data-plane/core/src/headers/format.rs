@@ -7,6 +7,7 @@
 mod command;
 mod grpc;
 mod time;
+mod tls;
 
 #[cfg(test)]
 mod tests;
@@ -77,6 +78,11 @@ impl Format {
         }
     }
 
+    /// Whether it is one command and nothing else.
+    pub fn is_single_command(&self) -> bool {
+        matches!(&*self.pieces, [Piece::Command { .. }])
+    }
+
     /// Appends the text for `record`.
     pub fn render(&self, record: &Record<'_>, out: &mut Vec<u8>) {
         for piece in &self.pieces {
@@ -96,14 +102,21 @@ impl Format {
     pub fn render_json(&self, record: &Record<'_>, out: &mut Vec<u8>) -> bool {
         let start = out.len();
         let kind = match &*self.pieces {
-            [Piece::Command { command, limit }] => command.render(*limit, record, out),
+            [Piece::Command { command, limit }] => match command.render(*limit, record, out) {
+                // Half a value is none.
+                Kind::Json if limit.is_some() => {
+                    out.truncate(start);
+                    command.render(None, record, out)
+                }
+                kind => kind,
+            },
             _ => {
                 self.render(record, out);
                 Kind::Text
             }
         };
         match kind {
-            Kind::Number => {}
+            Kind::Number | Kind::Json => {}
             Kind::Missing => out.extend_from_slice(b"null"),
             Kind::Text => {
                 let text = smallvec::SmallVec::<[u8; 128]>::from_slice(&out[start..]);

@@ -3,7 +3,9 @@
 //! Called once a request by the connection manager, before routing. As Envoy's
 //! `configuration/http/http_conn_man/headers` and its connection manager do it.
 
-use super::{HeaderId, HeaderList, RequestHead, Scheme};
+use super::{
+    ClientCertDetails, ForwardClientCert, HeaderId, HeaderList, RequestHead, Scheme, Tls, forward_client_cert,
+};
 use ipnet::IpNet;
 use smallvec::SmallVec;
 use std::fmt::{self, Write};
@@ -34,6 +36,10 @@ pub struct Rules {
     /// Addresses of the inside (`internal_address_config`). Default none: Envoy 1.40 trusts no address, private
     /// ones neither, unless told.
     pub internal_ranges: Box<[IpNet]>,
+    /// What becomes of x-forwarded-client-cert.
+    pub client_cert: ForwardClientCert,
+    /// What is told of a client certificate.
+    pub client_cert_details: ClientCertDetails,
     /// `add_user_agent`: the names told to upstreams; `None`: off.
     pub user_agent: Option<UserAgent>,
 }
@@ -56,13 +62,15 @@ pub struct UserAgent {
 
 /// What the connection tells of a request.
 #[derive(Clone, Copy, Debug)]
-pub struct Connection {
+pub struct Connection<'a> {
     /// The peer, as restored by listener filters.
     pub peer: SocketAddr,
     /// Where it connected to.
     pub local: SocketAddr,
     /// Whether it is encrypted.
     pub is_tls: bool,
+    /// What TLS agreed upon.
+    pub tls: Option<&'a Tls>,
     /// The address of this machine that is put into x-forwarded-for in place of a loopback peer.
     pub interface: Option<IpAddr>,
 }
@@ -107,7 +115,7 @@ const EDGE_ONLY: &[HeaderId] = &[
 /// from external requests (the route configuration's `internal_only_headers`). `random` makes the request id.
 pub fn accept(
     head: &mut RequestHead,
-    connection: &Connection,
+    connection: &Connection<'_>,
     rules: &Rules,
     internal_only: &[Box<str>],
     random: u128,
@@ -115,8 +123,7 @@ pub fn accept(
     let headers = &mut head.headers;
     let peer = unmapped(connection.peer.ip());
     headers.remove_id(HeaderId::XEnvoyInternal);
-    // Envoy `forward_client_cert_details: SANITIZE`, the only one there is: nobody may claim a certificate.
-    headers.remove_id(HeaderId::XForwardedClientCert);
+    forward_client_cert(headers, rules.client_cert, rules.client_cert_details, connection.tls);
     join_list(headers, HeaderId::XForwardedFor);
 
     let trusted_hops = rules.xff_num_trusted_hops as usize;
@@ -252,7 +259,7 @@ fn remove_internal_only(headers: &mut HeaderList, edge: bool, names: &[Box<str>]
     });
 }
 
-fn set_forwarded_port(headers: &mut HeaderList, connection: &Connection) {
+fn set_forwarded_port(headers: &mut HeaderList, connection: &Connection<'_>) {
     let mut port = itoa::Buffer::new();
     headers.set_id(HeaderId::XForwardedPort, port.format(connection.local.port()).as_bytes());
 }
@@ -303,7 +310,7 @@ fn write_ip(address: IpAddr, out: &mut List) {
     }
 }
 
-fn transport_scheme(connection: &Connection) -> &'static str {
+fn transport_scheme(connection: &Connection<'_>) -> &'static str {
     if connection.is_tls { "https" } else { "http" }
 }
 
@@ -334,11 +341,12 @@ mod tests {
         head
     }
 
-    fn connection(peer: &str) -> Connection {
+    fn connection(peer: &str) -> Connection<'static> {
         Connection {
             peer: peer.parse().unwrap(),
             local: "10.0.0.9:8443".parse().unwrap(),
             is_tls: false,
+            tls: None,
             interface: Some("192.0.2.2".parse().unwrap()),
         }
     }

@@ -5,19 +5,27 @@
 
 use std::borrow::Cow;
 
+mod client_cert;
 pub mod edit;
 pub mod format;
 pub mod forwarded;
 pub mod hop_by_hop;
 mod list;
+mod metadata;
 mod name;
 mod query;
 mod record;
+mod tls;
 
+pub use client_cert::{ClientCertDetails, ForwardClientCert, forward_client_cert};
 pub use list::{HeaderList, HeaderPair};
+pub use metadata::{Fields, Metadata, MetadataKey, PathSegment};
 pub use name::HeaderId;
-pub use query::parameters;
-pub use record::{ByteCounts, Downstream, LogType, Process, Record, ResponseFlags, Timing, Upstream};
+pub use query::{parameters, percent_decoded};
+pub use record::{
+    ByteCounts, Downstream, LogType, Process, Record, ResponseFlags, Timing, Upstream, trace_id_text,
+};
+pub use tls::{CertificateFacts, Tls};
 
 /// The protocol a message arrived by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -3,10 +3,11 @@
 //! Filled by the connection manager at no cost worth naming: heads and names are borrowed, times are offsets
 //! from the start of the request, and no text is made until a format asks for it.
 
-use super::{HeaderList, RequestHead, ResponseHead, Version};
+use super::{HeaderList, Metadata, RequestHead, ResponseHead, Tls, Version};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 /// One stream, or as much of it as has happened.
@@ -62,8 +63,14 @@ pub struct Record<'a> {
     pub log_type: LogType,
     /// A health check request answered by the proxy.
     pub health_check: bool,
+    /// The ids of the trace and of the span, when the request has a place in a trace.
+    pub trace: Option<(u128, u64)>,
+    /// It is to be recorded, as far as this proxy decides.
+    pub traced: bool,
     /// Facts of this process.
     pub process: Option<&'a Process>,
+    /// What filters said of the stream.
+    pub metadata: Option<&'a Metadata>,
 }
 
 impl Record<'_> {
@@ -95,7 +102,10 @@ impl Record<'_> {
             stream_id: 0,
             log_type: LogType::DownstreamEnd,
             health_check: false,
+            trace: None,
+            traced: false,
             process: None,
+            metadata: None,
         }
     }
 }
@@ -195,6 +205,8 @@ pub struct Downstream {
     pub handshake: Option<Duration>,
     /// Why the TLS handshake failed.
     pub transport_failure: Option<Box<str>>,
+    /// What TLS agreed upon; `None`: plaintext.
+    pub tls: Option<Arc<Tls>>,
 }
 
 /// The upstream side of a stream.
@@ -214,6 +226,8 @@ pub struct Upstream<'a> {
     pub connect: Option<Duration>,
     /// Why the connection could not be made.
     pub transport_failure: Option<&'a str>,
+    /// What TLS agreed upon; `None`: plaintext, or no connection yet.
+    pub tls: Option<&'a Tls>,
 }
 
 /// Facts of this process, gathered once.
@@ -231,6 +245,11 @@ impl Default for Process {
     fn default() -> Self {
         Self { hostname: String::new(), environment: BTreeMap::new(), local_offset: time::UtcOffset::UTC }
     }
+}
+
+/// A trace id in hex digits: 16 where they hold it, as Zipkin writes it, else 32.
+pub fn trace_id_text(trace_id: u128) -> String {
+    if trace_id >> 64 == 0 { format!("{trace_id:016x}") } else { format!("{trace_id:032x}") }
 }
 
 /// When a log line is written (Envoy `AccessLogType`).

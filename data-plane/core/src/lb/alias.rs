@@ -1,6 +1,6 @@
 //! Weighted random choice in constant time (Walker's alias method).
 
-use super::scale;
+use super::{Candidate, scale};
 
 /// Indexes with weights.
 #[derive(Debug)]
@@ -11,17 +11,16 @@ pub(super) struct AliasTable {
 
 impl AliasTable {
     /// Zero weights count as one.
-    pub(super) fn new(weights: &[u32]) -> Self {
-        let n = weights.len() as u64;
-        let weight = |at: usize| u64::from(weights[at].max(1));
-        let total: u64 = (0..weights.len()).map(weight).sum();
+    pub(super) fn new(hosts: &[Candidate<'_>]) -> Self {
+        let n = hosts.len() as u64;
+        let weight = |at: usize| u64::from(hosts[at].weight.max(1));
+        let total: u64 = (0..hosts.len()).map(weight).sum();
         // A column holds `total`; index `i` brings `weight * n`, so that the columns come out even.
-        let mut left: Vec<u128> =
-            (0..weights.len()).map(|at| u128::from(weight(at)) * u128::from(n)).collect();
+        let mut left: Vec<u128> = (0..hosts.len()).map(|at| u128::from(weight(at)) * u128::from(n)).collect();
         let full = u128::from(total);
         let (mut small, mut large): (Vec<usize>, Vec<usize>) =
-            (0..weights.len()).partition(|at| left[*at] < full);
-        let mut columns: Box<[(u32, u32)]> = (0..weights.len()).map(|at| (u32::MAX, at as u32)).collect();
+            (0..hosts.len()).partition(|at| left[*at] < full);
+        let mut columns: Box<[(u32, u32)]> = (0..hosts.len()).map(|at| (u32::MAX, at as u32)).collect();
         while let (Some(low), Some(high)) = (small.pop(), large.pop()) {
             let threshold = (left[low] << 32) / full.max(1);
             columns[low] = (u32::try_from(threshold).unwrap_or(u32::MAX), high as u32);

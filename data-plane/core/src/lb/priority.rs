@@ -3,15 +3,72 @@
 //! Envoy's arithmetic (`intro/arch_overview/upstream/load_balancing/{priority,degraded,panic_threshold}`), in
 //! whole percents as Envoy reckons.
 
+use super::{Health, HostView};
+
 /// Hosts of one priority, counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Healthy hosts.
-    pub healthy: u32,
+    pub healthy_hosts: u64,
     /// Degraded hosts.
+    pub degraded_hosts: u64,
+    /// Hosts that are not excluded.
+    pub counted_hosts: u64,
+    /// All hosts.
+    pub hosts: u64,
+    /// Healthy hosts, or their weight.
+    pub healthy: u64,
+    /// Degraded hosts, or their weight.
+    pub degraded: u64,
+    /// Hosts that are not excluded, or their weight.
+    pub counted: u64,
+}
+
+impl Counts {
+    /// Counts a host; `by_weight` decides what the health of the priority is made of.
+    pub fn add(&mut self, host: &HostView<'_>, by_weight: bool) {
+        let amount = if by_weight { u64::from(host.weight) } else { 1 };
+        self.hosts += 1;
+        if !host.excluded {
+            self.counted_hosts += 1;
+            self.counted += amount;
+        }
+        match host.health {
+            Health::Healthy => {
+                self.healthy_hosts += 1;
+                self.healthy += amount;
+            }
+            Health::Degraded => {
+                self.degraded_hosts += 1;
+                self.degraded += amount;
+            }
+            Health::Unhealthy => {}
+        }
+    }
+
+    /// How much of the load it could take. `overprovisioning_factor` is percent.
+    pub fn availability(&self, overprovisioning_factor: u32) -> Availability {
+        let percent = |amount: u64| match self.counted {
+            0 => 0,
+            counted => (u64::from(overprovisioning_factor) * amount / counted).min(100) as u32,
+        };
+        Availability { healthy: percent(self.healthy), degraded: percent(self.degraded) }
+    }
+
+    /// Whether too few hosts may be used.
+    pub fn is_in_panic(&self, panic_threshold: u8) -> bool {
+        let usable = (self.healthy_hosts + self.degraded_hosts) * 100;
+        self.counted_hosts == 0 || usable < u64::from(panic_threshold) * self.counted_hosts
+    }
+}
+
+/// How much of the load a priority could take, in percent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Availability {
+    /// By its healthy hosts.
+    pub healthy: u32,
+    /// By its degraded hosts.
     pub degraded: u32,
-    /// All hosts but excluded ones.
-    pub total: u32,
 }
 
 /// What one priority gets.
@@ -19,7 +76,7 @@ pub struct Counts {
 pub struct Share {
     /// Percent of all load that goes to its healthy hosts; in panic, to all of them.
     pub healthy: u32,
-    /// Percent of all load that goes to its degraded hosts.
+    /// Percent of all load that goes to its degraded hosts; in panic, to all of them.
     pub degraded: u32,
     /// Its hosts are used whatever their health.
     pub panic: bool,
@@ -28,70 +85,71 @@ pub struct Share {
 /// Shares the load over priorities, highest first. The shares sum up to 100 unless there are no hosts.
 /// `panic_threshold` and `overprovisioning_factor` are percents.
 pub fn shares(priorities: &[Counts], panic_threshold: u8, overprovisioning_factor: u32) -> Vec<Share> {
-    let mut shares = vec![Share::default(); priorities.len()];
-    if priorities.iter().all(|counts| counts.total == 0) {
-        return shares;
+    let mut none = vec![Share::default(); priorities.len()];
+    if priorities.iter().all(|counts| counts.hosts == 0) {
+        return none;
     }
-    let health = |hosts: u32, counts: &Counts| match counts.total {
-        0 => 0,
-        total => {
-            let percent = u64::from(overprovisioning_factor) * u64::from(hosts) / u64::from(total);
-            percent.min(100) as u32
-        }
-    };
-    let healthy: Vec<_> = priorities.iter().map(|counts| health(counts.healthy, counts)).collect();
-    let degraded: Vec<_> = priorities.iter().map(|counts| health(counts.degraded, counts)).collect();
-    let available = healthy.iter().chain(&degraded).sum::<u32>().min(100);
-    if available == 0 && panic_threshold == 0 {
+    let available: Vec<_> =
+        priorities.iter().map(|counts| counts.availability(overprovisioning_factor)).collect();
+    let total = normalized(&available);
+    if total == 0 && panic_threshold == 0 {
         // Nobody may be used; the load that the first priority is given finds no host.
-        shares[0].healthy = 100;
-        return shares;
+        none[0].healthy = 100;
+        return none;
     }
+    let mut shares = distribute(&available).unwrap_or(none);
     // Envoy: never panic while all priorities together can take the whole load.
-    if available < 100 {
+    if total < 100 {
         for (share, counts) in shares.iter_mut().zip(priorities) {
-            share.panic = is_in_panic(counts, panic_threshold);
+            share.panic = counts.is_in_panic(panic_threshold);
         }
-    }
-    if shares.iter().zip(priorities).all(|(share, counts)| share.panic || counts.total == 0) {
-        share_by_size(&mut shares, priorities);
-        return shares;
-    }
-    let mut left = 100;
-    for (share, health) in shares.iter_mut().zip(&healthy) {
-        share.healthy = left.min(health * 100 / available.max(1));
-        left -= share.healthy;
-    }
-    for (share, health) in shares.iter_mut().zip(&degraded) {
-        share.degraded = left.min(health * 100 / available.max(1));
-        left -= share.degraded;
-    }
-    // What rounding left goes to the first priority that has something.
-    if let Some(share) = shares.iter_mut().find(|share| share.healthy > 0) {
-        share.healthy += left;
-    } else if let Some(share) = shares.iter_mut().find(|share| share.degraded > 0) {
-        share.degraded += left;
+        if shares.iter().all(|share| share.panic) {
+            share_by_size(&mut shares, priorities);
+        }
     }
     shares
 }
 
-/// Whether too few hosts of a priority may be used.
-pub fn is_in_panic(counts: &Counts, panic_threshold: u8) -> bool {
-    let usable = u64::from(counts.healthy + counts.degraded) * 100;
-    counts.total == 0 || usable < u64::from(panic_threshold) * u64::from(counts.total)
+/// Shares the load by what priorities could take, highest first; `None` when they can take nothing.
+pub fn distribute(available: &[Availability]) -> Option<Vec<Share>> {
+    let total = normalized(available);
+    if total == 0 {
+        return None;
+    }
+    let mut shares = vec![Share::default(); available.len()];
+    let mut left = 100;
+    for (share, available) in shares.iter_mut().zip(available) {
+        share.healthy = left.min(available.healthy * 100 / total);
+        left -= share.healthy;
+    }
+    for (share, available) in shares.iter_mut().zip(available) {
+        share.degraded = left.min(available.degraded * 100 / total);
+        left -= share.degraded;
+    }
+    // What rounding left goes to the first priority that has something.
+    if let Some(at) = available.iter().position(|available| available.healthy > 0) {
+        shares[at].healthy += left;
+    } else if let Some(at) = available.iter().position(|available| available.degraded > 0) {
+        shares[at].degraded += left;
+    }
+    Some(shares)
+}
+
+fn normalized(available: &[Availability]) -> u32 {
+    available.iter().map(|a| a.healthy + a.degraded).sum::<u32>().min(100)
 }
 
 /// All priorities panic: each gets load by its number of hosts.
 fn share_by_size(shares: &mut [Share], priorities: &[Counts]) {
-    let all: u64 = priorities.iter().map(|counts| u64::from(counts.total)).sum();
+    let all: u64 = priorities.iter().map(|counts| counts.hosts).sum();
     let mut left = 100;
     for (share, counts) in shares.iter_mut().zip(priorities) {
-        share.healthy = (u64::from(counts.total) * 100 / all.max(1)) as u32;
-        share.panic = true;
+        share.healthy = (counts.hosts * 100 / all.max(1)) as u32;
+        share.degraded = 0;
         left -= share.healthy;
     }
-    if let Some(share) = shares.iter_mut().find(|share| share.healthy > 0) {
-        share.healthy += left;
+    if let Some(at) = priorities.iter().position(|counts| counts.hosts > 0) {
+        shares[at].healthy += left;
     }
 }
 
@@ -99,8 +157,16 @@ fn share_by_size(shares: &mut [Share], priorities: &[Counts]) {
 mod tests {
     use super::*;
 
-    fn counts(healthy: u32, degraded: u32, total: u32) -> Counts {
-        Counts { healthy, degraded, total }
+    fn counts(healthy: u64, degraded: u64, total: u64) -> Counts {
+        Counts {
+            healthy_hosts: healthy,
+            degraded_hosts: degraded,
+            counted_hosts: total,
+            hosts: total,
+            healthy,
+            degraded,
+            counted: total,
+        }
     }
 
     fn healthy(priorities: &[Counts]) -> Vec<u32> {
@@ -165,13 +231,13 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn shares_sum_up_to_a_hundred(
-            list in proptest::collection::vec((0_u32..50, 0_u32..50, 0_u32..50), 1..5),
+            list in proptest::collection::vec((0_u64..50, 0_u64..50, 0_u64..50), 1..5),
             threshold in 0_u8..=100,
         ) {
             let priorities: Vec<_> =
                 list.iter().map(|(healthy, degraded, rest)| counts(*healthy, *degraded, healthy + degraded + rest)).collect();
             let sum: u32 = shares(&priorities, threshold, 140).iter().map(|share| share.healthy + share.degraded).sum();
-            let hosts: u32 = priorities.iter().map(|counts| counts.total).sum();
+            let hosts: u64 = priorities.iter().map(|counts| counts.hosts).sum();
             proptest::prop_assert_eq!(sum, if hosts == 0 { 0 } else { 100 });
         }
     }

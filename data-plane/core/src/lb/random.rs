@@ -1,37 +1,23 @@
-//! RANDOM: each host with a chance by its weight.
+//! RANDOM: each host with the same chance, whatever its weight (as measured on Envoy 1.40).
 
-use super::alias::AliasTable;
-use super::{Balancer, Factory, HostIndex, PickCx, are_equal, scale};
+use super::{Balancer, Factory, HostIndex, PickCx, scale};
 use crate::config::LbPolicy;
 
 pub(super) const FACTORY: Factory = Factory {
     name: "envoy.load_balancing_policies.random",
-    build: |policy, weights, _| {
-        matches!(policy, LbPolicy::Random).then(|| Box::new(Random::new(weights)) as Box<dyn Balancer>)
+    build: |policy, hosts, _| {
+        matches!(policy, LbPolicy::Random)
+            .then(|| Box::new(Random { hosts: hosts.len() as u32 }) as Box<dyn Balancer>)
     },
 };
 
 #[derive(Debug)]
-enum Random {
-    Equal(u32),
-    Weighted(AliasTable),
-}
-
-impl Random {
-    fn new(weights: &[u32]) -> Self {
-        if are_equal(weights) {
-            Self::Equal(weights.len() as u32)
-        } else {
-            Self::Weighted(AliasTable::new(weights))
-        }
-    }
+struct Random {
+    hosts: u32,
 }
 
 impl Balancer for Random {
     fn pick(&self, cx: &PickCx<'_>) -> Option<HostIndex> {
-        match self {
-            Self::Equal(hosts) => (*hosts > 0).then(|| HostIndex(scale(cx.random, u64::from(*hosts)) as u32)),
-            Self::Weighted(table) => table.pick(cx.random).map(HostIndex),
-        }
+        (self.hosts > 0).then(|| HostIndex(scale(cx.random, u64::from(self.hosts)) as u32))
     }
 }

@@ -4,7 +4,7 @@
 //! when the hosts are known: worst-case fair weighted fair queueing (WF2Q), in which no host is ever a whole
 //! turn ahead of its share or behind it.
 
-use super::{Balancer, Factory, HostIndex, PickCx, are_equal, scale};
+use super::{Balancer, Candidate, Factory, HostIndex, PickCx, are_equal, scale};
 use crate::config::LbPolicy;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -12,9 +12,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 pub(super) const FACTORY: Factory = Factory {
     name: "envoy.load_balancing_policies.round_robin",
-    build: |policy, weights, seed| {
-        matches!(policy, LbPolicy::RoundRobin)
-            .then(|| Box::new(RoundRobin::new(weights, seed)) as Box<dyn Balancer>)
+    build: |policy, hosts, seed| {
+        matches!(policy, LbPolicy::RoundRobin { .. })
+            .then(|| Box::new(RoundRobin::new(hosts, seed)) as Box<dyn Balancer>)
     },
 };
 
@@ -22,7 +22,7 @@ pub(super) const FACTORY: Factory = Factory {
 const LONGEST: u64 = 1 << 14;
 
 #[derive(Debug)]
-struct RoundRobin {
+pub(super) struct RoundRobin {
     turn: AtomicU64,
     order: Order,
 }
@@ -38,13 +38,13 @@ enum Order {
 }
 
 impl RoundRobin {
-    fn new(weights: &[u32], seed: u64) -> Self {
-        let order = if are_equal(weights) {
-            Order::Equal(weights.len() as u64)
+    pub(super) fn new(hosts: &[Candidate<'_>], seed: u64) -> Self {
+        let order = if are_equal(hosts) {
+            Order::Equal(hosts.len() as u64)
         } else {
-            let divisor = weights.iter().fold(0, |a, b| gcd(a, u64::from(*b).max(1)));
-            let reduced: Vec<u64> =
-                weights.iter().map(|weight| u64::from(*weight).max(1) / divisor).collect();
+            let weight = |host: &Candidate<'_>| u64::from(host.weight.max(1));
+            let divisor = hosts.iter().fold(0, |a, host| gcd(a, weight(host)));
+            let reduced: Vec<u64> = hosts.iter().map(|host| weight(host) / divisor).collect();
             if reduced.iter().sum::<u64>() <= LONGEST {
                 Order::Rotation(rotation(&reduced))
             } else {

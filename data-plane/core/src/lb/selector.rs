@@ -1,113 +1,189 @@
 //! Choice over priorities and health: a share of the load for each priority, a balancer for each of its lists.
 
-use super::priority::{self, Counts};
-use super::{Balancer, Health, HostIndex, HostView, PickCx, build, mix};
-use crate::config::LbPolicy;
+use super::group::{Builder, Group};
+use super::list::Earlier;
+use super::priority::{self, Counts, Share};
+use super::{Health, HostIndex, HostView, PickCx, mix};
+use crate::config::{LbPolicy, LocalityLb};
 
 /// Knobs of a [`Selector`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SelectorOptions {
     /// Below this percentage of usable hosts, all are used. Default 50; 0: never.
     pub panic_threshold: u8,
+    /// In panic nobody is picked, except by policies that hash.
+    pub fail_traffic_on_panic: bool,
     /// In percent. Default 140.
     pub overprovisioning_factor: u32,
+    /// The health of a priority is that of its weight, not of its number of hosts.
+    pub weighted_priority_health: bool,
+    /// Which localities get the requests of a priority.
+    pub locality_lb: LocalityLb,
 }
 
 impl Default for SelectorOptions {
     fn default() -> Self {
-        Self { panic_threshold: 50, overprovisioning_factor: 140 }
+        Self {
+            panic_threshold: 50,
+            fail_traffic_on_panic: false,
+            overprovisioning_factor: 140,
+            weighted_priority_health: false,
+            locality_lb: LocalityLb::Alike,
+        }
     }
+}
+
+/// What a choice came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Picked {
+    /// The host; `None` when none may be used.
+    pub host: Option<HostIndex>,
+    /// Hosts were used, or would have been, whatever their health.
+    pub in_panic: bool,
 }
 
 /// Chooses over priorities and health.
 #[derive(Debug)]
 pub struct Selector {
-    /// Lists that get load, each with the end of its share in percent.
-    lists: Vec<(u32, List)>,
-    in_panic: bool,
+    /// Priorities that have hosts, highest first.
+    levels: Box<[Level]>,
+    /// Who gets load: ends of shares in percent, all healthy hosts first, then degraded ones.
+    turns: Box<[Turn]>,
+    /// The policy goes by a request's hash, and so does the priority.
+    hashes: bool,
+    fail_on_panic: bool,
 }
 
-/// Hosts that are chosen among by one balancer.
 #[derive(Debug)]
-struct List {
-    balancer: Box<dyn Balancer>,
-    /// Their places in the list of all hosts; `None` when it is that list.
-    hosts: Option<Box<[HostIndex]>>,
+struct Level {
+    priority: u32,
+    in_panic: bool,
+    /// In percent, to share the load anew without priorities that were tried.
+    availability: priority::Availability,
+    /// In panic: all.
+    healthy: Group,
+    /// `None`: as the healthy ones.
+    degraded: Option<Group>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Turn {
+    end: u32,
+    level: u32,
+    degraded: bool,
 }
 
 impl Selector {
-    /// Builds for a list of hosts.
-    pub fn build(policy: &LbPolicy, hosts: &[HostView], options: SelectorOptions, seed: u64) -> Self {
+    /// Builds for a list of hosts. What `earlier` has for a list with equal hosts is taken over.
+    pub fn build(
+        policy: &LbPolicy,
+        hosts: &[HostView<'_>],
+        options: SelectorOptions,
+        earlier: Option<&Self>,
+        seed: u64,
+    ) -> Self {
         // Priorities that have hosts, so that a gap in the numbers costs nothing.
         let mut levels: Vec<u32> = hosts.iter().map(|host| host.priority).collect();
         levels.sort_unstable();
         levels.dedup();
         let mut counts = vec![Counts::default(); levels.len()];
         for host in hosts {
-            let Ok(level) = levels.binary_search(&host.priority) else { continue };
-            let counts = &mut counts[level];
-            match host.health {
-                Health::Healthy => counts.healthy += 1,
-                Health::Degraded => counts.degraded += 1,
-                Health::Unhealthy => {}
-                Health::Excluded => continue,
+            if let Ok(level) = levels.binary_search(&host.priority) {
+                counts[level].add(host, options.weighted_priority_health);
             }
-            counts.total += 1;
         }
         let shares = priority::shares(&counts, options.panic_threshold, options.overprovisioning_factor);
-        let mut seed = seed;
-        let mut end = 0;
-        let mut lists = Vec::new();
-        for (level, share) in levels.iter().zip(&shares) {
-            let mut add = |percent: u32, usable: &dyn Fn(Health) -> bool| {
-                if percent > 0 {
-                    end += percent;
-                    let of_level = |host: &HostView| host.priority == *level && usable(host.health);
-                    lists.push((end, List::build(policy, hosts, of_level, mix(&mut seed))));
-                }
-            };
-            if share.panic {
-                add(share.healthy + share.degraded, &|health| health != Health::Excluded);
+        let mut known = Earlier::default();
+        for level in earlier.iter().flat_map(|earlier| &earlier.levels) {
+            level.healthy.keep(&mut known);
+            level.degraded.iter().for_each(|group| group.keep(&mut known));
+        }
+        let mut builder = Builder { policy, hosts, options: &options, earlier: known, seed };
+        let level = |((priority, share), counts): ((&u32, &Share), &Counts)| {
+            let in_panic = share.panic;
+            let healthy =
+                builder.group(*priority, in_panic, |host| in_panic || host.health == Health::Healthy);
+            // Envoy: rings and tables are made of healthy hosts only.
+            let degraded = (!in_panic && !policy.hashes() && counts.degraded_hosts > 0)
+                .then(|| builder.group(*priority, false, |host| host.health == Health::Degraded));
+            let availability = counts.availability(options.overprovisioning_factor);
+            Level { priority: *priority, in_panic, availability, healthy, degraded }
+        };
+        let levels = levels.iter().zip(&shares).zip(&counts).map(level).collect();
+        Self {
+            levels,
+            turns: turns(&shares),
+            hashes: policy.hashes(),
+            fail_on_panic: options.fail_traffic_on_panic && !policy.hashes(),
+        }
+    }
+
+    /// The next host.
+    pub fn pick(&self, cx: &PickCx<'_>) -> Picked {
+        let (turn, random) = if let [only] = &self.turns[..] {
+            (*only, cx.random)
+        } else {
+            let point = if self.hashes { cx.hash_or_random() } else { cx.random };
+            let found = if cx.tried_priorities.is_empty() {
+                find(&self.turns, point)
             } else {
-                add(share.healthy, &|health| health == Health::Healthy);
-                add(share.degraded, &|health| health == Health::Degraded);
-            }
+                find(&self.turns_without(cx.tried_priorities), point)
+            };
+            let Some(turn) = found else { return Picked { host: None, in_panic: self.levels.is_empty() } };
+            // The priority has used up some of the randomness. Where it stands for a hash, it stays the same.
+            let mut state = cx.random;
+            (turn, if self.hashes { cx.random } else { mix(&mut state) })
+        };
+        let Some(level) = self.levels.get(turn.level as usize) else {
+            return Picked { host: None, in_panic: false };
+        };
+        if level.in_panic && self.fail_on_panic {
+            return Picked { host: None, in_panic: true };
         }
-        let in_panic = shares.iter().any(|share| share.panic && share.healthy + share.degraded > 0);
-        Self { lists, in_panic }
+        let group = match &level.degraded {
+            Some(degraded) if turn.degraded => degraded,
+            _ => &level.healthy,
+        };
+        Picked { host: group.pick(&PickCx { random, ..*cx }), in_panic: level.in_panic }
     }
 
-    /// The next host; `None` when none may be used.
-    pub fn pick(&self, cx: &PickCx<'_>) -> Option<HostIndex> {
-        if let [(_, only)] = &self.lists[..] {
-            return only.pick(cx);
-        }
-        let point = (cx.hash.unwrap_or(cx.random) % 100) as u32;
-        let (_, list) = self.lists.iter().find(|(end, _)| point < *end)?;
-        // The priority has used up some of the randomness.
-        let mut state = cx.random;
-        list.pick(&PickCx { random: mix(&mut state), ..*cx })
-    }
-
-    /// Whether hosts get requests whatever their health.
+    /// Whether any priority that gets load uses its hosts whatever their health.
     pub fn in_panic(&self) -> bool {
-        self.in_panic
+        self.turns.iter().any(|turn| self.levels[turn.level as usize].in_panic)
+    }
+
+    /// Shares of the load when priorities that were tried get none (Envoy `previous_priorities`).
+    fn turns_without(&self, tried: &[u32]) -> Box<[Turn]> {
+        let left: Vec<_> = self
+            .levels
+            .iter()
+            .map(
+                |level| if tried.contains(&level.priority) { Default::default() } else { level.availability },
+            )
+            .collect();
+        match priority::distribute(&left) {
+            Some(shares) => turns(&shares),
+            // Nobody else can take it: all are as good as never tried.
+            None => self.turns.clone(),
+        }
     }
 }
 
-impl List {
-    fn build(policy: &LbPolicy, hosts: &[HostView], filter: impl Fn(&HostView) -> bool, seed: u64) -> Self {
-        let chosen = || hosts.iter().enumerate().filter(|(_, host)| filter(host));
-        let weights: Vec<u32> = chosen().map(|(_, host)| host.weight.max(1)).collect();
-        let places =
-            (weights.len() != hosts.len()).then(|| chosen().map(|(at, _)| HostIndex(at as u32)).collect());
-        Self { balancer: build(policy, &weights, seed), hosts: places }
-    }
+fn turns(shares: &[Share]) -> Box<[Turn]> {
+    let healthy = shares.iter().enumerate().map(|(level, share)| (level, share.healthy, false));
+    let degraded = shares.iter().enumerate().map(|(level, share)| (level, share.degraded, true));
+    let mut end = 0;
+    healthy
+        .chain(degraded)
+        .filter(|(_, percent, _)| *percent > 0)
+        .map(|(level, percent, degraded)| {
+            end += percent;
+            Turn { end, level: level as u32, degraded }
+        })
+        .collect()
+}
 
-    fn pick(&self, cx: &PickCx<'_>) -> Option<HostIndex> {
-        let Some(hosts) = &self.hosts else { return self.balancer.pick(cx) };
-        let active = |at: HostIndex| (cx.active)(hosts[at.0 as usize]);
-        let at = self.balancer.pick(&PickCx { active: &active, ..*cx })?;
-        Some(hosts[at.0 as usize])
-    }
+fn find(turns: &[Turn], point: u64) -> Option<Turn> {
+    let point = (point % 100) as u32;
+    turns.iter().find(|turn| point < turn.end).copied()
 }

@@ -1,7 +1,7 @@
 //! Query parameter matchers (Envoy `config.route.v3.QueryParameterMatcher`).
 
 use super::StringMatcher;
-use crate::headers::parameters;
+use crate::headers::{parameters, percent_decoded};
 
 /// A query parameter matcher.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,6 +17,15 @@ impl QueryMatcher {
     pub fn matches(&self, path: &str) -> bool {
         let Some((_, value)) = parameters(path).find(|(name, _)| *name == &*self.name) else { return false };
         self.value.as_ref().is_none_or(|matcher| matcher.matches(value.as_bytes()))
+    }
+
+    /// As [`Self::matches`], with names and values decoded: rate limits look at them so, routes do not.
+    pub fn matches_decoded(&self, path: &str) -> bool {
+        let name = self.name.as_bytes();
+        let Some((_, value)) = parameters(path).find(|(key, _)| *percent_decoded(key) == *name) else {
+            return false;
+        };
+        self.value.as_ref().is_none_or(|matcher| matcher.matches(&percent_decoded(value)))
     }
 }
 

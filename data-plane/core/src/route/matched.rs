@@ -1,13 +1,15 @@
 //! A route that was chosen: its cluster, its rewrites, its answer.
 
+use super::hash::{self, HashPeer, Hashed};
 use super::redirect;
 use crate::config::{
-    Action, ClusterChoice, ClusterWeight, DirectResponse, Forward, HostRewrite, PathMatch, PathRewrite,
-    Redirect, Route, RouteConfig, VirtualHost,
+    Action, ClusterChoice, ClusterWeight, DirectResponse, FilterOverride, Forward, HostRewrite, PathMatch,
+    PathRewrite, Redirect, Route, RouteConfig, VirtualHost,
 };
 use crate::headers::edit::HeaderEdits;
 use crate::headers::{HeaderId, Record, RequestHead, ResponseHead};
 use crate::matcher::{Regex, Substitution};
+use std::sync::Arc;
 
 /// Keeps the host a client asked for when a route rewrites it.
 const ORIGINAL_HOST: &[u8] = b"x-envoy-original-host";
@@ -50,6 +52,11 @@ pub enum Answer<'a> {
 }
 
 impl<'a> Matched<'a> {
+    /// The request's hash by the route's policies.
+    pub fn hash(&self, head: &RequestHead, peer: &HashPeer) -> Hashed {
+        self.forward().map(|forward| hash::hash(&forward.hash_policy, head, peer)).unwrap_or_default()
+    }
+
     /// To keep over awaits.
     pub fn id(&self) -> RouteId {
         self.id
@@ -84,6 +91,19 @@ impl<'a> Matched<'a> {
                 std::str::from_utf8(value).ok().filter(|name| !name.is_empty())
             }
         }
+    }
+
+    /// What is said of the filter of that configured name, from the most specific level to the most general:
+    /// weighted cluster, route, virtual host, route configuration. Nothing where TLS is required first.
+    pub fn filter_overrides(&self, name: &str) -> impl Iterator<Item = &'a Arc<FilterOverride>> {
+        let routed = self.id.route != RouteId::TO_HTTPS;
+        let levels = [
+            self.weight().map(|weight| &weight.overrides),
+            Some(&self.route.overrides),
+            Some(&self.virtual_host.overrides),
+            Some(&self.config.overrides),
+        ];
+        levels.into_iter().flatten().filter(move |_| routed).filter_map(move |level| level.get(name))
     }
 
     /// Edits the request that goes upstream: header edits of all levels, host and path rewrites. Call once a

@@ -5,6 +5,7 @@
 //! not grow with the number of routes: see `paths`.
 
 mod explain;
+mod hash;
 mod hosts;
 mod matched;
 mod paths;
@@ -13,6 +14,7 @@ mod redirect;
 mod tests;
 
 pub use explain::{Explanation, Verdict};
+pub use hash::{HashPeer, Hashed};
 pub use matched::{Answer, Matched, RouteId};
 
 use crate::config::{
@@ -49,6 +51,7 @@ pub struct RouteTable {
     /// One for each virtual host.
     paths: Vec<PathIndex>,
     to_https: Route,
+    overrides_filters: bool,
 }
 
 impl RouteTable {
@@ -56,12 +59,18 @@ impl RouteTable {
     pub fn build(config: Arc<RouteConfig>) -> Self {
         let hosts = HostIndex::build(&config);
         let paths = config.virtual_hosts.iter().map(|host| PathIndex::build(&host.routes)).collect();
-        Self { config, hosts, paths, to_https: to_https() }
+        let overrides_filters = overrides_filters(&config);
+        Self { config, hosts, paths, to_https: to_https(), overrides_filters }
     }
 
     /// What it was built from.
     pub fn config(&self) -> &Arc<RouteConfig> {
         &self.config
+    }
+
+    /// Whether any of its levels says anything of filters.
+    pub fn overrides_filters(&self) -> bool {
+        self.overrides_filters
     }
 
     /// The route a request takes.
@@ -96,6 +105,19 @@ impl RouteTable {
     pub fn explain(&self, query: &RouteQuery<'_>) -> Explanation {
         explain::explain(self, query)
     }
+}
+
+fn overrides_filters(config: &RouteConfig) -> bool {
+    let by_weight = |route: &Route| match &route.action {
+        Action::Forward(forward) => match &forward.cluster {
+            ClusterChoice::Weighted(weighted) => weighted.clusters.iter().any(|c| !c.overrides.is_empty()),
+            ClusterChoice::Named(_) | ClusterChoice::Header(_) => false,
+        },
+        Action::Redirect(_) | Action::Direct(_) => false,
+    };
+    let by_route = |route: &Route| !route.overrides.is_empty() || by_weight(route);
+    let by_host = |host: &VirtualHost| !host.overrides.is_empty() || host.routes.iter().any(by_route);
+    !config.overrides.is_empty() || config.virtual_hosts.iter().any(by_host)
 }
 
 /// The part of a path that path conditions see; `None` when there is no path (CONNECT).
@@ -188,7 +210,10 @@ fn to_https() -> Route {
             status: 301,
             strip_query: false,
         })),
+        tracing: None,
         request_edits: Default::default(),
         response_edits: Default::default(),
+        overrides: Default::default(),
+        metadata: Default::default(),
     }
 }

@@ -43,8 +43,11 @@ fn route(name: &str, matches: RouteMatch, action: Action) -> Route {
         name: name.into(),
         matches,
         action,
+        tracing: None,
         request_edits: HeaderEdits::default(),
         response_edits: HeaderEdits::default(),
+        overrides: Default::default(),
+        metadata: Default::default(),
     }
 }
 
@@ -60,7 +63,13 @@ fn forward(cluster: ClusterChoice) -> Forward {
         max_stream_duration: None,
         grpc_timeout_header_max: None,
         grpc_timeout_header_offset: Duration::ZERO,
+        rate_limits: Vec::new(),
+        include_vh_rate_limits: false,
+        hash_policy: Vec::new(),
         high_priority: false,
+        retry: None,
+        body_limit: Default::default(),
+        mirrors: Default::default(),
     }
 }
 
@@ -78,6 +87,9 @@ fn virtual_host(name: &str, domains: &[&str], routes: Vec<Route>) -> VirtualHost
         response_edits: HeaderEdits::default(),
         include_request_attempt_count: false,
         include_attempt_count_in_response: false,
+        rate_limits: Vec::new(),
+        include_is_timeout_retry: false,
+        overrides: Default::default(),
     }
 }
 
@@ -92,6 +104,7 @@ fn config(virtual_hosts: Vec<VirtualHost>) -> RouteConfig {
         ignore_port_in_host_matching: false,
         ignore_path_parameters: false,
         validate_clusters: false,
+        overrides: Default::default(),
     }
 }
 
@@ -351,6 +364,7 @@ mod clusters {
                 request_edits: HeaderEdits { remove: vec!["x-gone".into()], ..HeaderEdits::default() },
                 response_edits: HeaderEdits::default(),
                 host_rewrite: Some(format!("{name}.local").into()),
+                overrides: Default::default(),
             })
             .collect();
         let total = weights.iter().map(|(_, weight)| weight).sum();

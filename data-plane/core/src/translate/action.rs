@@ -2,9 +2,11 @@
 
 use super::edits::{self, Direction};
 use super::field::{self, ignored, required, unsupported};
-use super::route::Scope;
-use super::{cluster, duration, filters, matcher};
-use crate::config::{ClusterChoice, ClusterWeight, Forward, HostRewrite, PathRewrite, WeightedClusters};
+use super::route::{HEDGING, Scope};
+use super::{duration, filters, hash, matcher, mirror, ratelimit, retry};
+use crate::config::{
+    BodyLimit, ClusterChoice, ClusterWeight, Forward, HostRewrite, PathRewrite, WeightedClusters,
+};
 use crate::path::{Diagnostics, Path, Rejected};
 use std::time::Duration;
 use xds_types::envoy::config::core::v3::RoutingPriority;
@@ -25,6 +27,7 @@ const TIMEOUT: Duration = Duration::from_secs(15);
 /// Sending to a cluster.
 pub(super) fn forward(
     proto: proto::RouteAction,
+    body_limit: Option<BodyLimit>,
     at: &Path<'_>,
     d: &mut Diagnostics,
     scope: Scope<'_>,
@@ -61,12 +64,11 @@ pub(super) fn forward(
         host_rewrite_specifier,
     } = proto;
     unsupported!(d, at, "subset balancing is not built yet"; metadata_match);
-    unsupported!(d, at, "retries are not built yet"; retry_policy, retry_policy_typed_config, hedge_policy);
-    unsupported!(d, at, "mirroring is not built yet"; request_mirror_policies);
+    unsupported!(d, at; retry_policy_typed_config);
+    unsupported!(d, at, HEDGING; hedge_policy);
     unsupported!(d, at, "upgrades are set on the connection manager"; upgrade_configs);
-    unsupported!(d, at, "no balancer that hashes is built yet"; hash_policy);
     unsupported!(d, at, "internal redirects are not built yet"; internal_redirect_policy, max_internal_redirects);
-    unsupported!(d, at; path_rewrite_policy, path_rewrite, rate_limits, include_vh_rate_limits = false, cors);
+    unsupported!(d, at; path_rewrite_policy, path_rewrite, cors);
     ignored!(d, at, "idle_timeout bounds flushing too"; flush_timeout);
     ignored!(d, at, "early data is never accepted"; early_data_policy);
     let redirects_at = at.field("internal_redirect_action");
@@ -75,7 +77,12 @@ pub(super) fn forward(
     {
         d.reject(&redirects_at, "internal redirects are not built yet");
     }
-    ignored!(d, at, cluster::PRIORITY; priority);
+    let inherited = scope.inherited;
+    let retry = match retry_policy {
+        Some(proto) => retry::policy(proto, &at.field("retry_policy"), d).ok(),
+        None => inherited.retry.clone(),
+    };
+    let mirrors = mirror::mirrors(request_mirror_policies, &inherited.mirrors, at, d);
     let cluster = cluster_choice(cluster_specifier, at, d, scope);
     let path_rewrite = path_rewrite_of(prefix_rewrite, regex_rewrite, at, d);
     let host_rewrite = host_rewrite(host_rewrite_specifier, at, d);
@@ -105,7 +112,13 @@ pub(super) fn forward(
         max_stream_duration: stream.max,
         grpc_timeout_header_max: stream.grpc_max,
         grpc_timeout_header_offset: stream.grpc_offset,
+        rate_limits: ratelimit::limits(rate_limits, ratelimit::Reader::Routes, &at.field("rate_limits"), d),
+        include_vh_rate_limits: include_vh_rate_limits.is_some_and(|v| v.value),
+        hash_policy: hash::policies(hash_policy, &at.field("hash_policy"), d),
         high_priority: priority_is_high(priority, &at.field("priority"), d)?,
+        retry,
+        body_limit: body_limit.unwrap_or(inherited.body_limit),
+        mirrors,
         cluster: cluster?,
         path_rewrite: path_rewrite?,
         host_rewrite: host_rewrite?,
@@ -253,7 +266,7 @@ fn cluster_weight(
     } = proto;
     unsupported!(d, at, "not supported in weighted clusters"; cluster_header);
     unsupported!(d, at, "subset balancing is not built yet"; metadata_match);
-    filters::per_route(typed_per_filter_config, at, d);
+    let overrides = filters::per_route(typed_per_filter_config, at, d, scope.options);
     let host_rewrite = host_rewrite_specifier.map(|WeightHostRewrite::HostRewriteLiteral(host)| host.into());
     Ok(ClusterWeight {
         name: cluster_name(name, &at.field("name"), d, scope),
@@ -273,6 +286,7 @@ fn cluster_weight(
             d,
         ),
         host_rewrite,
+        overrides,
     })
 }
 

@@ -3,12 +3,13 @@
 use super::field::{self, ignored, unsupported};
 use super::{
     DataLoader, Options, Sources, accesslog, address, cluster, discovery, dns, extension, listener, runtime,
-    source,
+    secret, source,
 };
 use crate::config::{self, Admin, Cluster, Dynamic, Listener, Locality, Node, StatsOptions};
 use crate::path::{Diagnostics, Path, Rejected};
 use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use xds_types::envoy::config::bootstrap::v3 as proto;
 use xds_types::envoy::config::bootstrap::v3::bootstrap::{
@@ -93,7 +94,7 @@ pub(super) fn bootstrap(
     ignored!(d, at, "channels live as long as their source"; grpc_async_client_manager_config);
     ignored!(d, at, "the allocator and the scheduler decide"; memory_allocator_manager, enable_worker_cpu_affinity);
     stats_extras(deferred_stat_options, stats_flush, stats_eviction, at, d);
-    cluster_manager_options(cluster_manager, &at.field("cluster_manager"), d);
+    let outlier_log = cluster_manager_options(cluster_manager, &at.field("cluster_manager"), d);
     regex_engine(default_regex_engine, &at.field("default_regex_engine"), d);
     manager_extension(listener_manager, &at.field("listener_manager"), d);
     let resolver =
@@ -102,7 +103,6 @@ pub(super) fn bootstrap(
 
     let StaticResources { listeners, clusters, secrets } = static_resources.unwrap_or_default();
     let static_at = at.field("static_resources");
-    unsupported!(d, static_at, "TLS is not built yet"; secrets);
     let DynamicResources { lds_config, lds_resources_locator, cds_config, cds_resources_locator, ads_config } =
         dynamic_resources.unwrap_or_default();
     let dynamic_at = at.field("dynamic_resources");
@@ -111,8 +111,10 @@ pub(super) fn bootstrap(
     // References are checked against the names as written: a cluster that is refused below is not unknown as well.
     let names: BTreeSet<String> = clusters.iter().map(|c| c.name.clone()).collect();
     let exists = |name: &str| names.contains(name);
+    let secret_types = secret::types(&secrets);
     let sources = Sources {
         ads: ads_config.is_some(),
+        secrets: secret_types,
         clusters: clusters
             .iter()
             .filter(|c| discovery::reaches_servers(c))
@@ -120,7 +122,8 @@ pub(super) fn bootstrap(
             .collect(),
         dns,
     };
-    let options = Options { data, sources: Some(&sources), clusters: Some(&exists) };
+    let options = Options { data, sources: Some(&sources), clusters: Some(&exists), outbound: false };
+    let secrets = secret::statics(secrets, &static_at.field("secrets"), d, &options);
     let clusters = static_clusters(clusters, &static_at.field("clusters"), d, &options);
     let mut of = |proto: Option<core_proto::ConfigSource>, name: &'static str| -> Result<_, Rejected> {
         proto.map(|proto| source::config_source(proto, &dynamic_at.field(name), d, &options)).transpose()
@@ -138,12 +141,14 @@ pub(super) fn bootstrap(
     Ok(config::Bootstrap {
         node: self::node(node.unwrap_or_default(), &at.field("node"), d),
         listeners,
+        secrets,
         dynamic: Dynamic { lds: lds?, cds: cds?, ads: ads.transpose()? },
         admin: admin?,
         stats: stats(stats_config, &at.field("stats_config"), d),
         runtime: runtime.values,
         runtime_admin_layer: runtime.admin_layer,
         dns: sources.dns,
+        outlier_log,
         clusters,
     })
 }
@@ -310,8 +315,13 @@ fn stats_extras(
     }
 }
 
-fn cluster_manager_options(proto: Option<proto::ClusterManager>, at: &Path<'_>, d: &mut Diagnostics) {
-    let Some(proto) = proto else { return };
+/// Options of all clusters: where ejections are logged.
+fn cluster_manager_options(
+    proto: Option<proto::ClusterManager>,
+    at: &Path<'_>,
+    d: &mut Diagnostics,
+) -> Option<PathBuf> {
+    let proto = proto?;
     let proto::ClusterManager {
         local_cluster_name,
         outlier_detection,
@@ -323,10 +333,9 @@ fn cluster_manager_options(proto: Option<proto::ClusterManager>, at: &Path<'_>, 
     ignored!(d, at, "hosts of all zones are used alike"; local_cluster_name);
     ignored!(d, at, "load is not reported"; load_stats_config);
     ignored!(d, at, "clusters cost nothing before their first request"; enable_deferred_cluster_creation);
-    if let Some(OutlierDetection { event_log_path, event_service }) = outlier_detection {
-        let at = at.field("outlier_detection");
-        ignored!(d, at, "there are no such events"; event_log_path, event_service);
-    }
+    let OutlierDetection { event_log_path, event_service } = outlier_detection?;
+    ignored!(d, at.field("outlier_detection"), "events are written to files only"; event_service);
+    Some(event_log_path).filter(|path| !path.is_empty()).map(Into::into)
 }
 
 /// RE2 is the only engine; the one here takes its syntax.

@@ -1,7 +1,7 @@
 //! Filter chains: what they match, that no two match the same, and their network filters.
 
 use super::field::{self, ignored, unsupported};
-use super::{Options, address, extension, http};
+use super::{Options, address, duration, extension, http, tls};
 use crate::config::{FilterChain, FilterChainMatch, NetworkFilter};
 use crate::path::{Diagnostics, Path, Rejected};
 use std::sync::Arc;
@@ -60,8 +60,13 @@ fn chain(
     } = proto;
     unsupported!(d, at, "the PROXY protocol is not supported"; use_proxy_proto = false);
     ignored!(d, at, "has no reader"; metadata);
-    ignored!(d, at, "plaintext has no handshake to limit"; transport_socket_connect_timeout);
-    extension::plaintext_only(transport_socket, &at.field("transport_socket"), d);
+    let transport_socket = tls::downstream(transport_socket, &at.field("transport_socket"), d, o);
+    let timeout_at = at.field("transport_socket_connect_timeout");
+    if matches!(transport_socket, Ok(None)) {
+        ignored!(d, at, "plaintext has no handshake to limit"; transport_socket_connect_timeout);
+    }
+    let transport_socket_connect_timeout =
+        duration::limit(transport_socket_connect_timeout, None, &timeout_at, d);
     let matches = match filter_chain_match {
         Some(proto) => chain_match(proto, &at.field("filter_chain_match"), d)?,
         None => FilterChainMatch::default(),
@@ -79,7 +84,14 @@ fn chain(
         }
         network_filter(proto, &at, d, o).ok()
     });
-    Ok(FilterChain { matches, filters: filters.collect(), name: name.into() })
+    let filters = filters.collect();
+    Ok(FilterChain {
+        matches,
+        transport_socket: transport_socket?,
+        transport_socket_connect_timeout,
+        filters,
+        name: name.into(),
+    })
 }
 
 fn network_filter(

@@ -32,6 +32,11 @@ pub(super) fn edits(
     }
 }
 
+/// Additions alone, of the list at `at`.
+pub(super) fn additions(add: Vec<HeaderValueOption>, at: &Path<'_>, d: &mut Diagnostics) -> HeaderEdits {
+    HeaderEdits { add: field::each(add, at, d, added), remove: Vec::new() }
+}
+
 fn added(proto: HeaderValueOption, at: &Path<'_>, d: &mut Diagnostics) -> Result<HeaderAdd, Rejected> {
     let HeaderValueOption { header, append, append_action, keep_empty_value } = proto;
     let action_at = at.field("append_action");

@@ -1,24 +1,27 @@
 //! Endpoints: `ClusterLoadAssignment`, from clusters and from EDS.
 
 use super::field::{self, ignored, required, unsupported};
-use super::{address, bootstrap, format};
+use super::runtime::json_object;
+use super::{address, bootstrap, health};
 use crate::config::{Assignment, Endpoint, EndpointAddress, EndpointHealth, LocalityEndpoints};
 use crate::path::{Diagnostics, Path, Rejected};
+use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use xds_types::envoy::config::core::v3::{HealthStatus, Metadata};
 use xds_types::envoy::config::endpoint::v3 as proto;
 use xds_types::envoy::config::endpoint::v3::cluster_load_assignment::Policy;
-use xds_types::envoy::config::endpoint::v3::endpoint::HealthCheckConfig;
 use xds_types::envoy::config::endpoint::v3::lb_endpoint::HostIdentifier;
 use xds_types::envoy::config::endpoint::v3::locality_lb_endpoints::{LbConfig, LbEndpointList};
-use xds_types::google::protobuf::value::Kind;
-use xds_types::google::protobuf::{Struct, Value};
+use xds_types::google::protobuf::Struct;
 
 /// Envoy's default of `overprovisioning_factor`, percent.
 const OVERPROVISIONING_FACTOR: u32 = 140;
 
 /// The metadata that is read.
 const LABELS: &str = "envoy.lb";
+
+/// The metadata that chooses transport sockets.
+const TRANSPORT_LABELS: &str = "envoy.transport_socket_match";
 
 /// What a host may be.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -38,16 +41,21 @@ pub(super) fn assignment(
 ) -> Result<Assignment, Rejected> {
     let proto::ClusterLoadAssignment { cluster_name, endpoints, named_endpoints, policy } = proto;
     unsupported!(d, at, "endpoints are written in place"; named_endpoints);
-    let overprovisioning_factor = match policy {
-        Some(proto) => overprovisioning(proto, &at.field("policy"), d),
-        None => OVERPROVISIONING_FACTOR,
+    let (overprovisioning_factor, weighted_priority_health) = match policy {
+        Some(proto) => load_policy(proto, &at.field("policy"), d),
+        None => (OVERPROVISIONING_FACTOR, false),
     };
     let endpoints_at = at.field("endpoints");
     let mut seen = Seen::default();
     let localities =
         field::each(endpoints, &endpoints_at, d, |proto, at, d| locality(proto, hosts, &mut seen, at, d));
     priorities(&localities, &endpoints_at, d);
-    Ok(Assignment { name: cluster_name.into(), localities, overprovisioning_factor })
+    Ok(Assignment {
+        name: cluster_name.into(),
+        localities,
+        overprovisioning_factor,
+        weighted_priority_health,
+    })
 }
 
 /// Priorities start at 0 and have no gaps.
@@ -62,11 +70,12 @@ fn priorities(localities: &[LocalityEndpoints], at: &Path<'_>, d: &mut Diagnosti
     }
 }
 
-fn overprovisioning(proto: Policy, at: &Path<'_>, d: &mut Diagnostics) -> u32 {
+/// The overprovisioning factor, and whether weights make the health of priorities.
+fn load_policy(proto: Policy, at: &Path<'_>, d: &mut Diagnostics) -> (u32, bool) {
     let Policy { drop_overloads, overprovisioning_factor, endpoint_stale_after, weighted_priority_health } =
         proto;
-    unsupported!(d, at; drop_overloads, endpoint_stale_after, weighted_priority_health);
-    overprovisioning_factor.map_or(OVERPROVISIONING_FACTOR, |v| v.value)
+    unsupported!(d, at; drop_overloads, endpoint_stale_after);
+    (overprovisioning_factor.map_or(OVERPROVISIONING_FACTOR, |v| v.value), weighted_priority_health)
 }
 
 /// What an assignment holds once only.
@@ -93,6 +102,11 @@ fn locality(
         lb_config,
     } = proto;
     ignored!(d, at, "has no reader"; metadata, proximity);
+    if locality.is_none() {
+        // As measured on Envoy 1.40.
+        ignored!(d, at, "only what has a locality has a weight"; load_balancing_weight);
+    }
+    let load_balancing_weight = load_balancing_weight.filter(|_| locality.is_some());
     let locality = locality.map(bootstrap::locality).unwrap_or_default();
     if !seen.localities.insert((priority, locality.clone())) {
         let message = format!("duplicate locality at priority {priority}");
@@ -158,9 +172,9 @@ fn lb_endpoint(
         HealthStatus::Unhealthy | HealthStatus::Timeout => EndpointHealth::Unhealthy,
         HealthStatus::Draining => EndpointHealth::Draining,
     };
-    let labels = match metadata {
+    let (labels, transport_labels) = match metadata {
         Some(proto) => labels(proto, &at.field("metadata"), d),
-        None => BTreeMap::new(),
+        None => Default::default(),
     };
     let weight = load_balancing_weight.map_or(1, |v| v.value);
     if weight == 0 {
@@ -181,9 +195,8 @@ fn lb_endpoint(
         additional_addresses,
         observability_name,
     } = proto;
-    if let Some(proto) = health_check_config {
-        health_check(proto, &at.field("health_check_config"), d);
-    }
+    let check =
+        health_check_config.and_then(|proto| health::endpoint(proto, &at.field("health_check_config"), d));
     ignored!(d, at, "only the first address is used"; additional_addresses);
     ignored!(d, at, "hosts are known by their address"; observability_name);
     let address_at = at.field("address");
@@ -192,40 +205,26 @@ fn lb_endpoint(
         Hosts::Addresses => EndpointAddress::Socket(address::socket(place, &address_at, d)?),
         Hosts::Names => address::endpoint(place, &address_at, d)?,
     };
-    Ok(Endpoint { address, hostname: hostname.into(), weight, health, labels })
+    Ok(Endpoint { address, hostname: hostname.into(), weight, health, labels, transport_labels, check })
 }
 
-fn health_check(proto: HealthCheckConfig, at: &Path<'_>, d: &mut Diagnostics) {
-    let HealthCheckConfig { port_value, hostname, address, disable_active_health_check } = proto;
-    ignored!(d, at, "hosts are not health checked"; port_value, hostname, address, disable_active_health_check);
-}
+type Labels = BTreeMap<String, Value>;
 
-/// The metadata of `envoy.lb` as text.
-fn labels(proto: Metadata, at: &Path<'_>, d: &mut Diagnostics) -> BTreeMap<String, String> {
+/// The metadata of `envoy.lb` and of `envoy.transport_socket_match`.
+pub(super) fn labels(proto: Metadata, at: &Path<'_>, d: &mut Diagnostics) -> (Labels, Labels) {
     let Metadata { filter_metadata, typed_filter_metadata } = proto;
     ignored!(d, at, "has no reader"; typed_filter_metadata);
     let at = at.field("filter_metadata");
-    let mut labels = BTreeMap::new();
+    let (mut labels, mut transport) = (Labels::new(), Labels::new());
     let mut namespaces: Vec<_> = filter_metadata.into_iter().collect();
     namespaces.sort_by(|(a, _), (b, _)| a.cmp(b));
     for (namespace, Struct { fields }) in namespaces {
         let at = at.key(&namespace);
-        if namespace != LABELS {
-            d.ignored(&at, "has no reader: only envoy.lb has");
-            continue;
-        }
-        for (key, Value { kind }) in fields {
-            let text = match kind {
-                Some(Kind::StringValue(text)) => text,
-                Some(Kind::NumberValue(number)) => format::number_text(number),
-                Some(Kind::BoolValue(value)) => value.to_string(),
-                Some(Kind::NullValue(_) | Kind::StructValue(_) | Kind::ListValue(_)) | None => {
-                    d.ignored(&at.key(&key), "only texts, numbers and booleans are labels");
-                    continue;
-                }
-            };
-            labels.insert(key, text);
+        match namespace.as_str() {
+            LABELS => labels.extend(json_object(Struct { fields })),
+            TRANSPORT_LABELS => transport.extend(json_object(Struct { fields })),
+            _ => d.ignored(&at, "has no reader: only envoy.lb and envoy.transport_socket_match have"),
         }
     }
-    labels
+    (labels, transport)
 }

@@ -5,8 +5,7 @@ use crate::path::{Diagnostics, Path, Rejected};
 use prost::{Message, Name};
 use xds_types::any;
 pub(super) use xds_types::any::is;
-use xds_types::envoy::config::core::v3::{ExtensionConfigSource, TransportSocket, transport_socket};
-use xds_types::envoy::extensions::transport_sockets::raw_buffer::v3::RawBuffer;
+use xds_types::envoy::config::core::v3::ExtensionConfigSource;
 use xds_types::google::protobuf::Any;
 
 /// The packed `M`.
@@ -32,27 +31,6 @@ pub(super) fn unknown(what: &str, name: &str, packed: &Any, at: &Path<'_>, d: &m
 /// Refuses an extension whose configuration would be discovered.
 pub(super) fn discovered(_: ExtensionConfigSource, at: &Path<'_>, d: &mut Diagnostics) -> Rejected {
     d.reject(&at.field("config_discovery"), "extension discovery (ECDS) is not supported")
-}
-
-/// Refuses every transport socket but plaintext.
-pub(super) fn plaintext_only(socket: Option<TransportSocket>, at: &Path<'_>, d: &mut Diagnostics) {
-    let Some(TransportSocket { name, config_type }) = socket else { return };
-    let packed = match config_type {
-        Some(transport_socket::ConfigType::TypedConfig(packed)) => packed,
-        // Without a type the name decides, as Envoy once did.
-        None if name == "envoy.transport_sockets.raw_buffer" => return,
-        None => {
-            d.reject(&at.field("typed_config"), "is required");
-            return;
-        }
-    };
-    let at = at.field("typed_config");
-    if is::<RawBuffer>(&packed) {
-        if let Ok(RawBuffer {}) = open::<RawBuffer>(&packed, &at, d) {}
-    } else {
-        let type_name = type_name(&packed);
-        d.reject(&at, format_args!("transport socket {name:?} of type {type_name}: TLS is not built yet"));
-    }
 }
 
 /// The packed configuration of an extension that must have one.

@@ -2,11 +2,11 @@
 
 use super::field::{self, ignored, required, unsupported};
 use super::protocol::{self, Side};
-use super::{Options, accesslog, address, duration, extension, filters, route, source};
+use super::{Options, accesslog, address, duration, extension, filters, route, source, tracing};
 use crate::config::{
     CodecType, EscapedSlashes, Hcm, LocalReplyConfig, PathNormalization, RouteSource, ServerHeader, StripPort,
 };
-use crate::headers::Scheme;
+use crate::headers::{ClientCertDetails, ForwardClientCert, Scheme};
 use crate::matcher::Cidr;
 use crate::path::{Diagnostics, Path, Rejected};
 use std::sync::Arc;
@@ -16,7 +16,8 @@ use xds_types::envoy::config::core::v3::scheme_header_transformation::Transforma
 use xds_types::envoy::extensions::filters::network::http_connection_manager::v3 as proto;
 use xds_types::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::{
     CodecType as Codec, ForwardClientCertDetails, HcmAccessLogOptions, InternalAddressConfig,
-    PathWithEscapedSlashesAction, RouteSpecifier, ServerHeaderTransformation, StripPortMode, UpgradeConfig,
+    PathWithEscapedSlashesAction, RouteSpecifier, ServerHeaderTransformation, SetCurrentClientCertDetails,
+    StripPortMode, UpgradeConfig,
 };
 use xds_types::envoy::extensions::request_id::uuid::v3::UuidRequestIdConfig;
 
@@ -93,10 +94,8 @@ pub(super) fn manager(
         route_specifier,
         strip_port_mode,
     } = proto;
-    unsupported!(d, at, "tracing is not built yet"; tracing);
     unsupported!(d, at, "HTTP/3 is not built yet"; http3_protocol_options);
-    unsupported!(d, at, "client certificates are not built yet";
-        set_current_client_cert_details, forward_client_cert_matcher);
+    unsupported!(d, at; forward_client_cert_matcher);
     unsupported!(d, at;
         original_ip_detection_extensions,
         early_header_mutation_extensions,
@@ -112,11 +111,19 @@ pub(super) fn manager(
     ignored!(d, at, "connections drain after drain_timeout itself"; drain_timeout_jitter);
     ignored!(d, at, "filter state has no reader"; add_proxy_protocol_connection_state = true);
     ignored!(d, at, protocol::BAD_MESSAGES; stream_error_on_invalid_http_message = false);
-    client_certificate(forward_client_cert_details, &at.field("forward_client_cert_details"), d);
+    let client_cert =
+        client_certificate(forward_client_cert_details, &at.field("forward_client_cert_details"), d);
+    let details_at = at.field("set_current_client_cert_details");
+    let client_cert_details =
+        client_certificate_details(set_current_client_cert_details, client_cert, &details_at, d);
     local_reply(local_reply_config, &at.field("local_reply_config"), d);
-    if let Some(extension) = request_id_extension {
-        request_id(extension, &at.field("request_id_extension"), d);
-    }
+    let ids = match request_id_extension {
+        Some(extension) => request_id(extension, tracing.is_some(), &at.field("request_id_extension"), d),
+        None => tracing::RequestIds::default(),
+    };
+    let tracing = tracing
+        .map(|proto| tracing::manager(proto, ids, &at.field("tracing"), d, o).map(Arc::new))
+        .transpose();
     let log_on_new_request = LogOptions { access_log_flush_interval, flush_access_log_on_new_request }.merge(
         access_log_options,
         at,
@@ -127,11 +134,16 @@ pub(super) fn manager(
     let common_at = at.field("common_http_protocol_options");
     let common = protocol::common(common_http_protocol_options, Side::Downstream, &common_at, d);
     let routes = routes(route_specifier, at, d, o);
-    let filters = filters::http_filters(http_filters, &at.field("http_filters"), d);
+    let (access_log, grpc_logs) = accesslog::http_logs(access_log, &at.field("access_log"), d, o);
+    let filters = filters::http_filters(http_filters, &at.field("http_filters"), d, o);
     Ok(Hcm {
+        client_cert,
+        client_cert_details,
         stat_prefix: stat_prefix.into(),
         codec: codec(codec_type, &at.field("codec_type"), d),
-        access_log: accesslog::logs(access_log, &at.field("access_log"), d, o),
+        access_log,
+        grpc_logs,
+        tracing: tracing?,
         log_on_new_request,
         server_name: if server_name.is_empty() { "envoy".into() } else { server_name.into() },
         server_header: server_header(
@@ -313,11 +325,30 @@ fn upgrades(list: Vec<UpgradeConfig>, at: &Path<'_>, d: &mut Diagnostics) -> Vec
     upgrades.into_iter().map(Into::into).collect()
 }
 
-fn client_certificate(value: i32, at: &Path<'_>, d: &mut Diagnostics) {
+fn client_certificate(value: i32, at: &Path<'_>, d: &mut Diagnostics) -> ForwardClientCert {
     match field::variant(value, at, d) {
-        Ok(ForwardClientCertDetails::Sanitize) | Err(Rejected) => {}
-        Ok(_) => _ = d.reject(at, "client certificates are not built yet: only SANITIZE is supported"),
+        Ok(ForwardClientCertDetails::ForwardOnly) => ForwardClientCert::ForwardOnly,
+        Ok(ForwardClientCertDetails::AppendForward) => ForwardClientCert::AppendForward,
+        Ok(ForwardClientCertDetails::SanitizeSet) => ForwardClientCert::SanitizeSet,
+        Ok(ForwardClientCertDetails::AlwaysForwardOnly) => ForwardClientCert::AlwaysForwardOnly,
+        Ok(ForwardClientCertDetails::Sanitize) | Err(Rejected) => ForwardClientCert::Sanitize,
     }
+}
+
+fn client_certificate_details(
+    proto: Option<SetCurrentClientCertDetails>,
+    mode: ForwardClientCert,
+    at: &Path<'_>,
+    d: &mut Diagnostics,
+) -> ClientCertDetails {
+    let given = proto.is_some();
+    let SetCurrentClientCertDetails { subject, cert, chain, dns, uri, issuer, format } =
+        proto.unwrap_or_default();
+    unsupported!(d, at; issuer, format);
+    if given && !matches!(mode, ForwardClientCert::AppendForward | ForwardClientCert::SanitizeSet) {
+        d.ignored(at, "is for APPEND_FORWARD and SANITIZE_SET");
+    }
+    ClientCertDetails { subject: subject.is_some_and(|v| v.value), cert, chain, dns, uri }
 }
 
 fn local_reply(proto: Option<proto::LocalReplyConfig>, at: &Path<'_>, d: &mut Diagnostics) {
@@ -326,20 +357,32 @@ fn local_reply(proto: Option<proto::LocalReplyConfig>, at: &Path<'_>, d: &mut Di
 }
 
 /// Only the UUID extension that Envoy uses by default.
-fn request_id(proto: proto::RequestIdExtension, at: &Path<'_>, d: &mut Diagnostics) {
+fn request_id(
+    proto: proto::RequestIdExtension,
+    is_traced: bool,
+    at: &Path<'_>,
+    d: &mut Diagnostics,
+) -> tracing::RequestIds {
     let proto::RequestIdExtension { typed_config } = proto;
-    let Ok(packed) = extension::packed(typed_config.as_ref(), at, d) else { return };
+    let Ok(packed) = extension::packed(typed_config.as_ref(), at, d) else { return Default::default() };
     let at = at.field("typed_config");
     if !extension::is::<UuidRequestIdConfig>(packed) {
         extension::unknown("request id extension", "", packed, &at, d);
-        return;
+        return Default::default();
     }
     let Ok(UuidRequestIdConfig { pack_trace_reason, use_request_id_for_trace_sampling }) =
         extension::open(packed, &at, d)
     else {
-        return;
+        return Default::default();
     };
-    ignored!(d, at, "nothing is traced"; pack_trace_reason = true, use_request_id_for_trace_sampling = true);
+    if !is_traced {
+        const WHY: &str = "nothing is traced here";
+        ignored!(d, at, WHY; pack_trace_reason = true, use_request_id_for_trace_sampling = true);
+    }
+    tracing::RequestIds {
+        pack_reason: pack_trace_reason.is_none_or(|v| v.value),
+        sample: use_request_id_for_trace_sampling.is_none_or(|v| v.value),
+    }
 }
 
 /// The deprecated pair of access log settings.

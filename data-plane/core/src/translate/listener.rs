@@ -9,17 +9,21 @@ use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
-use xds_types::envoy::config::core::v3::SocketOptionsOverride;
+use xds_types::envoy::config::core::v3::{SocketOptionsOverride, TrafficDirection};
 use xds_types::envoy::config::listener::v3 as proto;
 use xds_types::envoy::config::listener::v3::listener::{DeprecatedV1, DrainType, ListenerSpecifier};
 use xds_types::envoy::config::listener::v3::listener_filter::ConfigType;
 use xds_types::envoy::extensions::filters::listener::http_inspector::v3::HttpInspector;
+use xds_types::envoy::extensions::filters::listener::tls_inspector::v3::TlsInspector;
 
 /// Envoy's default of `per_connection_buffer_limit_bytes`, for listeners and clusters.
 pub(super) const BUFFER_LIMIT_BYTES: u32 = 1 << 20;
 
 /// Envoy's default of `listener_filters_timeout`.
 const FILTERS_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Envoy's default of the TLS inspector's `max_client_hello_size`, bytes.
+const MAX_CLIENT_HELLO: u32 = 16 * 1024;
 
 /// A listener.
 pub(super) fn listener(
@@ -73,13 +77,11 @@ pub(super) fn listener(
     ignored!(d, at, "no stats are filtered"; stats_matcher);
     ignored!(d, at, "has no reader"; metadata);
     ignored!(d, at, "connections are not closed for full buffers"; per_connection_buffer_high_watermark_timeout);
-    ignored!(d, at, "all listeners drain alike"; traffic_direction);
     ignored!(d, at, "the kernel balances by SO_REUSEPORT"; connection_balance_config);
     ignored!(d, at, "deprecated, and the default of enable_reuse_port"; reuse_port);
     ignored!(d, at, "connections are opened and accepted as plain TCP"; tcp_fast_open_queue_length, enable_mptcp);
     ignored!(d, at, "accepting yields by itself"; max_connections_to_accept_per_socket_event);
     ignored!(d, at, "there is no such limit here"; ignore_global_conn_limit, bypass_overload_manager);
-    ignored!(d, at, "buffers are bounded by the codecs"; per_connection_buffer_limit_bytes);
     ignored!(d, at, "connections that find no chain are counted, not logged"; access_log);
     if let Some(DeprecatedV1 { bind_to_port }) = deprecated_v1 {
         let at = at.field("deprecated_v1");
@@ -92,6 +94,9 @@ pub(super) fn listener(
         d.ignored(&at.field("drain_type"), "the listener drains whenever the proxy does");
     }
 
+    let outbound = field::variant(traffic_direction, &at.field("traffic_direction"), d)
+        == Ok(TrafficDirection::Outbound);
+    let o = &Options { outbound, ..*o };
     let addresses = addresses(address_proto, additional_addresses, at, d)?;
     if filter_chains.is_empty() && default_filter_chain.is_none() {
         d.reject(&at.field("filter_chains"), "at least one filter chain is required");
@@ -171,5 +176,24 @@ fn listener_filter(
         let HttpInspector {} = extension::open(packed, &at, d)?;
         return Ok(ListenerFilter::HttpInspector);
     }
+    if extension::is::<TlsInspector>(packed) {
+        return Ok(tls_inspector(extension::open(packed, &at, d)?, &at, d));
+    }
     Err(extension::unknown("listener filter", &name, packed, &at, d))
+}
+
+fn tls_inspector(proto: TlsInspector, at: &Path<'_>, d: &mut Diagnostics) -> ListenerFilter {
+    let TlsInspector {
+        enable_ja3_fingerprinting,
+        enable_ja4_fingerprinting,
+        initial_read_buffer_size,
+        close_connection_on_client_hello_parsing_errors,
+        max_client_hello_size,
+    } = proto;
+    ignored!(d, at, "no fingerprints are made"; enable_ja3_fingerprinting = false, enable_ja4_fingerprinting = false);
+    ignored!(d, at, "buffers grow as needed"; initial_read_buffer_size);
+    ListenerFilter::TlsInspector {
+        max_client_hello_bytes: max_client_hello_size.map_or(MAX_CLIENT_HELLO, |v| v.value),
+        close_on_error: close_connection_on_client_hello_parsing_errors,
+    }
 }

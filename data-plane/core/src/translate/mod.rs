@@ -19,6 +19,7 @@ mod action;
 mod address;
 mod answer;
 mod bootstrap;
+mod breaker;
 mod chain;
 mod cluster;
 mod data;
@@ -32,14 +33,24 @@ mod field;
 mod filters;
 mod format;
 mod fraction;
+mod hash;
+mod health;
 mod http;
 mod lb;
 mod listener;
 mod matcher;
+mod metadata;
+mod mirror;
+mod outlier;
 mod protocol;
+mod ratelimit;
+mod retry;
 mod route;
 mod runtime;
+mod secret;
 mod source;
+mod tls;
+mod tracing;
 mod upstream_http;
 
 use crate::config;
@@ -51,6 +62,7 @@ use xds_types::envoy::config::{
     bootstrap::v3 as bootstrap_proto, cluster::v3 as cluster_proto, endpoint::v3 as endpoint_proto,
     listener::v3 as listener_proto, route::v3 as route_proto,
 };
+use xds_types::envoy::extensions::transport_sockets::tls::v3 as tls_proto;
 use xds_types::google::protobuf::Any;
 use xds_types::rules;
 use xds_types::type_url::ResourceType;
@@ -94,12 +106,14 @@ pub struct Options<'a> {
     /// Whether a cluster exists, asked for routes with `validate_clusters`; `None`: not checked. A bootstrap
     /// brings its own.
     pub clusters: Option<&'a dyn Fn(&str) -> bool>,
+    /// Inside of a listener whose traffic goes out (`traffic_direction: OUTBOUND`). False at the start.
+    pub outbound: bool,
 }
 
 impl<'a> Options<'a> {
     /// References are not checked.
     pub fn new(data: &'a dyn DataLoader) -> Self {
-        Self { data, sources: None, clusters: None }
+        Self { data, sources: None, clusters: None, outbound: false }
     }
 }
 
@@ -111,6 +125,8 @@ pub struct Sources {
     /// Static clusters by which management servers may be reached: all but those that get their own endpoints
     /// from a management server.
     pub clusters: BTreeSet<Box<str>>,
+    /// Static secrets.
+    pub secrets: BTreeSet<(Box<str>, config::SecretType)>,
     /// How names are resolved where a cluster does not say.
     pub dns: config::DnsResolver,
 }
@@ -128,6 +144,7 @@ impl Sources {
         Self {
             ads: bootstrap.dynamic.ads.is_some(),
             clusters: bootstrap.clusters.iter().filter(|c| !by_server(c)).map(|c| c.name.clone()).collect(),
+            secrets: bootstrap.secrets.iter().map(|s| (s.name.clone(), s.kind.of())).collect(),
             dns: bootstrap.dns.clone(),
         }
     }
@@ -144,6 +161,8 @@ pub enum Resource {
     RouteConfig(Arc<config::RouteConfig>),
     /// EDS.
     Assignment(Arc<config::Assignment>),
+    /// SDS.
+    Secret(Arc<config::Secret>),
 }
 
 impl Resource {
@@ -154,6 +173,7 @@ impl Resource {
             Self::Cluster(cluster) => &cluster.name,
             Self::RouteConfig(routes) => &routes.name,
             Self::Assignment(assignment) => &assignment.name,
+            Self::Secret(secret) => &secret.name,
         }
     }
 }
@@ -224,6 +244,19 @@ pub fn assignment(
     checked(proto, at, d, |proto, at, d| endpoint::assignment(proto, endpoint::Hosts::Addresses, at, d))
 }
 
+/// A secret received by SDS.
+///
+/// # Errors
+/// Something in it was rejected; `d` says what, and never shows content.
+pub fn secret(
+    proto: tls_proto::Secret,
+    at: &Path<'_>,
+    d: &mut Diagnostics,
+    options: &Options<'_>,
+) -> Result<config::Secret, Rejected> {
+    checked(proto, at, d, |proto, at, d| secret::secret(proto, at, d, options))
+}
+
 /// A packed resource of type `kind`.
 ///
 /// # Errors
@@ -247,6 +280,9 @@ pub fn resource(
         ResourceType::ClusterLoadAssignment => {
             assignment(extension::open(packed, at, d)?, at, d).map(|a| Resource::Assignment(Arc::new(a)))
         }
+        ResourceType::Secret => {
+            secret(extension::open(packed, at, d)?, at, d, options).map(|s| Resource::Secret(Arc::new(s)))
+        }
         other => Err(d.reject(at, format_args!("{other} resources are not supported"))),
     }
 }
@@ -266,6 +302,11 @@ fn checked<P: Message + Name, T>(
         d.reject_below(at, &path, message);
     }
     if d.rejections() > before { Err(Rejected) } else { translated }
+}
+
+/// A protobuf struct as metadata keeps it.
+pub fn fields(proto: xds_types::google::protobuf::Struct) -> crate::headers::Fields {
+    runtime::json_object(proto)
 }
 
 /// What the command line says over the bootstrap's text.

@@ -2,10 +2,15 @@
 
 use super::edits::{self, Direction};
 use super::field::{self, ignored, required, unsupported};
-use super::{Options, action, answer, filters, fraction, matcher};
-use crate::config::{self, PathMatch, RequireTls, Route, RouteConfig, RouteMatch, VirtualHost};
+use super::{
+    Options, action, answer, filters, fraction, matcher, metadata, mirror, ratelimit, retry, tracing,
+};
+use crate::config::{
+    self, BodyLimit, Mirror, PathMatch, RequireTls, RetryPolicy, Route, RouteConfig, RouteMatch, VirtualHost,
+};
 use crate::path::{Diagnostics, Path, Rejected};
 use std::collections::HashMap;
+use std::sync::Arc;
 use xds_types::envoy::config::route::v3 as proto;
 use xds_types::envoy::config::route::v3::route::Action;
 use xds_types::envoy::config::route::v3::route_match::{GrpcRouteMatchOptions, PathSpecifier};
@@ -13,6 +18,9 @@ use xds_types::envoy::config::route::v3::virtual_host::TlsRequirementType;
 
 /// Envoy's default of `max_direct_response_body_size_bytes`.
 const DIRECT_RESPONSE_BODY_BYTES: u32 = 4096;
+
+/// Why hedging is refused.
+pub(super) const HEDGING: &str = "requests are not hedged";
 
 /// Whether routes to clusters that do not exist are refused when the configuration does not say.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -31,6 +39,16 @@ pub(super) struct Scope<'a> {
     pub(super) max_body_bytes: u32,
     /// Refuse clusters that do not exist.
     pub(super) validate_clusters: bool,
+    /// What holds where the route says nothing.
+    pub(super) inherited: &'a Inherited,
+}
+
+/// What a route takes over from its virtual host and the route configuration where it says nothing itself.
+#[derive(Default)]
+pub(super) struct Inherited {
+    pub(super) retry: Option<Arc<RetryPolicy>>,
+    pub(super) body_limit: BodyLimit,
+    pub(super) mirrors: Arc<[Mirror]>,
 }
 
 /// A route configuration.
@@ -63,12 +81,16 @@ pub(super) fn config(
         route_specifiers,
     } = proto;
     unsupported!(d, at; vhds, cluster_specifier_plugins, vhost_header, route_specifiers);
-    unsupported!(d, at, "mirroring is not built yet"; request_mirror_policies);
     ignored!(d, at, "has no reader"; metadata);
-    filters::per_route(typed_per_filter_config, at, d);
+    let overrides = filters::per_route(typed_per_filter_config, at, d, o);
     let validate_clusters = validate_clusters.map_or(validate == ValidateClusters::ByDefault, |v| v.value);
+    let inherited = Inherited {
+        mirrors: mirror::mirrors(request_mirror_policies, &Arc::default(), at, d),
+        ..Inherited::default()
+    };
     let scope = Scope {
         options: o,
+        inherited: &inherited,
         max_body_bytes: max_direct_response_body_size_bytes.map_or(DIRECT_RESPONSE_BODY_BYTES, |v| v.value),
         validate_clusters,
     };
@@ -98,6 +120,7 @@ pub(super) fn config(
         ignore_port_in_host_matching,
         ignore_path_parameters: ignore_path_parameters_in_path_matching,
         validate_clusters,
+        overrides,
     })
 }
 
@@ -160,14 +183,19 @@ fn virtual_host(
         metadata,
         route_specifiers,
     } = proto;
-    unsupported!(d, at; matcher, route_specifiers, rate_limits, cors);
-    unsupported!(d, at, "retries are not built yet";
-        retry_policy, retry_policy_typed_config, hedge_policy, include_is_timeout_retry_header);
-    unsupported!(d, at, "mirroring is not built yet"; request_mirror_policies);
+    unsupported!(d, at; matcher, route_specifiers, cors);
+    unsupported!(d, at; retry_policy_typed_config);
+    unsupported!(d, at, HEDGING; hedge_policy);
     ignored!(d, at, "no stats of virtual clusters are kept"; virtual_clusters);
-    ignored!(d, at, "requests are not buffered"; per_request_buffer_limit_bytes, request_body_buffer_limit);
     ignored!(d, at, "has no reader"; metadata);
-    filters::per_route(typed_per_filter_config, at, d);
+    let overrides = filters::per_route(typed_per_filter_config, at, d, scope.options);
+    let inherited = Inherited {
+        retry: retry_policy.and_then(|proto| retry::policy(proto, &at.field("retry_policy"), d).ok()),
+        body_limit: retry::body_limit(per_request_buffer_limit_bytes, request_body_buffer_limit, at, d)
+            .unwrap_or_default(),
+        mirrors: mirror::mirrors(request_mirror_policies, &scope.inherited.mirrors, at, d),
+    };
+    let scope = Scope { inherited: &inherited, ..scope };
     let domains_at = at.field("domains");
     if domains.is_empty() {
         d.reject(&domains_at, "at least one is required");
@@ -197,6 +225,9 @@ fn virtual_host(
         ),
         include_request_attempt_count,
         include_attempt_count_in_response,
+        rate_limits: ratelimit::limits(rate_limits, ratelimit::Reader::Routes, &at.field("rate_limits"), d),
+        include_is_timeout_retry: include_is_timeout_retry_header,
+        overrides,
     })
 }
 
@@ -221,7 +252,7 @@ fn route(
     let proto::Route {
         name,
         r#match,
-        metadata,
+        metadata: data,
         decorator,
         typed_per_filter_config,
         request_headers_to_add,
@@ -236,33 +267,44 @@ fn route(
         action,
     } = proto;
     unsupported!(d, at; route_specifiers);
-    ignored!(d, at, "nothing is traced"; decorator, tracing);
-    ignored!(d, at, "requests are not buffered"; per_request_buffer_limit_bytes, request_body_buffer_limit);
+    let tracing = tracing::route(tracing, decorator, at, d, scope.options);
     ignored!(d, at, "no stats of single routes are kept"; stat_prefix);
-    ignored!(d, at, "has no reader"; metadata);
-    filters::per_route(typed_per_filter_config, at, d);
+    let overrides = filters::per_route(typed_per_filter_config, at, d, scope.options);
     let match_at = at.field("match");
     let matches = required(r#match, &match_at, d).and_then(|proto| route_match(proto, &match_at, d));
-    let action =
-        match action {
-            Some(Action::Route(proto)) => action::forward(proto, &at.field("route"), d, scope)
-                .map(|f| config::Action::Forward(Box::new(f))),
-            Some(Action::Redirect(proto)) => answer::redirect(proto, &at.field("redirect"), d)
-                .map(|r| config::Action::Redirect(Box::new(r))),
-            Some(Action::DirectResponse(proto)) => {
-                answer::direct(proto, &at.field("direct_response"), d, scope).map(config::Action::Direct)
-            }
-            Some(Action::FilterAction(_)) => Err(d.reject(&at.field("filter_action"), "not supported")),
-            Some(Action::NonForwardingAction(_)) => {
-                Err(d.reject(&at.field("non_forwarding_action"), "is for gRPC servers, a proxy must forward"))
-            }
-            None => Err(d.reject(at, "one of route, redirect, direct_response is required")),
-        };
+    let body_limit = retry::body_limit(per_request_buffer_limit_bytes, request_body_buffer_limit, at, d);
+    if body_limit.is_some() && !matches!(action, Some(Action::Route(_))) {
+        ignored!(d, at, "is for routes to clusters"; per_request_buffer_limit_bytes, request_body_buffer_limit);
+    }
+    let action = match action {
+        Some(Action::Route(proto)) => action::forward(proto, body_limit, &at.field("route"), d, scope)
+            .map(|f| config::Action::Forward(Box::new(f))),
+        Some(Action::Redirect(proto)) => {
+            answer::redirect(proto, &at.field("redirect"), d).map(|r| config::Action::Redirect(Box::new(r)))
+        }
+        Some(Action::DirectResponse(proto)) => {
+            answer::direct(proto, &at.field("direct_response"), d, scope).map(config::Action::Direct)
+        }
+        Some(Action::FilterAction(_)) => Err(d.reject(&at.field("filter_action"), "not supported")),
+        Some(Action::NonForwardingAction(_)) => {
+            Err(d.reject(&at.field("non_forwarding_action"), "is for gRPC servers, a proxy must forward"))
+        }
+        None => Err(d.reject(at, "one of route, redirect, direct_response is required")),
+    };
     let request_edits =
         edits::edits(Direction::Request, request_headers_to_add, request_headers_to_remove, at, d);
     let response_edits =
         edits::edits(Direction::Response, response_headers_to_add, response_headers_to_remove, at, d);
-    Ok(Route { name: name.into(), matches: matches?, action: action?, request_edits, response_edits })
+    Ok(Route {
+        name: name.into(),
+        matches: matches?,
+        action: action?,
+        tracing: tracing?,
+        request_edits,
+        response_edits,
+        overrides,
+        metadata: metadata::metadata(data, &at.field("metadata"), d),
+    })
 }
 
 fn route_match(proto: proto::RouteMatch, at: &Path<'_>, d: &mut Diagnostics) -> Result<RouteMatch, Rejected> {

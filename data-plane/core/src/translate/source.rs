@@ -121,15 +121,33 @@ fn rate_limit(proto: core_proto::RateLimitSettings) -> (u32, f64Bits) {
     (max_tokens.map_or(100, |v| v.value), f64Bits::new(fill_rate.map_or(10.0, |v| v.value)))
 }
 
+/// A management server: its cluster must be there from the start.
 fn target(
     proto: core_proto::GrpcService,
     at: &Path<'_>,
     d: &mut Diagnostics,
     o: &Options<'_>,
 ) -> Result<GrpcTarget, Rejected> {
+    let target = grpc_service(proto, "reconnects back off from 500 ms to 30 s with full jitter", at, d)?;
+    if o.sources.is_some_and(|s| !s.clusters.contains(&target.cluster)) {
+        let message = format!(
+            "{:?} is not a static cluster of the bootstrap, or gets its endpoints by EDS",
+            target.cluster
+        );
+        d.reject(&at.field("envoy_grpc").field("cluster_name"), message);
+    }
+    Ok(target)
+}
+
+/// A gRPC service and how it is called. `retries`: why retry policies have no effect.
+pub(super) fn grpc_service(
+    proto: core_proto::GrpcService,
+    retries: &str,
+    at: &Path<'_>,
+    d: &mut Diagnostics,
+) -> Result<GrpcTarget, Rejected> {
     let core_proto::GrpcService { timeout, initial_metadata, retry_policy, target_specifier } = proto;
-    const BACKOFF: &str = "reconnects back off from 500 ms to 30 s with full jitter";
-    ignored!(d, at, BACKOFF; retry_policy);
+    ignored!(d, at, retries; retry_policy);
     let timeout = duration::limit(timeout, None, &at.field("timeout"), d);
     let metadata = field::each(initial_metadata, &at.field("initial_metadata"), d, |proto, at, d| {
         let (key, value) = edits::pair(proto, at, d)?;
@@ -146,14 +164,8 @@ fn target(
     let at = at.field("envoy_grpc");
     let EnvoyGrpc { cluster_name, authority, retry_policy, max_receive_message_length, skip_envoy_headers } =
         envoy;
-    ignored!(d, at, BACKOFF; retry_policy);
-    ignored!(d, at, "no x-envoy-* headers are sent to management servers"; skip_envoy_headers);
-    if o.sources.is_some_and(|s| !s.clusters.contains(cluster_name.as_str())) {
-        let message = format!(
-            "{cluster_name:?} is not a static cluster of the bootstrap, or gets its endpoints by EDS"
-        );
-        d.reject(&at.field("cluster_name"), message);
-    }
+    ignored!(d, at, retries; retry_policy);
+    ignored!(d, at, "no x-envoy-* headers are sent"; skip_envoy_headers);
     Ok(GrpcTarget {
         cluster: cluster_name.into(),
         authority: Some(authority).filter(|a| !a.is_empty()).map(Into::into),
@@ -187,12 +199,13 @@ fn path_source(
 
 /// Whether an API version may be left out.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Missing {
+pub(super) enum Missing {
     Allowed,
     Refused,
 }
 
-fn version(value: i32, missing: Missing, at: &Path<'_>, d: &mut Diagnostics) {
+/// An API version: 3 is the only one.
+pub(super) fn version(value: i32, missing: Missing, at: &Path<'_>, d: &mut Diagnostics) {
     match field::variant(value, at, d) {
         Ok(ApiVersion::V3) | Err(Rejected) => {}
         Ok(ApiVersion::Auto) if missing == Missing::Allowed => {}

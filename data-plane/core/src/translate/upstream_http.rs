@@ -3,7 +3,7 @@
 use super::extension;
 use super::field::{self, ignored, unsupported};
 use super::protocol::{self, Common, Side};
-use crate::config::{Http1Options, Http2Options, UpstreamProtocol};
+use crate::config::{AutoSni, Http1Options, Http2Options, UpstreamProtocol};
 use crate::path::{Diagnostics, Path};
 use std::collections::HashMap;
 use xds_types::envoy::config::cluster::v3::cluster::ClusterProtocolSelection;
@@ -11,14 +11,12 @@ use xds_types::envoy::config::core::v3 as core_proto;
 use xds_types::envoy::extensions::upstreams::http::v3::HttpProtocolOptions;
 use xds_types::envoy::extensions::upstreams::http::v3::http_protocol_options::explicit_http_config::ProtocolConfig;
 use xds_types::envoy::extensions::upstreams::http::v3::http_protocol_options::{
-    ExplicitHttpConfig, UpstreamProtocolOptions, UseDownstreamHttpConfig,
+    AutoHttpConfig, ExplicitHttpConfig, UpstreamProtocolOptions, UseDownstreamHttpConfig,
 };
 use xds_types::google::protobuf::{Any, UInt32Value};
 
 /// The key of `typed_extension_protocol_options` that is known here.
 const KEY: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
-
-const NO_TLS: &str = "has no effect on plaintext";
 
 /// How to speak HTTP with a cluster.
 #[derive(Default)]
@@ -27,6 +25,7 @@ pub(super) struct Http {
     pub(super) common: Common,
     pub(super) http1: Http1Options,
     pub(super) http2: Http2Options,
+    pub(super) auto_sni: AutoSni,
 }
 
 /// The cluster's own fields, deprecated in favour of `HttpProtocolOptions`.
@@ -97,7 +96,8 @@ impl Legacy {
             protocol_selection,
             max_requests_per_connection,
         } = self;
-        ignored!(d, at, NO_TLS; upstream_http_protocol_options);
+        let sni_at = at.field("upstream_http_protocol_options");
+        let auto_sni = auto_sni(upstream_http_protocol_options, &sni_at, d);
         let selection_at = at.field("protocol_selection");
         let downstream = matches!(
             field::variant(protocol_selection, &selection_at, d),
@@ -131,7 +131,26 @@ impl Legacy {
             common,
             http1: protocol::http1(http_protocol_options, false, &at.field("http_protocol_options"), d),
             http2: protocol::http2(http2_protocol_options, &at.field("http2_protocol_options"), d),
+            auto_sni,
         }
+    }
+}
+
+fn auto_sni(
+    proto: Option<core_proto::UpstreamHttpProtocolOptions>,
+    at: &Path<'_>,
+    d: &mut Diagnostics,
+) -> AutoSni {
+    let core_proto::UpstreamHttpProtocolOptions { auto_sni, auto_san_validation, override_auto_sni_header } =
+        proto.unwrap_or_default();
+    if !override_auto_sni_header.is_empty() && !auto_sni && !auto_san_validation {
+        d.ignored(&at.field("override_auto_sni_header"), "neither auto_sni nor auto_san_validation is set");
+    }
+    AutoSni {
+        sni: auto_sni,
+        san_validation: auto_san_validation,
+        header: (!override_auto_sni_header.is_empty() && (auto_sni || auto_san_validation))
+            .then(|| override_auto_sni_header.to_ascii_lowercase().into()),
     }
 }
 
@@ -152,22 +171,25 @@ fn options(proto: HttpProtocolOptions, at: &Path<'_>, d: &mut Diagnostics) -> Ht
     unsupported!(d, at, "mirroring is not built yet"; request_mirror_policies);
     unsupported!(d, at, "no balancer that hashes is built yet"; hash_policy);
     unsupported!(d, at, "retries are not built yet"; retry_policy);
-    ignored!(d, at, NO_TLS; upstream_http_protocol_options);
+    let sni_at = at.field("upstream_http_protocol_options");
+    let auto_sni = auto_sni(upstream_http_protocol_options, &sni_at, d);
     let common_at = at.field("common_http_protocol_options");
     let common = protocol::common(common_http_protocol_options, Side::Upstream, &common_at, d);
     match upstream_protocol_options {
         Some(UpstreamProtocolOptions::ExplicitHttpConfig(proto)) => {
-            Http { common, ..explicit(proto, &at.field("explicit_http_config"), d) }
+            Http { common, auto_sni, ..explicit(proto, &at.field("explicit_http_config"), d) }
         }
         Some(UpstreamProtocolOptions::UseDownstreamProtocolConfig(proto)) => {
-            Http { common, ..downstream(proto, &at.field("use_downstream_protocol_config"), d) }
+            Http { common, auto_sni, ..downstream(proto, &at.field("use_downstream_protocol_config"), d) }
         }
-        Some(UpstreamProtocolOptions::AutoConfig(_)) => {
-            d.reject(&at.field("auto_config"), "choosing by ALPN needs TLS, which is not built yet");
-            Http { common, ..Default::default() }
+        Some(UpstreamProtocolOptions::AutoConfig(proto)) => {
+            Http { common, auto_sni, ..auto(proto, &at.field("auto_config"), d) }
         }
         None => {
-            d.reject(at, "one of explicit_http_config, use_downstream_protocol_config is required");
+            d.reject(
+                at,
+                "one of explicit_http_config, use_downstream_protocol_config, auto_config is required",
+            );
             Http { common, ..Default::default() }
         }
     }
@@ -194,6 +216,22 @@ fn explicit(proto: ExplicitHttpConfig, at: &Path<'_>, d: &mut Diagnostics) -> Ht
             d.reject(at, "one of http_protocol_options, http2_protocol_options is required");
             Http::default()
         }
+    }
+}
+
+fn auto(proto: AutoHttpConfig, at: &Path<'_>, d: &mut Diagnostics) -> Http {
+    let AutoHttpConfig {
+        http_protocol_options,
+        http2_protocol_options,
+        http3_protocol_options,
+        alternate_protocols_cache_options,
+    } = proto;
+    unsupported!(d, at, "HTTP/3 is not built yet"; http3_protocol_options, alternate_protocols_cache_options);
+    Http {
+        protocol: UpstreamProtocol::Auto,
+        http1: protocol::http1(http_protocol_options, false, &at.field("http_protocol_options"), d),
+        http2: protocol::http2(http2_protocol_options, &at.field("http2_protocol_options"), d),
+        ..Default::default()
     }
 }
 

@@ -22,20 +22,64 @@ use xds_types::envoy::config::{
     bootstrap::v3::Bootstrap, cluster::v3::Cluster, endpoint::v3::ClusterLoadAssignment,
     listener::v3::Listener, route::v3::RouteConfiguration,
 };
+use xds_types::envoy::extensions::transport_sockets::tls::v3::Secret;
 use xds_types::{descriptors, rules};
 
 const FIXTURES: &[(&str, &str, &str)] = &[
     ("envoy.config.bootstrap.v3.Bootstrap", "bootstrap", include_str!("bootstrap.yaml")),
     ("envoy.config.bootstrap.v3.Bootstrap", "bootstrap_typed_dns", include_str!("bootstrap_typed_dns.yaml")),
     ("envoy.config.listener.v3.Listener", "listener", include_str!("listener.yaml")),
+    ("envoy.config.listener.v3.Listener", "filters", include_str!("filters.yaml")),
+    ("envoy.config.route.v3.RouteConfiguration", "limits", include_str!("limits.yaml")),
+    ("envoy.config.listener.v3.Listener", "listener_tls", include_str!("listener_tls.yaml")),
     ("envoy.config.listener.v3.Listener", "access_logs", include_str!("access_logs.yaml")),
+    ("envoy.config.listener.v3.Listener", "grpc_logs", include_str!("grpc_logs.yaml")),
+    ("envoy.config.listener.v3.Listener", "tracing_otlp", include_str!("tracing_otlp.yaml")),
+    ("envoy.config.listener.v3.Listener", "tracing_zipkin", include_str!("tracing_zipkin.yaml")),
     ("envoy.config.route.v3.RouteConfiguration", "routes", include_str!("routes.yaml")),
     ("envoy.config.cluster.v3.Cluster", "cluster_static", include_str!("cluster_static.yaml")),
     ("envoy.config.cluster.v3.Cluster", "cluster_strict_dns", include_str!("cluster_strict_dns.yaml")),
     ("envoy.config.cluster.v3.Cluster", "cluster_dns_extension", include_str!("cluster_dns_extension.yaml")),
     ("envoy.config.cluster.v3.Cluster", "cluster_eds", include_str!("cluster_eds.yaml")),
+    ("envoy.config.cluster.v3.Cluster", "cluster_health", include_str!("cluster_health.yaml")),
+    ("envoy.config.cluster.v3.Cluster", "cluster_health_tcp", include_str!("cluster_health_tcp.yaml")),
+    ("envoy.config.cluster.v3.Cluster", "cluster_health_grpc", include_str!("cluster_health_grpc.yaml")),
+    ("envoy.config.cluster.v3.Cluster", "cluster_tls", include_str!("cluster_tls.yaml")),
     ("envoy.config.cluster.v3.Cluster", "cluster_random", include_str!("cluster_random.yaml")),
+    ("envoy.config.cluster.v3.Cluster", "cluster_ring_hash", include_str!("cluster_ring_hash.yaml")),
+    (
+        "envoy.config.cluster.v3.Cluster",
+        "cluster_ring_hash_extension",
+        include_str!("cluster_ring_hash_extension.yaml"),
+    ),
+    ("envoy.config.cluster.v3.Cluster", "cluster_maglev", include_str!("cluster_maglev.yaml")),
+    (
+        "envoy.config.cluster.v3.Cluster",
+        "cluster_maglev_extension",
+        include_str!("cluster_maglev_extension.yaml"),
+    ),
     ("envoy.config.endpoint.v3.ClusterLoadAssignment", "endpoints", include_str!("endpoints.yaml")),
+    (
+        "envoy.extensions.transport_sockets.tls.v3.Secret",
+        "secret_certificate",
+        include_str!("secret_certificate.yaml"),
+    ),
+    (
+        "envoy.extensions.transport_sockets.tls.v3.Secret",
+        "secret_validation",
+        include_str!("secret_validation.yaml"),
+    ),
+    (
+        "envoy.extensions.transport_sockets.tls.v3.Secret",
+        "secret_validation_old",
+        include_str!("secret_validation_old.yaml"),
+    ),
+    ("envoy.extensions.transport_sockets.tls.v3.Secret", "secret_keys", include_str!("secret_keys.yaml")),
+    (
+        "envoy.extensions.transport_sockets.tls.v3.Secret",
+        "secret_generic",
+        include_str!("secret_generic.yaml"),
+    ),
 ];
 
 /// Every file and variable holds a short text.
@@ -47,7 +91,7 @@ impl DataLoader for Anything {
     }
 
     fn variable(&self, _: &str) -> Result<String, String> {
-        Ok("text".into())
+        Ok("text=text".into())
     }
 }
 
@@ -58,6 +102,7 @@ enum Config {
     Routes(Box<config::RouteConfig>),
     Cluster(Box<config::Cluster>),
     Assignment(Box<config::Assignment>),
+    Secret(Box<config::Secret>),
 }
 
 /// What became of a message.
@@ -89,6 +134,10 @@ fn translate(message: &DynamicMessage) -> Outcome {
         "envoy.config.endpoint.v3.ClusterLoadAssignment" => {
             let proto = descriptors::from_dynamic::<ClusterLoadAssignment>(message).unwrap();
             translate::assignment(proto, &at, &mut d).map(|c| Config::Assignment(Box::new(c)))
+        }
+        "envoy.extensions.transport_sockets.tls.v3.Secret" => {
+            let proto = descriptors::from_dynamic::<Secret>(message).unwrap();
+            translate::secret(proto, &at, &mut d, &o).map(|c| Config::Secret(Box::new(c)))
         }
         other => panic!("no translator for {other}"),
     };

@@ -17,7 +17,19 @@ pub(crate) struct Case {
 const TEXTS: &[&str] = &["sweep", "/sweep", "sweep.example.com", "127.0.0.7", "http"];
 
 /// Fields whose rules know a few values only.
-const KNOWN: &[(&str, &str)] = &[("envoy.config.accesslog.v3.ResponseFlagFilter.flags", "DPE")];
+const KNOWN: &[(&str, &str)] = &[
+    ("envoy.config.accesslog.v3.ResponseFlagFilter.flags", "DPE"),
+    ("envoy.config.route.v3.RateLimit.HitsAddend.format", "%PROTOCOL%"),
+    ("envoy.extensions.filters.http.ratelimit.v3.RateLimit.request_type", "internal"),
+    (
+        "envoy.extensions.transport_sockets.tls.v3.CertificateValidationContext.verify_certificate_hash",
+        "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef",
+    ),
+    (
+        "envoy.extensions.transport_sockets.tls.v3.CertificateValidationContext.verify_certificate_spki",
+        "BvqYIYSbgK2vCJpQhObf77vv+bQWtc5ek5RIOwPiC9A=",
+    ),
+];
 
 /// Numbers to try.
 const NUMBERS: &[u32] = &[7, 404, 1, 70_000];

@@ -13,19 +13,19 @@ use xds_types::google::protobuf::Any;
 use xds_types::type_url::ResourceType;
 
 /// The configuration and what was reported as ignored.
-fn accepted(yaml: &Yaml) -> (Config, Vec<String>) {
+pub(super) fn accepted(yaml: &Yaml) -> (Config, Vec<String>) {
     let (config, d) = translate(yaml);
     let ignored = d.ignored.iter().map(ToString::to_string).collect();
     (config.unwrap_or_else(|| panic!("{yaml:?}: {d}")), ignored)
 }
 
-fn silent(yaml: &Yaml) -> Config {
+pub(super) fn silent(yaml: &Yaml) -> Config {
     let (config, ignored) = accepted(yaml);
     assert_eq!(ignored, Vec::<String>::new(), "nothing is reported for {yaml:?}");
     config
 }
 
-fn as_cluster(config: Config) -> config::Cluster {
+pub(super) fn as_cluster(config: Config) -> config::Cluster {
     let Config::Cluster(cluster) = config else { panic!("a cluster") };
     cluster
 }
@@ -56,9 +56,12 @@ fn a_bare_connection_manager_has_envoys_defaults() {
         ignore_port_in_host_matching: false,
         ignore_path_parameters: false,
         validate_clusters: true,
+        overrides: Default::default(),
     };
     let expected = Hcm {
         stat_prefix: "web".into(),
+        client_cert: Default::default(),
+        client_cert_details: Default::default(),
         codec: CodecType::Auto,
         routes: RouteSource::Static(Arc::new(routes)),
         filters: vec![HttpFilter {
@@ -71,6 +74,8 @@ fn a_bare_connection_manager_has_envoys_defaults() {
             disabled: false,
         }],
         access_log: Vec::new(),
+        grpc_logs: Vec::new(),
+        tracing: None,
         log_on_new_request: false,
         server_name: "envoy".into(),
         server_header: ServerHeader::Overwrite,
@@ -163,7 +168,7 @@ fn a_bare_cluster_has_envoys_defaults() {
     let cluster = as_cluster(silent(&cluster("")));
     assert_eq!(cluster.stat_name, cluster.name);
     assert!(matches!(&cluster.discovery, Discovery::Static(a) if a.localities.is_empty()));
-    assert_eq!(cluster.lb, LbPolicy::RoundRobin);
+    assert_eq!(cluster.lb, LbPolicy::ROUND_ROBIN);
     assert_eq!(cluster.connect_timeout, Duration::from_secs(5));
     assert_eq!(cluster.protocol, UpstreamProtocol::Http1);
     assert_eq!(cluster.idle_timeout, Some(Duration::from_secs(3600)));
@@ -207,7 +212,7 @@ fn the_first_known_policy_of_a_list_is_taken() {
         )
     };
     let list = [
-        policy("maglev", "maglev.v3.Maglev"),
+        policy("mine", "client_side_weighted_round_robin.v3.ClientSideWeightedRoundRobin"),
         policy("random", "random.v3.Random"),
         policy("rr", "round_robin.v3.RoundRobin"),
     ];
@@ -217,7 +222,7 @@ fn the_first_known_policy_of_a_list_is_taken() {
     assert_eq!(
         ignored,
         [
-            "load_balancing_policy.policies[0].typed_extension_config.typed_config: policy \"maglev\" is not \
+            "load_balancing_policy.policies[0].typed_extension_config.typed_config: policy \"mine\" is not \
              supported: the next one is tried",
             "load_balancing_policy.policies[2]: a policy before it is taken",
         ]
@@ -271,12 +276,12 @@ fn endpoints_keep_health_weight_and_labels() {
     let Config::Assignment(mut assignment) = config else { panic!("an assignment") };
     let endpoint = assignment.localities.remove(0).endpoints.remove(0);
     assert_eq!((endpoint.health, endpoint.weight), (EndpointHealth::Unhealthy, 9));
-    let labels: Vec<_> = endpoint.labels.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
-    assert_eq!(labels, [("canary", "true"), ("n", "x"), ("v", "2")]);
+    let labels: Vec<_> = endpoint.labels.iter().map(|(k, v)| (k.as_str(), v.to_string())).collect();
+    assert_eq!(labels, [("canary", "true".into()), ("n", "\"x\"".into()), ("v", "2".into())]);
     assert_eq!(
         ignored,
         [
-            "endpoints[0].lb_endpoints[0].metadata.filter_metadata[\"other\"]: has no reader: only envoy.lb has"
+            "endpoints[0].lb_endpoints[0].metadata.filter_metadata[\"other\"]: has no reader: only envoy.lb and envoy.transport_socket_match have"
         ]
     );
 }
@@ -294,7 +299,13 @@ fn a_bare_route_has_envoys_defaults() {
         max_stream_duration: None,
         grpc_timeout_header_max: None,
         grpc_timeout_header_offset: Duration::ZERO,
+        rate_limits: Vec::new(),
+        include_vh_rate_limits: false,
+        hash_policy: Vec::new(),
         high_priority: false,
+        retry: None,
+        body_limit: Default::default(),
+        mirrors: Default::default(),
     };
     assert_eq!(as_forward(silent(&forward(""))), expected);
 }
@@ -456,7 +467,7 @@ fn what_is_not_supported_is_told_before_the_rules_broken_inside_of_it() {
     let (config, d) = translate(&cluster("health_checks: [{}]"));
     assert!(config.is_none());
     let found: Vec<_> = d.rejected.iter().map(|f| f.path.as_str()).collect();
-    assert_eq!(found[..2], ["health_checks", "health_checks[0].timeout"]);
+    assert_eq!(found[..2], ["health_checks[0]", "health_checks[0].timeout"]);
 }
 
 #[test]
@@ -481,8 +492,8 @@ fn packed_resources_are_translated_by_their_type() {
     assert!(d.to_string().starts_with("c: "), "{d}");
 
     let mut d = Diagnostics::default();
-    assert!(translate::resource(ResourceType::Secret, &bytes, &Path::root("c"), &mut d, &o).is_err());
-    assert_eq!(d.to_string(), "c: SDS resources are not supported");
+    assert!(translate::resource(ResourceType::ScopedRoute, &bytes, &Path::root("c"), &mut d, &o).is_err());
+    assert_eq!(d.to_string(), "c: SRDS resources are not supported");
 }
 
 #[test]

@@ -1,7 +1,10 @@
 //! Translation from YAML to the model: what is refused, with which words; what is accepted, and what it becomes.
 
 mod accepted;
+mod health;
 mod refused;
+mod secret;
+mod tls;
 
 use data_plane_core::config;
 use data_plane_core::path::{Diagnostics, Path};
@@ -38,6 +41,7 @@ enum Yaml {
     Routes(String),
     Cluster(String),
     Endpoints(String),
+    Secret(String),
 }
 
 #[derive(Debug, PartialEq)]
@@ -47,6 +51,7 @@ enum Config {
     Routes(config::RouteConfig),
     Cluster(config::Cluster),
     Assignment(config::Assignment),
+    Secret(config::Secret),
 }
 
 fn parse<M: prost::Message + prost::Name + Default>(text: &str) -> M {
@@ -62,6 +67,7 @@ fn translate(yaml: &Yaml) -> (Option<Config>, Diagnostics) {
         Yaml::Routes(text) => translate::route_config(parse(text), &at, &mut d, &o).map(Config::Routes),
         Yaml::Cluster(text) => translate::cluster(parse(text), &at, &mut d, &o).map(Config::Cluster),
         Yaml::Endpoints(text) => translate::assignment(parse(text), &at, &mut d).map(Config::Assignment),
+        Yaml::Secret(text) => translate::secret(parse(text), &at, &mut d, &o).map(Config::Secret),
     };
     (config.ok(), d)
 }

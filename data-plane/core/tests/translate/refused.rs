@@ -6,7 +6,7 @@ use super::*;
 const AT_HCM: &str = "filter_chains[0].filters[0].typed_config";
 const AT_ROUTE: &str = "virtual_hosts[0].routes[0]";
 
-fn check(cases: Vec<(Yaml, &[&str])>) {
+pub(super) fn check(cases: Vec<(Yaml, &[&str])>) {
     let mut wrong = Vec::new();
     for (yaml, expected) in cases {
         let expected: Vec<String> =
@@ -56,7 +56,10 @@ fn bootstraps() {
         ),
         (
             bootstrap("static_resources: {secrets: [{name: s}]}"),
-            &["static_resources.secrets: TLS is not built yet"],
+            &[
+                "static_resources.secrets[0]: one of tls_certificate, session_ticket_keys, validation_context, \
+                 generic_secret is required",
+            ],
         ),
         (
             bootstrap("dynamic_resources: {lds_config: {ads: {}}}"),
@@ -172,13 +175,13 @@ fn bootstraps() {
 fn every_error_of_a_bootstrap_is_reported_at_once() {
     check(vec![(
         bootstrap(
-            "static_resources: {clusters: [{name: c, health_checks: [{timeout: 1s, interval: 1s, unhealthy_threshold: 1, healthy_threshold: 1, tcp_health_check: {}}]}, {name: d, outlier_detection: {}}]}, \
+            "static_resources: {clusters: [{name: c, upstream_bind_config: {}}, {name: d, outlier_detection: {detect_degraded_hosts: true}}]}, \
              admin: {address: {socket_address: {address: x, port_value: 1}}}, tracing: {}",
         ),
         &[
             "tracing: tracing is not built yet",
-            "static_resources.clusters[0].health_checks: health checking is not built yet",
-            "static_resources.clusters[1].outlier_detection: outlier detection is not built yet",
+            "static_resources.clusters[0].upstream_bind_config: not supported",
+            "static_resources.clusters[1].outlier_detection.detect_degraded_hosts: not supported",
             "admin.address.socket_address.address: malformed IP address: x",
         ],
     )]);
@@ -225,20 +228,14 @@ fn listeners() {
             &["listener_filters[0].typed_config: is required"],
         ),
         (
-            listener(&format!(
-                "{ADDRESS}, listener_filters: [{{name: tls, typed_config: {{\"@type\": \
-                 type.googleapis.com/envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector}}}}]"
-            )),
-            &["listener_filters[0].typed_config: listener filter \"tls\" of type \
-               envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector is not supported"],
-        ),
-        (
             chains(&[chain(
                 "transport_socket: {name: tls, typed_config: {\"@type\": \
                  type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext}}",
             )]),
-            &["filter_chains[0].transport_socket.typed_config: transport socket \"tls\" of type \
-               envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext: TLS is not built yet"],
+            &[
+                "filter_chains[0].transport_socket.typed_config.common_tls_context.tls_certificates: a server needs \
+               a certificate",
+            ],
         ),
         (
             chains(&["{name: empty}".into()]),
@@ -345,7 +342,23 @@ fn connection_managers() {
             &["HCM.rds.config_source: one of ads, path_config_source, api_config_source is required"],
         ),
         (hcm("codec_type: HTTP3"), &["HCM.codec_type: HTTP/3 is not built yet"]),
-        (hcm("tracing: {}"), &["HCM.tracing: tracing is not built yet"]),
+        (
+            hcm("tracing: {client_sampling: {value: 101}, custom_tags: [{tag: a, literal: {value: v}},
+                 {tag: a, metadata: {kind: {request: {}}}}, {tag: a, literal: {value: w}}]}"),
+            &[
+                "HCM.tracing.custom_tags[1].metadata: not supported: use value with %DYNAMIC_METADATA()%",
+                "HCM.tracing.custom_tags[2].tag: duplicate tag \"a\"",
+                "HCM.tracing.client_sampling.value: must be at least 0 and at most 100",
+            ],
+        ),
+        (
+            hcm("tracing: {provider: {name: x, typed_config: {
+                 '@type': type.googleapis.com/envoy.config.trace.v3.ZipkinConfig, collector_endpoint: spans}}}"),
+            &[
+                "HCM.tracing.provider.typed_config.collector_endpoint_version: the v1 API is gone: HTTP_JSON is required",
+                "HCM.tracing.provider.typed_config.collector_cluster: is required where there is no collector_service",
+            ],
+        ),
         (
             hcm(
                 "upgrade_configs: [{upgrade_type: websocket}, {upgrade_type: CONNECT}, {upgrade_type: WebSocket}]",
@@ -356,10 +369,8 @@ fn connection_managers() {
             ],
         ),
         (
-            hcm("forward_client_cert_details: ALWAYS_FORWARD_ONLY"),
-            &[
-                "HCM.forward_client_cert_details: client certificates are not built yet: only SANITIZE is supported",
-            ],
+            hcm("forward_client_cert_details: SANITIZE_SET, set_current_client_cert_details: {issuer: true}"),
+            &["HCM.set_current_client_cert_details.issuer: not supported"],
         ),
         (
             hcm("local_reply_config: {mappers: [{filter: {not_health_check_filter: {}}}]}"),
@@ -454,7 +465,11 @@ fn route_configurations() {
             &["internal_only_headers[0]: \"bad name\" is not a header name"],
         ),
         (host("cors: {}"), &["virtual_hosts[0].cors: not supported"]),
-        (host("retry_policy: {}"), &["virtual_hosts[0].retry_policy: retries are not built yet"]),
+        (host("hedge_policy: {}"), &["virtual_hosts[0].hedge_policy: requests are not hedged"]),
+        (
+            host("per_request_buffer_limit_bytes: 1, request_body_buffer_limit: 1"),
+            &["virtual_hosts[0].request_body_buffer_limit: excludes per_request_buffer_limit_bytes"],
+        ),
         (
             host(
                 "typed_per_filter_config: {cors: {\"@type\": type.googleapis.com/envoy.extensions.filters.http.cors.v3.CorsPolicy}}",
@@ -547,13 +562,39 @@ fn actions() {
             &["ROUTE.route: one of cluster, cluster_header, weighted_clusters is required"],
         ),
         (
+            forward("hash_policy: [{filter_state: {key: a}}]"),
+            &["ROUTE.route.hash_policy[0].filter_state: no filter keeps state to hash"],
+        ),
+        (
             forward(
-                "retry_policy: {}, hash_policy: [{header: {header_name: a}}], request_mirror_policies: [{cluster: m}]",
+                "retry_policy: {refresh_cluster_on_retry: true, retry_priority: {name: p}, retriable_status_codes: [70000], \
+                 retry_back_off: {base_interval: 2s, max_interval: 1s}, host_selection_retry_max_attempts: -1, \
+                 rate_limited_retry_back_off: {reset_headers: [{name: \"a b\"}]}}",
             ),
             &[
-                "ROUTE.route.retry_policy: retries are not built yet",
-                "ROUTE.route.request_mirror_policies: mirroring is not built yet",
-                "ROUTE.route.hash_policy: no balancer that hashes is built yet",
+                "ROUTE.route.retry_policy.refresh_cluster_on_retry: not supported",
+                "ROUTE.route.retry_policy.retry_back_off.max_interval: must not be shorter than base_interval",
+                "ROUTE.route.retry_policy.rate_limited_retry_back_off.reset_headers[0].name: \"a b\" is not a header name",
+                "ROUTE.route.retry_policy.retriable_status_codes[0]: 70000 is not a status code",
+                "ROUTE.route.retry_policy.host_selection_retry_max_attempts: -1 is not a number of attempts",
+                "ROUTE.route.retry_policy.retry_priority.typed_config: is required",
+            ],
+        ),
+        (
+            forward(
+                "retry_policy: {retry_host_predicate: [{name: mine, typed_config: {\"@type\": type.googleapis.com/envoy.config.route.v3.FilterConfig}}]}",
+            ),
+            &[
+                "ROUTE.route.retry_policy.retry_host_predicate[0].typed_config: retry host predicate \"mine\" of type \
+               envoy.config.route.v3.FilterConfig is not supported",
+            ],
+        ),
+        (forward("hedge_policy: {}"), &["ROUTE.route.hedge_policy: requests are not hedged"]),
+        (
+            forward("request_mirror_policies: [{}, {cluster: a, cluster_header: b}]"),
+            &[
+                "ROUTE.route.request_mirror_policies[0]: one of cluster, cluster_header is required",
+                "ROUTE.route.request_mirror_policies[1].cluster_header: excludes cluster",
             ],
         ),
         (
@@ -656,9 +697,24 @@ fn clusters() {
                envoy.extensions.clusters.aggregate.v3.ClusterConfig is not supported"],
         ),
         (
-            cluster("lb_policy: RING_HASH"),
-            &["lb_policy: RING_HASH is not built yet: ROUND_ROBIN, LEAST_REQUEST and RANDOM are"],
+            cluster(
+                "lb_policy: RING_HASH, ring_hash_lb_config: {minimum_ring_size: 9, maximum_ring_size: 8}",
+            ),
+            &["ring_hash_lb_config.minimum_ring_size: 9 is above maximum_ring_size 8"],
         ),
+        (
+            cluster("lb_policy: MAGLEV, maglev_lb_config: {table_size: 65536}"),
+            &["maglev_lb_config.table_size: 65536 is not a prime number up to 5000011"],
+        ),
+        (
+            cluster(
+                "lb_policy: MAGLEV, common_lb_config: {consistent_hashing_lb_config: {use_hostname_for_hashing: true}}",
+            ),
+            &[
+                "common_lb_config.consistent_hashing_lb_config.use_hostname_for_hashing: is for STRICT_DNS clusters only",
+            ],
+        ),
+        (cluster("lb_policy: CLUSTER_PROVIDED"), &["lb_policy: CLUSTER_PROVIDED is not supported"]),
         (
             cluster("lb_policy: LOAD_BALANCING_POLICY_CONFIG"),
             &["load_balancing_policy: is required by lb_policy LOAD_BALANCING_POLICY_CONFIG"],
@@ -668,44 +724,33 @@ fn clusters() {
             &["round_robin_lb_config: is for another lb_policy"],
         ),
         (
-            cluster("round_robin_lb_config: {slow_start_config: {}}"),
-            &["round_robin_lb_config.slow_start_config: slow start is not built yet"],
-        ),
-        (
             cluster(
-                "load_balancing_policy: {policies: [{typed_extension_config: {name: maglev, typed_config: {\"@type\": \
-                 type.googleapis.com/envoy.extensions.load_balancing_policies.maglev.v3.Maglev}}}]}",
+                "round_robin_lb_config: {slow_start_config: {slow_start_window: 1s, aggression: {default_value: 0, \
+                     runtime_key: a}}}",
             ),
-            &["load_balancing_policy.policies: none of these policies is supported: maglev"],
-        ),
-        (
-            cluster("common_lb_config: {locality_weighted_lb_config: {}}"),
-            &["common_lb_config.locality_weighted_lb_config: balancing by locality weight is not built yet"],
+            &["round_robin_lb_config.slow_start_config.aggression: must be greater than 0"],
         ),
         (
             cluster(
-                "transport_socket: {name: tls, typed_config: {\"@type\": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext}}",
+                "load_balancing_policy: {policies: [{typed_extension_config: {name: mine, typed_config: {\"@type\": \
+                 type.googleapis.com/envoy.extensions.load_balancing_policies.client_side_weighted_round_robin.v3.ClientSideWeightedRoundRobin}}}]}",
+            ),
+            &["load_balancing_policy.policies: none of these policies is supported: mine"],
+        ),
+        (
+            cluster(
+                "transport_socket: {name: tls, typed_config: {\"@type\": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext}}",
             ),
             &["transport_socket.typed_config: transport socket \"tls\" of type \
-               envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext: TLS is not built yet"],
+               envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext is not supported"],
         ),
-        (
-            cluster(
-                "health_checks: [{timeout: 1s, interval: 1s, unhealthy_threshold: 1, healthy_threshold: 1, tcp_health_check: {}}]",
-            ),
-            &["health_checks: health checking is not built yet"],
-        ),
-        (cluster("outlier_detection: {}"), &["outlier_detection: outlier detection is not built yet"]),
         (cluster("lb_subset_config: {}"), &["lb_subset_config: subset balancing is not built yet"]),
         (
             cluster("http_protocol_options: {}, http2_protocol_options: {}"),
             &["http2_protocol_options: excludes http_protocol_options unless protocol_selection is \
                USE_DOWNSTREAM_PROTOCOL"],
         ),
-        (
-            http("auto_config: {}"),
-            &[&format!("{at_http}.auto_config: choosing by ALPN needs TLS, which is not built yet")],
-        ),
+        (http("auto_config: {}"), &["transport_socket: auto_config chooses by ALPN, which only TLS has"]),
         (
             http("explicit_http_config: {http3_protocol_options: {}}"),
             &[&format!("{at_http}.explicit_http_config.http3_protocol_options: HTTP/3 is not built yet")],
@@ -717,10 +762,6 @@ fn clusters() {
             &[&format!(
                 "{at_http}.common_http_protocol_options.max_stream_duration: not supported on clusters: set it on the route"
             )],
-        ),
-        (
-            cluster("circuit_breakers: {per_host_thresholds: [{max_connections: 1}]}"),
-            &["circuit_breakers.per_host_thresholds: limits of single hosts are not supported"],
         ),
         (
             cluster(&format!(

@@ -2,6 +2,11 @@
 //!
 //! To add a filter: a file here that exports `FACTORY`, its `mod` line, and its line in [`BUILTIN`].
 
+mod health_check;
+mod limits;
+mod local_ratelimit;
+mod metadata;
+mod ratelimit;
 pub(super) mod router;
 
 use super::local_reply::LocalReply;
@@ -9,7 +14,7 @@ use super::stream::StreamCx;
 use super::{BuildError, Deps};
 use crate::codec::Body;
 use bytes::Bytes;
-use data_plane_core::config::HttpFilterKind;
+use data_plane_core::config;
 use data_plane_core::headers::{RequestHead, ResponseHead};
 use std::future::Future;
 use std::pin::Pin;
@@ -116,8 +121,15 @@ pub struct Factory {
     /// Envoy's name of the filter, for messages.
     pub name: &'static str,
     /// Builds the filter, or says that the configuration is of another kind.
-    pub build: fn(&HttpFilterKind, &Deps) -> Option<Result<Built, BuildError>>,
+    pub build: fn(&config::HttpFilter, &Deps) -> Option<Result<Built, BuildError>>,
 }
 
 /// Every kind of filter there is.
-pub const BUILTIN: &[Factory] = &[router::FACTORY];
+pub const BUILTIN: &[Factory] = &[
+    metadata::FROM_CONFIG,
+    metadata::FROM_HEADERS,
+    health_check::FACTORY,
+    local_ratelimit::FACTORY,
+    ratelimit::FACTORY,
+    router::FACTORY,
+];

@@ -1,6 +1,8 @@
 use super::super::dns::{Answer, ResolveError};
+use super::super::pick::PickRequest;
 use super::super::testing::{assignment, cluster, dns_options, eds, endpoint, fixed, group, socket, value};
 use super::*;
+use crate::upstream::Priority;
 use data_plane_core::config::{DnsOptions, EndpointAddress, EndpointHealth, LbPolicy, UpstreamProtocol};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -122,7 +124,7 @@ fn an_assignment_that_never_comes_makes_the_cluster_serve_without_hosts() {
     set(&manager, eds("a"));
     manager.set_assignment("a", None);
     let cluster = serving(&manager, "a").expect("warming has ended");
-    assert!(cluster.pick(0, None).is_none());
+    assert!(cluster.pick(&PickRequest::random(0)).is_none());
     assert_eq!(cluster.stats.upstream_cx_none_healthy.value(), 1);
 }
 
@@ -263,7 +265,8 @@ fn a_static_address_written_twice_gets_twice_the_requests_over_one_pool() {
     let (manager, _) = manager(Script::new([]));
     set(&manager, fixed("a", &[addr(1), addr(2), addr(1)]));
     let cluster = serving(&manager, "a").unwrap();
-    let picked: Vec<_> = (0..300).filter_map(|_| cluster.pick(fastrand::u64(..), None)).collect();
+    let picked: Vec<_> =
+        (0..300).filter_map(|_| cluster.pick(&PickRequest::random(fastrand::u64(..)))).collect();
     let to_first = picked.iter().filter(|h| h.address == addr(1)).count();
     assert_eq!(to_first, 200);
     let hosts = cluster.hosts();
@@ -287,8 +290,8 @@ fn unhealthy_and_draining_hosts_get_no_requests() {
     );
     let cluster = serving(&manager, "a").unwrap();
     for _ in 0..100 {
-        let host = cluster.pick(fastrand::u64(..), None).unwrap();
-        assert!(host.health == EndpointHealth::Healthy, "{} was picked", host.address);
+        let host = cluster.pick(&PickRequest::random(fastrand::u64(..))).unwrap();
+        assert!(host.eds_health == EndpointHealth::Healthy, "{} was picked", host.address);
     }
     assert_eq!(value(&registry, "cluster.a.membership_healthy"), 2);
     assert_eq!(value(&registry, "cluster.a.membership_total"), 4);
@@ -329,12 +332,13 @@ fn a_removed_cluster_is_gone_with_its_stats_and_its_hosts_are_retired() {
 fn limits_in_use_stay_counted_over_an_update() {
     let (manager, _) = manager(Script::new([]));
     set(&manager, fixed("a", &[addr(1)]));
-    let permit = serving(&manager, "a").unwrap().usage.acquire(super::super::Limit::Requests);
+    let permit =
+        serving(&manager, "a").unwrap().usage.acquire(Priority::Default, super::super::Limit::Requests);
     set(&manager, config::Cluster { lb: LbPolicy::Random, ..fixed("a", &[addr(1)]) });
     let cluster = serving(&manager, "a").unwrap();
-    assert_eq!(cluster.usage.used(super::super::Limit::Requests), 1);
+    assert_eq!(cluster.usage.used(Priority::Default, super::super::Limit::Requests), 1);
     drop(permit);
-    assert_eq!(cluster.usage.used(super::super::Limit::Requests), 0);
+    assert_eq!(cluster.usage.used(Priority::Default, super::super::Limit::Requests), 0);
 }
 
 #[test]

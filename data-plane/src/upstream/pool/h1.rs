@@ -1,14 +1,16 @@
 //! One worker's HTTP/1.1 connections to one host.
 
-use super::link::{Books, Link, Owner, Protocol, room};
+use super::link::{Books, Link, OpenBooks, Owner, Protocol, room};
 use super::queue::Queue;
 use super::request::{Active, Pending, Sharing};
-use super::{Exchange, Failure, Shared, UpstreamError, is_safe_to_repeat};
+use super::{Exchange, Failure, Progress, Shared, UpstreamError, is_safe_to_repeat};
 use crate::codec::h1::{ClientConn, Reuse};
 use crate::codec::{Body, ClientOptions};
 use crate::upstream::cluster::Cluster;
 use crate::upstream::host::Host;
-use data_plane_core::headers::RequestHead;
+use crate::upstream::limits::Priority;
+use crate::upstream::tls::Names;
+use data_plane_core::headers::{RequestHead, Version};
 use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
@@ -18,7 +20,10 @@ type Conn = ClientConn<Link>;
 /// Connections to one host: idle ones in a stack, so that the one used last is used next and others grow old.
 pub(super) struct Pool {
     me: Weak<Self>,
+    /// Out of the requests that it serves.
+    names: Option<Rc<Names>>,
     shared: Rc<Shared>,
+    priority: Priority,
     /// The latest of its identity: a name's address may move.
     host: RefCell<Arc<Host>>,
     cluster: RefCell<Arc<Cluster>>,
@@ -37,10 +42,18 @@ struct Idle {
 }
 
 impl Pool {
-    pub(super) fn new(shared: &Rc<Shared>, cluster: &Arc<Cluster>, host: &Arc<Host>) -> Rc<Self> {
+    pub(super) fn new(
+        shared: &Rc<Shared>,
+        cluster: &Arc<Cluster>,
+        host: &Arc<Host>,
+        priority: Priority,
+        names: Option<Rc<Names>>,
+    ) -> Rc<Self> {
         Rc::new_cyclic(|me| Self {
             me: Weak::clone(me),
+            names: names.clone(),
             shared: Rc::clone(shared),
+            priority,
             host: RefCell::new(Arc::clone(host)),
             options: RefCell::new(Arc::new(ClientOptions::new(&cluster.config))),
             cluster: RefCell::new(Arc::clone(cluster)),
@@ -58,17 +71,18 @@ impl Pool {
         host: &Arc<Host>,
         head: &RequestHead,
         body: Body,
+        progress: Option<&Progress>,
     ) -> Result<Exchange, UpstreamError> {
         self.follow(cluster, host);
         let conn = match self.take_idle() {
             Some(conn) => conn,
-            None => match self.wait(cluster).await {
+            None => match self.wait(cluster, host).await {
                 Ok(conn) => conn,
                 Err(failure) => return Err(failure.with(Some(body))),
             },
         };
         let reused = conn.io().books().requests() > 0;
-        let error = match self.exchange(conn, cluster, host, head, body).await {
+        let error = match self.exchange(conn, cluster, host, head, body, progress).await {
             Ok(exchange) => return Ok(exchange),
             Err(error) => error,
         };
@@ -80,16 +94,16 @@ impl Pool {
         let UpstreamError { body: Some(body), kind, transport_failure } = error.error else {
             return Err(error.error);
         };
-        let Some(permit) = room(cluster, self.open.get()) else {
+        let Some(permit) = room(cluster, host, self.priority, self.open.get()) else {
             return Err(UpstreamError { kind, body: Some(body), transport_failure });
         };
-        let books = Books::open(cluster, host, self.owner(), permit, Protocol::Http1);
+        let books = Books::open(cluster, host, self.owner(), permit, Protocol::Http1, self.names.clone());
         self.open.set(self.open.get() + 1);
-        let conn = match Link::connect(books).await {
+        let conn = match self.connect(cluster, books).await {
             Ok(link) => ClientConn::new(link, Arc::clone(&self.options.borrow())),
             Err((failure, _)) => return Err(failure.with(Some(body))),
         };
-        self.exchange(conn, cluster, host, head, body).await.map_err(|error| error.error)
+        self.exchange(conn, cluster, host, head, body, progress).await.map_err(|error| error.error)
     }
 
     async fn exchange(
@@ -99,9 +113,10 @@ impl Pool {
         host: &Arc<Host>,
         head: &RequestHead,
         body: Body,
+        progress: Option<&Progress>,
     ) -> Result<Exchange, Failed> {
         let books = Rc::clone(conn.io().books());
-        let request = match Active::new(cluster, host, Sharing::Alone, ()) {
+        let request = match Active::new(cluster, host, Sharing::Alone, self.priority, ()) {
             Ok(request) => request,
             Err((failure, ())) => {
                 self.hand_over(conn);
@@ -109,6 +124,9 @@ impl Pool {
             }
         };
         books.begin();
+        if let Some(progress) = progress {
+            progress.ready(Version::Http11, books.local_address());
+        }
         let Some(reuse) = self.me.upgrade() else {
             return Err(Failed { error: Failure::TERMINATED.with(Some(body)), may_repeat: false });
         };
@@ -118,6 +136,7 @@ impl Pool {
                 head,
                 body: request.follow(body),
                 upstream_local_address: books.local_address(),
+                tls: books.tls(),
             }),
             Err(error) => {
                 let may_repeat = !error.response_started && error.unsent_body.is_some();
@@ -135,6 +154,11 @@ impl Pool {
         }
         if !Arc::ptr_eq(&self.cluster.borrow(), cluster) {
             *self.options.borrow_mut() = Arc::new(ClientOptions::new(&cluster.config));
+            if !cluster.has_tls_of(&self.cluster.borrow()) {
+                // Taken out first: dropping connections runs code of this pool.
+                let outdated = std::mem::take(&mut *self.idle.borrow_mut());
+                drop(outdated);
+            }
             *self.cluster.borrow_mut() = Arc::clone(cluster);
         }
     }
@@ -150,8 +174,8 @@ impl Pool {
         }
     }
 
-    async fn wait(&self, cluster: &Arc<Cluster>) -> Result<Conn, Failure> {
-        let pending = Pending::new(cluster)?;
+    async fn wait(&self, cluster: &Arc<Cluster>, host: &Arc<Host>) -> Result<Conn, Failure> {
+        let pending = Pending::new(cluster, host, self.priority)?;
         let turn = self.waiters.join();
         self.connect_for_waiters();
         let given = turn.await;
@@ -165,13 +189,21 @@ impl Pool {
         let cluster = Arc::clone(&self.cluster.borrow());
         let waiting = self.waiters.len();
         while self.connecting.get() < waiting {
-            let Some(permit) = room(&cluster, self.open.get()) else { return };
-            let books = Books::open(&cluster, &self.host.borrow(), self.owner(), permit, Protocol::Http1);
+            let room = room(&cluster, &self.host.borrow(), self.priority, self.open.get());
+            let Some(permit) = room else { return };
+            let books = Books::open(
+                &cluster,
+                &self.host.borrow(),
+                self.owner(),
+                permit,
+                Protocol::Http1,
+                self.names.clone(),
+            );
             self.open.set(self.open.get() + 1);
             self.connecting.set(self.connecting.get() + 1);
-            let me = Rc::clone(&me);
+            let (me, cluster) = (Rc::clone(&me), Arc::clone(&cluster));
             self.shared.spawn(async move {
-                let connected = Link::connect(books).await;
+                let connected = me.connect(&cluster, books).await;
                 me.connecting.set(me.connecting.get() - 1);
                 match connected {
                     Ok(link) => {
@@ -187,6 +219,14 @@ impl Pool {
                 }
             });
         }
+    }
+
+    async fn connect(&self, cluster: &Cluster, books: OpenBooks) -> Result<Link, (Failure, OpenBooks)> {
+        let link = Link::connect(books).await?;
+        if self.shared.agreed(cluster, link.books().host_id(), link.is_http2()) == Some(Version::Http2) {
+            return Err((Failure::OTHER_PROTOCOL, link.into_books()));
+        }
+        Ok(link)
     }
 
     /// Gives a connection to the first waiter, or keeps it.

@@ -3,11 +3,13 @@
 use super::link::{Books, Link, Owner, Protocol, room};
 use super::queue::Queue;
 use super::request::{Active, Pending, Sharing};
-use super::{Exchange, Failure, Shared, UpstreamError, UpstreamErrorKind, is_safe_to_repeat};
+use super::{Exchange, Failure, Progress, Shared, UpstreamError, UpstreamErrorKind, is_safe_to_repeat};
 use crate::codec::{Body, ClientOptions, h2};
 use crate::upstream::cluster::Cluster;
 use crate::upstream::host::Host;
-use data_plane_core::headers::RequestHead;
+use crate::upstream::limits::Priority;
+use crate::upstream::tls::Names;
+use data_plane_core::headers::{RequestHead, Version};
 use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
@@ -15,7 +17,10 @@ use std::sync::Arc;
 /// Connections to one host: the first with room takes a request, so that as few as possible are in use.
 pub(super) struct Pool {
     me: Weak<Self>,
+    /// Out of the requests that it serves.
+    names: Option<Rc<Names>>,
     shared: Rc<Shared>,
+    priority: Priority,
     /// The latest of its identity: a name's address may move.
     host: RefCell<Arc<Host>>,
     cluster: RefCell<Arc<Cluster>>,
@@ -68,10 +73,18 @@ impl Conn {
 }
 
 impl Pool {
-    pub(super) fn new(shared: &Rc<Shared>, cluster: &Arc<Cluster>, host: &Arc<Host>) -> Rc<Self> {
+    pub(super) fn new(
+        shared: &Rc<Shared>,
+        cluster: &Arc<Cluster>,
+        host: &Arc<Host>,
+        priority: Priority,
+        names: Option<Rc<Names>>,
+    ) -> Rc<Self> {
         Rc::new_cyclic(|me| Self {
             me: Weak::clone(me),
+            names: names.clone(),
             shared: Rc::clone(shared),
+            priority,
             host: RefCell::new(Arc::clone(host)),
             options: RefCell::new(Arc::new(ClientOptions::new(&cluster.config))),
             cluster: RefCell::new(Arc::clone(cluster)),
@@ -90,6 +103,7 @@ impl Pool {
         host: &Arc<Host>,
         head: &RequestHead,
         body: Body,
+        progress: Option<&Progress>,
     ) -> Result<Exchange, UpstreamError> {
         self.follow(cluster, host);
         let mut body = body;
@@ -97,13 +111,13 @@ impl Pool {
         loop {
             let stream = match self.take() {
                 Some(stream) => stream,
-                None => match self.wait(cluster).await {
+                None => match self.wait(cluster, host).await {
                     Ok(stream) => stream,
                     Err(failure) => return Err(failure.with(Some(body))),
                 },
             };
             let reused = stream.0.books.requests() > 0;
-            let (error, may_repeat) = match self.exchange(stream, cluster, host, head, body).await {
+            let (error, may_repeat) = match self.exchange(stream, cluster, host, head, body, progress).await {
                 Ok(exchange) => return Ok(exchange),
                 Err(failed) => failed,
             };
@@ -126,13 +140,17 @@ impl Pool {
         host: &Arc<Host>,
         head: &RequestHead,
         body: Body,
+        progress: Option<&Progress>,
     ) -> Result<Exchange, (UpstreamError, bool)> {
         let conn = Rc::clone(&stream.0);
-        let request = match Active::new(cluster, host, Sharing::Stream, Under(stream)) {
+        let request = match Active::new(cluster, host, Sharing::Stream, self.priority, Under(stream)) {
             Ok(request) => request,
             Err((failure, _)) => return Err((failure.with(Some(body)), false)),
         };
         conn.books.begin();
+        if let Some(progress) = progress {
+            progress.ready(Version::Http2, conn.books.local_address());
+        }
         if cluster.config.max_requests_per_connection.is_some_and(|max| conn.books.requests() >= max.into()) {
             cluster.stats.upstream_cx_max_requests.inc();
             self.forget(&conn);
@@ -143,6 +161,7 @@ impl Pool {
                 head,
                 body: request.follow(body),
                 upstream_local_address: conn.books.local_address(),
+                tls: conn.books.tls(),
             }),
             Err(error) => {
                 if !conn.client.is_usable() {
@@ -163,6 +182,11 @@ impl Pool {
         }
         if !Arc::ptr_eq(&self.cluster.borrow(), cluster) {
             *self.options.borrow_mut() = Arc::new(ClientOptions::new(&cluster.config));
+            if !cluster.has_tls_of(&self.cluster.borrow()) {
+                // Taken out first: dropping connections runs code of this pool.
+                let outdated = std::mem::take(&mut *self.conns.borrow_mut());
+                drop(outdated);
+            }
             *self.cluster.borrow_mut() = Arc::clone(cluster);
         }
     }
@@ -180,8 +204,8 @@ impl Pool {
         found
     }
 
-    async fn wait(&self, cluster: &Arc<Cluster>) -> Result<Stream, Failure> {
-        let pending = Pending::new(cluster)?;
+    async fn wait(&self, cluster: &Arc<Cluster>, host: &Arc<Host>) -> Result<Stream, Failure> {
+        let pending = Pending::new(cluster, host, self.priority)?;
         let turn = self.waiters.join();
         self.connect_for_waiters();
         let given = turn.await;
@@ -195,12 +219,20 @@ impl Pool {
         let cluster = Arc::clone(&self.cluster.borrow());
         let wanted = self.waiters.len().div_ceil(self.each.get());
         while self.connecting.get() < wanted {
-            let Some(permit) = room(&cluster, self.open.get()) else { return };
+            let room = room(&cluster, &self.host.borrow(), self.priority, self.open.get());
+            let Some(permit) = room else { return };
             let owner: Weak<dyn Owner> = {
                 let me: Weak<Self> = Weak::clone(&self.me);
                 me
             };
-            let books = Books::open(&cluster, &self.host.borrow(), owner, permit, Protocol::Http2);
+            let books = Books::open(
+                &cluster,
+                &self.host.borrow(),
+                owner,
+                permit,
+                Protocol::Http2,
+                self.names.clone(),
+            );
             self.open.set(self.open.get() + 1);
             self.connecting.set(self.connecting.get() + 1);
             let (me, cluster) = (Rc::clone(&me), Arc::clone(&cluster));
@@ -231,6 +263,9 @@ impl Pool {
         books: super::link::OpenBooks,
     ) -> Result<Rc<Conn>, Failure> {
         let link = Link::connect(books).await.map_err(|(failure, _)| failure)?;
+        if self.shared.agreed(cluster, link.books().host_id(), link.is_http2()) == Some(Version::Http11) {
+            return Err(Failure::OTHER_PROTOCOL);
+        }
         let books = Rc::clone(link.books());
         let options = Arc::clone(&self.options.borrow());
         let starting = tokio::time::timeout(cluster.config.connect_timeout, h2::connect(link, options));

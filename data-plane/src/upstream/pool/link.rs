@@ -1,11 +1,15 @@
 //! One upstream connection: how it is made, and the books that are kept on it.
 
 use super::{Failure, UpstreamErrorKind};
+use crate::transport::tls::Offer;
 use crate::transport::{ByteCounters, Counted, Stream, socket};
 use crate::upstream::cluster::Cluster;
 use crate::upstream::host::Host;
-use crate::upstream::limits::{Limit, Permit};
-use std::cell::Cell;
+use crate::upstream::limits::{Limit, Permit, Priority};
+use crate::upstream::tls::{self, Names};
+use data_plane_core::config::UpstreamProtocol;
+use data_plane_core::headers::Tls;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -41,6 +45,10 @@ pub(super) struct Books {
     requests: Cell<u64>,
     active: Cell<u32>,
     local_address: Cell<Option<SocketAddr>>,
+    tls: RefCell<Option<Arc<Tls>>>,
+    /// Out of the request that it is made for.
+    names: Option<Rc<Names>>,
+    offer: Offer,
 }
 
 impl Books {
@@ -52,6 +60,7 @@ impl Books {
         owner: Weak<dyn Owner>,
         permit: Permit,
         protocol: Protocol,
+        names: Option<Rc<Names>>,
     ) -> OpenBooks {
         let stats = &cluster.stats;
         stats.upstream_cx_total.inc();
@@ -73,6 +82,13 @@ impl Books {
             requests: Cell::new(0),
             active: Cell::new(0),
             local_address: Cell::new(None),
+            tls: RefCell::new(None),
+            names,
+            offer: match (cluster.config.protocol, protocol) {
+                (UpstreamProtocol::Auto, _) => Offer::Either,
+                (_, Protocol::Http1) => Offer::Http1,
+                (_, Protocol::Http2) => Offer::Http2,
+            },
         }))
     }
 
@@ -100,6 +116,16 @@ impl Books {
     /// Our side's address.
     pub(super) fn local_address(&self) -> Option<SocketAddr> {
         self.local_address.get()
+    }
+
+    /// Its host.
+    pub(super) fn host_id(&self) -> u64 {
+        self.host.id()
+    }
+
+    /// What TLS agreed upon.
+    pub(super) fn tls(&self) -> Option<Arc<Tls>> {
+        self.tls.borrow().clone()
     }
 
     fn close(&self) {
@@ -162,21 +188,35 @@ impl Link {
             stats.upstream_cx_connect_fail.inc();
             host.stats().cx_connect_fail.fetch_add(1, Relaxed);
         };
-        let connecting = socket::connect(host.address, cluster.config.tcp_keepalive);
+        let connecting = async {
+            let connected = socket::connect(host.address, cluster.config.tcp_keepalive).await;
+            let stream = connected.map_err(|error| Failure::connect(&error))?;
+            let local = stream.local_addr().ok();
+            let names = books.0.names.as_deref();
+            let secured = tls::secure(&cluster, (&*host).into(), stream, books.0.offer, names).await;
+            match secured {
+                Ok((io, facts)) => Ok((io, facts, local)),
+                Err(reason) => Err(Failure {
+                    kind: UpstreamErrorKind::ConnectFailure,
+                    transport: Some(reason).filter(|reason| !reason.is_empty()),
+                }),
+            }
+        };
         match tokio::time::timeout(cluster.config.connect_timeout, connecting).await {
-            Ok(Ok(stream)) => {
+            Ok(Ok((io, facts, local))) => {
                 stats.upstream_cx_connect_ms.record(millis(books.0.started));
                 books.0.established.set(true);
-                books.0.local_address.set(stream.local_addr().ok());
+                books.0.local_address.set(local);
+                books.0.tls.replace(facts);
                 let counters = ByteCounters {
                     rx: stats.upstream_cx_rx_bytes_total.clone(),
                     tx: stats.upstream_cx_tx_bytes_total.clone(),
                 };
-                Ok(Self { stream: Counted::new(stream, Some(counters)), books })
+                Ok(Self { stream: Counted::new(io, Some(counters)), books })
             }
-            Ok(Err(error)) => {
+            Ok(Err(failure)) => {
                 failed();
-                Err((Failure::connect(&error), books))
+                Err((failure, books))
             }
             Err(_) => {
                 failed();
@@ -184,6 +224,16 @@ impl Link {
                 Err((Failure { kind: UpstreamErrorKind::ConnectTimeout, transport: None }, books))
             }
         }
+    }
+
+    /// Closes the connection and keeps the books.
+    pub(super) fn into_books(self) -> OpenBooks {
+        self.books
+    }
+
+    /// Whether ALPN yielded HTTP/2.
+    pub(super) fn is_http2(&self) -> bool {
+        self.stream.get_ref().alpn() == Some(b"h2")
     }
 
     /// Its books.
@@ -249,10 +299,13 @@ impl AsyncWrite for Link {
 
 /// Room for one more connection of a pool; `None` when the cluster's limit is reached. A pool without any may
 /// always make one (Envoy), or what waits in it could wait for ever.
-pub(super) fn room(cluster: &Cluster, open: usize) -> Option<Permit> {
-    if let Some(permit) = cluster.usage.acquire(Limit::Connections) {
+pub(super) fn room(cluster: &Cluster, host: &Host, priority: Priority, open: usize) -> Option<Permit> {
+    let full = |limit: u32| host.stats().cx_active.load(Relaxed) >= i64::from(limit);
+    if !cluster.config.max_connections_per_host.is_some_and(full)
+        && let Some(permit) = cluster.usage.acquire(priority, Limit::Connections)
+    {
         return Some(permit);
     }
     cluster.stats.upstream_cx_overflow.inc();
-    (open == 0).then(|| cluster.usage.acquire_beyond(Limit::Connections))
+    (open == 0).then(|| cluster.usage.acquire_beyond(priority, Limit::Connections))
 }

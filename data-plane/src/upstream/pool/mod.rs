@@ -15,11 +15,15 @@ mod tests;
 
 use super::cluster::{Cluster, Clusters};
 use super::host::Host;
+use super::limits::Priority;
+use super::tls::Names;
 use crate::codec::{Body, BodyError, ExchangeError, ExchangeErrorKind};
-use data_plane_core::headers::{RequestHead, ResponseHead, Version};
+use data_plane_core::config::UpstreamProtocol;
+use data_plane_core::headers::{RequestHead, ResponseHead, Tls, Version};
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 use std::cell::{Cell, RefCell};
+use std::hash::Hash;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -27,7 +31,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, MissedTickBehavior};
 
 /// Time between two looks at idle connections: idle timeouts and the closing of dead connections are this exact.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
@@ -42,13 +46,18 @@ impl std::fmt::Debug for Local {
     }
 }
 
-/// Pools by [`Host::id`].
+/// Pools by [`Host::id`] and priority: connections of one never serve the other, as in Envoy.
 type Table<P> = RefCell<HashMap<u64, Rc<P>, FixedState>>;
+
+/// Pools by host and what requests to it are named after: a connection serves only requests of its own name.
+type NamedTable<P> = RefCell<HashMap<(u64, Rc<Names>), Rc<P>, FixedState>>;
 
 struct Pools {
     shared: Rc<Shared>,
     h1: Table<h1::Pool>,
     h2: Table<h2::Pool>,
+    h1_named: NamedTable<h1::Pool>,
+    h2_named: NamedTable<h2::Pool>,
     departures: watch::Receiver<()>,
 }
 
@@ -58,11 +67,23 @@ struct Shared {
     tasks: RefCell<JoinSet<()>>,
     /// Sweeps so far: a clock that costs nothing to read.
     tick: Cell<u64>,
+    /// What ALPN last yielded with a host, for clusters that leave the protocol to it.
+    agreed: RefCell<HashMap<u64, Version, FixedState>>,
 }
 
 impl Shared {
     fn spawn(&self, task: impl Future<Output = ()> + 'static) {
         self.tasks.borrow_mut().spawn_local(task);
+    }
+
+    /// Takes note of what ALPN yielded; `None` where the cluster decides by itself.
+    fn agreed(&self, cluster: &Cluster, host: u64, http2: bool) -> Option<Version> {
+        if cluster.config.protocol != UpstreamProtocol::Auto {
+            return None;
+        }
+        let agreed = if http2 { Version::Http2 } else { Version::Http11 };
+        self.agreed.borrow_mut().insert(host, agreed);
+        Some(agreed)
     }
 
     fn tick(&self) -> u64 {
@@ -88,6 +109,50 @@ pub struct Exchange {
     pub upstream_local_address: Option<SocketAddr>,
     /// Protocol spoken.
     pub protocol: Version,
+    /// What TLS agreed upon; `None`: plaintext.
+    pub tls: Option<Arc<Tls>>,
+}
+
+/// How a request is sent.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SendOptions<'a> {
+    /// Whose limits count.
+    pub priority: Priority,
+    /// Where to note how far it got.
+    pub progress: Option<&'a Progress>,
+}
+
+/// How far one attempt got, noted as it goes, so that it is known also when the attempt is given up.
+#[derive(Debug, Default)]
+pub struct Progress {
+    ready: Cell<Option<Ready>>,
+}
+
+/// A connection was there for the request.
+#[derive(Clone, Copy, Debug)]
+pub struct Ready {
+    /// When.
+    pub at: Instant,
+    /// What is spoken on it.
+    pub protocol: Version,
+    /// Our side of it.
+    pub local_address: Option<SocketAddr>,
+}
+
+impl Progress {
+    /// Whether, and when, there was a connection for the request.
+    pub fn is_ready(&self) -> Option<Ready> {
+        self.ready.get()
+    }
+
+    /// Forgets the attempt before.
+    pub fn reset(&self) {
+        self.ready.set(None);
+    }
+
+    fn ready(&self, protocol: Version, local_address: Option<SocketAddr>) {
+        self.ready.set(Some(Ready { at: Instant::now(), protocol, local_address }));
+    }
 }
 
 /// A request that got no response.
@@ -149,6 +214,8 @@ struct Failure {
 }
 
 impl Failure {
+    /// ALPN yielded the other protocol: whoever waits asks the other pool.
+    const OTHER_PROTOCOL: Self = Self { kind: UpstreamErrorKind::ConnectFailure, transport: None };
     const OVERFLOW: Self = Self { kind: UpstreamErrorKind::Overflow, transport: None };
 
     fn connect(error: &io::Error) -> Self {
@@ -195,11 +262,14 @@ fn is_safe_to_repeat(kind: &UpstreamErrorKind, head: &RequestHead) -> bool {
 impl Local {
     /// Empty pools that follow `clusters`.
     pub fn new(clusters: Clusters) -> Self {
-        let shared = Rc::new(Shared { tasks: RefCell::default(), tick: Cell::new(0) });
+        let shared =
+            Rc::new(Shared { tasks: RefCell::default(), tick: Cell::new(0), agreed: RefCell::default() });
         Self(Rc::new(Pools {
             shared,
             h1: Table::default(),
             h2: Table::default(),
+            h1_named: NamedTable::default(),
+            h2_named: NamedTable::default(),
             departures: clusters.departures(),
         }))
     }
@@ -223,13 +293,76 @@ impl Local {
         head: &RequestHead,
         body: Body,
     ) -> Result<Exchange, UpstreamError> {
+        self.send_with(cluster, host, head, body, SendOptions::default()).await
+    }
+
+    /// As [`Local::send`].
+    ///
+    /// # Errors
+    /// As [`Local::send`].
+    pub async fn send_with(
+        &self,
+        cluster: &Arc<Cluster>,
+        host: &Arc<Host>,
+        head: &RequestHead,
+        body: Body,
+        options: SendOptions<'_>,
+    ) -> Result<Exchange, UpstreamError> {
+        if cluster.config.protocol == UpstreamProtocol::Auto {
+            return Box::pin(self.send_by_alpn(cluster, host, head, body, options)).await;
+        }
+        self.send_as(cluster.version_for(head.version), cluster, host, head, body, options).await
+    }
+
+    /// Sends by the protocol that ALPN yields: HTTP/2 until a host is known to want HTTP/1.1.
+    async fn send_by_alpn(
+        &self,
+        cluster: &Arc<Cluster>,
+        host: &Arc<Host>,
+        head: &RequestHead,
+        body: Body,
+        options: SendOptions<'_>,
+    ) -> Result<Exchange, UpstreamError> {
+        let agreed = || self.0.shared.agreed.borrow().get(&host.id()).copied();
+        let tried = agreed().unwrap_or(Version::Http2);
+        let failed = match self.send_as(tried, cluster, host, head, body, options).await {
+            Err(error) if error.kind == UpstreamErrorKind::ConnectFailure => error,
+            other => return other,
+        };
+        match (agreed(), failed.body) {
+            (Some(other), Some(body)) if other != tried => {
+                self.send_as(other, cluster, host, head, body, options).await
+            }
+            (_, body) => Err(UpstreamError { body, ..failed }),
+        }
+    }
+
+    async fn send_as(
+        &self,
+        version: Version,
+        cluster: &Arc<Cluster>,
+        host: &Arc<Host>,
+        head: &RequestHead,
+        body: Body,
+        options: SendOptions<'_>,
+    ) -> Result<Exchange, UpstreamError> {
         let pools = &*self.0;
-        if cluster.version_for(head.version) == Version::Http2 {
-            let pool = pool(&pools.h2, host, || h2::Pool::new(&pools.shared, cluster, host));
-            pool.send(cluster, host, head, body).await
+        let SendOptions { priority, progress } = options;
+        let names = Names::of(cluster, head).map(Rc::new);
+        if version == Version::Http2 {
+            let make = |names| h2::Pool::new(&pools.shared, cluster, host, priority, names);
+            let pool = match names {
+                None => pool(&pools.h2, host, priority, || make(None)),
+                Some(names) => named(&pools.h2_named, host, priority, names, make),
+            };
+            pool.send(cluster, host, head, body, progress).await
         } else {
-            let pool = pool(&pools.h1, host, || h1::Pool::new(&pools.shared, cluster, host));
-            pool.send(cluster, host, head, body).await
+            let make = |names| h1::Pool::new(&pools.shared, cluster, host, priority, names);
+            let pool = match names {
+                None => pool(&pools.h1, host, priority, || make(None)),
+                Some(names) => named(&pools.h1_named, host, priority, names, make),
+            };
+            pool.send(cluster, host, head, body, progress).await
         }
     }
 
@@ -255,24 +388,44 @@ impl Local {
         let pools = &*self.0;
         sweep(&pools.h1, |pool| pool.sweep(pools.shared.tick()));
         sweep(&pools.h2, |pool| pool.sweep(pools.shared.tick()));
+        sweep(&pools.h1_named, |pool| pool.sweep(pools.shared.tick()));
+        sweep(&pools.h2_named, |pool| pool.sweep(pools.shared.tick()));
         while pools.shared.tasks.borrow_mut().try_join_next().is_some() {}
     }
 }
 
-fn pool<P>(table: &Table<P>, host: &Host, make: impl FnOnce() -> Rc<P>) -> Rc<P> {
-    Rc::clone(table.borrow_mut().entry(host.id()).or_insert_with(make))
+fn pool<P>(table: &Table<P>, host: &Host, priority: Priority, make: impl FnOnce() -> Rc<P>) -> Rc<P> {
+    let key = host.id() << 1 | priority as u64;
+    Rc::clone(table.borrow_mut().entry(key).or_insert_with(make))
+}
+
+fn named<P>(
+    table: &NamedTable<P>,
+    host: &Host,
+    priority: Priority,
+    names: Rc<Names>,
+    make: impl FnOnce(Option<Rc<Names>>) -> Rc<P>,
+) -> Rc<P> {
+    let key = (host.id() << 1 | priority as u64, Rc::clone(&names));
+    let mut table = table.borrow_mut();
+    let pool = table.entry(key).or_insert_with(|| make(Some(names)));
+    Rc::clone(pool)
 }
 
 /// Sweeps every pool, and drops those that have nothing and that nobody uses.
-fn sweep<P>(table: &Table<P>, is_empty: impl Fn(&P) -> bool) {
+fn sweep<K: Clone + Eq + Hash, P>(
+    table: &RefCell<HashMap<K, Rc<P>, FixedState>>,
+    is_empty: impl Fn(&P) -> bool,
+) {
     // Pools close connections, which may run code that asks for pools: the table is not borrowed meanwhile.
-    let all: Vec<(u64, Rc<P>)> = table.borrow().iter().map(|(id, pool)| (*id, Rc::clone(pool))).collect();
-    let empty: Vec<u64> = all.iter().filter(|(_, pool)| is_empty(pool)).map(|(id, _)| *id).collect();
+    let all: Vec<(K, Rc<P>)> =
+        table.borrow().iter().map(|(key, pool)| (key.clone(), Rc::clone(pool))).collect();
+    let empty: Vec<K> = all.iter().filter(|(_, pool)| is_empty(pool)).map(|(key, _)| key.clone()).collect();
     drop(all);
     let mut table = table.borrow_mut();
-    for id in empty {
-        if table.get(&id).is_some_and(|pool| Rc::strong_count(pool) == 1) {
-            table.remove(&id);
+    for key in empty {
+        if table.get(&key).is_some_and(|pool| Rc::strong_count(pool) == 1) {
+            table.remove(&key);
         }
     }
 }

@@ -4,7 +4,7 @@ use super::{Failure, UpstreamErrorKind};
 use crate::codec::{Body, BodyError, BodySource, Frame};
 use crate::upstream::cluster::Cluster;
 use crate::upstream::host::Host;
-use crate::upstream::limits::Limit;
+use crate::upstream::limits::{Limit, Priority};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll};
@@ -15,18 +15,21 @@ const NO_ERROR: u32 = 0;
 /// A request that waits for a connection; counted as cancelled when dropped.
 pub(super) struct Pending<'a> {
     cluster: &'a Cluster,
+    host: &'a Host,
+    priority: Priority,
     cancelled: bool,
 }
 
 impl<'a> Pending<'a> {
-    pub(super) fn new(cluster: &'a Cluster) -> Result<Self, Failure> {
-        if !cluster.usage.take(Limit::Pending) {
+    pub(super) fn new(cluster: &'a Cluster, host: &'a Host, priority: Priority) -> Result<Self, Failure> {
+        if !cluster.usage.take(priority, Limit::Pending) {
             cluster.stats.upstream_rq_pending_overflow.inc();
             return Err(Failure::OVERFLOW);
         }
         cluster.stats.upstream_rq_pending_total.inc();
         cluster.stats.upstream_rq_pending_active.inc();
-        Ok(Self { cluster, cancelled: true })
+        host.stats().rq_pending_active.fetch_add(1, Relaxed);
+        Ok(Self { cluster, host, priority, cancelled: true })
     }
 
     /// The wait is over.
@@ -37,8 +40,9 @@ impl<'a> Pending<'a> {
 
 impl Drop for Pending<'_> {
     fn drop(&mut self) {
-        self.cluster.usage.give_back(Limit::Pending);
+        self.cluster.usage.give_back(self.priority, Limit::Pending);
         self.cluster.stats.upstream_rq_pending_active.dec();
+        self.host.stats().rq_pending_active.fetch_sub(1, Relaxed);
         if self.cancelled {
             self.cluster.stats.upstream_rq_cancelled.inc();
         }
@@ -74,6 +78,7 @@ pub(super) struct Active<C> {
     host: Arc<Host>,
     end: End,
     sharing: Sharing,
+    priority: Priority,
     /// What the request holds of its connection.
     _connection: C,
 }
@@ -83,10 +88,11 @@ impl<C> Active<C> {
         cluster: &Arc<Cluster>,
         host: &Arc<Host>,
         sharing: Sharing,
+        priority: Priority,
         connection: C,
     ) -> Result<Self, (Failure, C)> {
         let stats = &cluster.stats;
-        if !cluster.usage.take(Limit::Requests) {
+        if !cluster.usage.take(priority, Limit::Requests) {
             stats.upstream_rq_pending_overflow.inc();
             return Err((Failure::OVERFLOW, connection));
         }
@@ -95,7 +101,7 @@ impl<C> Active<C> {
         host.stats().rq_total.fetch_add(1, Relaxed);
         host.stats().rq_active.fetch_add(1, Relaxed);
         let (cluster, host) = (Arc::clone(cluster), Arc::clone(host));
-        Ok(Self { cluster, host, end: End::Cancelled, sharing, _connection: connection })
+        Ok(Self { cluster, host, end: End::Cancelled, sharing, priority, _connection: connection })
     }
 
     /// The request ended so.
@@ -121,7 +127,7 @@ impl<C> Active<C> {
 impl<C> Drop for Active<C> {
     fn drop(&mut self) {
         let stats = &self.cluster.stats;
-        self.cluster.usage.give_back(Limit::Requests);
+        self.cluster.usage.give_back(self.priority, Limit::Requests);
         stats.upstream_rq_active.dec();
         self.host.stats().rq_active.fetch_sub(1, Relaxed);
         match self.end {

@@ -6,7 +6,9 @@ use super::*;
 use crate::codec::Frame;
 use crate::stats::Registry;
 use crate::upstream::dns::{Answer, Resolve, ResolveError, SystemResolver};
+use crate::upstream::limits::Priority;
 use crate::upstream::manager::{Manager, Origin};
+use crate::upstream::pick::PickRequest;
 use crate::upstream::testing::{assignment, cluster, dns_options, eds, endpoint, fixed, group};
 use bytes::Bytes;
 use data_plane_core::config::{self, CircuitThresholds, Discovery, DnsOptions, EndpointAddress};
@@ -78,7 +80,7 @@ impl Bench {
 
     async fn send(&self, method: &str, path: &str, body: Body) -> Result<Exchange, UpstreamError> {
         let cluster = self.cluster();
-        let host = cluster.pick(0, None).expect("a host");
+        let host = cluster.pick(&PickRequest::random(0)).expect("a host");
         self.local.send(&cluster, &host, &head(method, path), body).await
     }
 
@@ -97,7 +99,7 @@ impl Bench {
 
     /// Everything that is counted up and down is down.
     async fn is_quiet(&self) {
-        let host = self.cluster().pick(0, None);
+        let host = self.cluster().pick(&PickRequest::random(0));
         eventually("nothing is left over", || {
             let usage = &self.cluster().usage;
             use super::super::limits::Limit::{Connections, Pending, Requests};
@@ -107,7 +109,9 @@ impl Bench {
             ["upstream_cx_active", "upstream_rq_active", "upstream_rq_pending_active"]
                 .iter()
                 .all(|name| self.value(name) == 0)
-                && [Connections, Pending, Requests].iter().all(|limit| usage.used(*limit) == 0)
+                && [Connections, Pending, Requests]
+                    .iter()
+                    .all(|limit| usage.used(Priority::Default, *limit) == 0)
                 && host_active == 0
         })
         .await;
@@ -309,7 +313,7 @@ fn a_host_that_refuses_fails_every_request_that_waits() {
         |_| {},
         |bench| async move {
             let cluster = bench.cluster();
-            let host = cluster.pick(0, None).unwrap();
+            let host = cluster.pick(&PickRequest::random(0)).unwrap();
             let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
             bench.manager.set_cluster(Arc::new(fixed("a", &[free])), Origin::Static);
             let errors = tokio::join!(
@@ -648,7 +652,7 @@ fn a_name_whose_address_moves_keeps_its_connections_and_makes_new_ones_to_the_ne
             let local = Local::new(clusters.clone());
             let start = |path| {
                 let (local, cluster) = (local.clone(), Arc::clone(clusters.load().get("l").unwrap()));
-                let host = cluster.pick(0, None).unwrap();
+                let host = cluster.pick(&PickRequest::random(0)).unwrap();
                 tokio::task::spawn_local(async move {
                     local.send(&cluster, &host, &head("GET", path), Body::Empty).await
                 })
@@ -661,7 +665,7 @@ fn a_name_whose_address_moves_keeps_its_connections_and_makes_new_ones_to_the_ne
             let elsewhere = TcpListener::bind(("127.0.0.2", port)).await.unwrap();
             *moving.0.lock() = "127.0.0.2".parse().unwrap();
             let moved = elsewhere.local_addr().unwrap();
-            let address = || clusters.load().get("l").unwrap().pick(0, None).unwrap().address;
+            let address = || clusters.load().get("l").unwrap().pick(&PickRequest::random(0)).unwrap().address;
             eventually("the address moves", || address() == moved).await;
             let second = start("/2");
             let mut new = Peer(elsewhere.accept().await.unwrap().0);
@@ -712,7 +716,7 @@ fn limits_are_shared_by_workers_but_each_may_hold_one_connection() {
         let _busy = warmed(&bench).await;
         let other = Local::new(bench.manager.clusters());
         let cluster = bench.cluster();
-        let host = cluster.pick(0, None).unwrap();
+        let host = cluster.pick(&PickRequest::random(0)).unwrap();
         let sent = {
             let (other, cluster) = (other.clone(), Arc::clone(&cluster));
             tokio::task::spawn_local(async move {

@@ -1,11 +1,11 @@
 //! Reaching a management server through a cluster of this proxy.
 
-use crate::upstream::Clusters;
+use crate::upstream::{self, Clusters, PickRequest};
 use data_plane_core::config::GrpcTarget;
 use hyper_util::rt::TokioIo;
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::TcpStream;
 use tonic::metadata::{AsciiMetadataKey, MetadataMap};
 use tonic::transport::{Channel, Endpoint, Uri};
 use tower::service_fn;
@@ -31,14 +31,14 @@ pub(super) async fn connect(clusters: &Clusters, target: &GrpcTarget) -> Result<
         .keep_alive_timeout(interval.map_or(KEEPALIVE_TIMEOUT, |_| http2.keepalive_timeout))
         .keep_alive_while_idle(true);
     let connector = service_fn(move |_: Uri| {
-        let host = cluster.pick(fastrand::u64(..), None);
+        let host = cluster.pick(&PickRequest::random(fastrand::u64(..)));
+        let cluster = Arc::clone(&cluster);
         async move {
             let host = host.ok_or_else(|| io::Error::other("no healthy host"))?;
-            let connecting = TcpStream::connect(host.address);
-            let stream = tokio::time::timeout(limit, connecting)
+            // With the cluster's TLS, where it has any.
+            let stream = tokio::time::timeout(limit, upstream::tls::connect(&cluster, &host))
                 .await
                 .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "connect timed out"))??;
-            stream.set_nodelay(true)?;
             Ok::<_, io::Error>(TokioIo::new(stream))
         }
     });

@@ -57,6 +57,7 @@ impl Protocol for SotwApi {
             Some(Kind::Endpoints) => "/envoy.service.endpoint.v3.EndpointDiscoveryService/StreamEndpoints",
             Some(Kind::Listener) => "/envoy.service.listener.v3.ListenerDiscoveryService/StreamListeners",
             Some(Kind::Route) => "/envoy.service.route.v3.RouteDiscoveryService/StreamRoutes",
+            Some(Kind::Secret) => "/envoy.service.secret.v3.SecretDiscoveryService/StreamSecrets",
         })
     }
 
@@ -116,6 +117,7 @@ impl Protocol for DeltaApi {
             Some(Kind::Endpoints) => "/envoy.service.endpoint.v3.EndpointDiscoveryService/DeltaEndpoints",
             Some(Kind::Listener) => "/envoy.service.listener.v3.ListenerDiscoveryService/DeltaListeners",
             Some(Kind::Route) => "/envoy.service.route.v3.RouteDiscoveryService/DeltaRoutes",
+            Some(Kind::Secret) => "/envoy.service.secret.v3.SecretDiscoveryService/DeltaSecrets",
         })
     }
 

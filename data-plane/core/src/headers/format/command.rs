@@ -2,7 +2,11 @@
 
 use super::grpc::{self, Style};
 use super::time::Pattern;
-use crate::headers::{HeaderId, HeaderList, Record, RequestHead, ResponseHead, Version};
+use super::tls;
+use crate::headers::{
+    HeaderId, HeaderList, MetadataKey, PathSegment, Record, RequestHead, ResponseHead, Version,
+    percent_decoded,
+};
 use ipnet::IpNet;
 use std::borrow::Cow;
 use std::io::Write;
@@ -19,6 +23,8 @@ pub(super) enum Kind {
     Text,
     /// A decimal number.
     Number,
+    /// JSON that is no text.
+    Json,
 }
 
 /// Why a command is refused, and which part of it is to blame.
@@ -67,6 +73,10 @@ pub(super) enum Command {
         whitespace: bool,
     },
     GrpcStatus(Style),
+    /// Of a TLS connection.
+    Tls(tls::Side, tls::What),
+    /// A value of dynamic metadata.
+    Metadata(MetadataKey),
     /// The first that has a value which is not empty.
     Coalesce(Box<[(Command, Option<usize>)]>),
 }
@@ -257,7 +267,8 @@ fn lookup(name: &str, args: Option<&str>) -> Result<Found, Error> {
             }
         }),
         "UPSTREAM_TRANSPORT_FAILURE_REASON" => {
-            text(|r, out| put(filled(r.upstream?.transport_failure?)?, out))
+            // One word, so that it is one field of a log line.
+            text(|r, out| put(&filled(r.upstream?.transport_failure?)?.replace(' ', "_"), out))
         }
         "UPSTREAM_CONNECTION_ID" => number(|r| count(r.upstream.and_then(|u| u.connection_id).unwrap_or(0))),
         "DOWNSTREAM_TRANSPORT_FAILURE_REASON" => {
@@ -265,6 +276,8 @@ fn lookup(name: &str, args: Option<&str>) -> Result<Found, Error> {
         }
         "CONNECTION_ID" => number(|r| count(r.downstream.map_or(0, |d| d.connection_id))),
         "STREAM_ID" => text(stream_id),
+        "TRACE_ID" => text(|r, out| put(&crate::headers::trace_id_text(r.trace?.0), out)),
+        "SPAN_ID" => text(|r, out| put(&format!("{:016x}", r.trace?.1), out)),
         "UNIQUE_ID" => text(|r, out| {
             let mut text = [0; 36];
             put(crate::headers::forwarded::uuid(r.stream_id, &mut text), out)
@@ -278,14 +291,15 @@ fn lookup(name: &str, args: Option<&str>) -> Result<Found, Error> {
             Some(())
         }),
         "ACCESS_LOG_TYPE" => text(|r, out| put(r.log_type.as_str(), out)),
-        // Nothing sets these yet: dynamic metadata, filter state, flags and spans of filters to come.
-        "DYNAMIC_METADATA" | "FILTER_STATE" | "UPSTREAM_FILTER_STATE" => {
+        "DYNAMIC_METADATA" => ArgsAndLimit(Command::Metadata(metadata_key(required()?))),
+        // Nothing sets these yet: filter state, flags and spans of filters to come.
+        "FILTER_STATE" | "UPSTREAM_FILTER_STATE" => {
             required()?;
             ArgsAndLimit(Command::Absent)
         }
         "CUSTOM_FLAGS" => text(|_, _| Some(())),
-        "TRACE_ID" | "SPAN_ID" | "VIRTUAL_CLUSTER_NAME" => Plain(Command::Absent),
-        name if is_tls_command(name) => Args(Command::Absent),
+        "VIRTUAL_CLUSTER_NAME" => Plain(Command::Absent),
+        name if is_tls_command(name) => Args(tls_command(name, args)?),
         name => match address(name, args)? {
             Some(command) => Args(command),
             None => return Err(Error { part: Part::Name, message: unknown(name) }),
@@ -342,6 +356,31 @@ fn is_tls_command(name: &str) -> bool {
             | "PEER_CERT_V_END"
             | "SERVER_NAME"
     )
+}
+
+/// One of [`is_tls_command`].
+fn tls_command(name: &str, args: Option<&str>) -> Result<Command, Error> {
+    let (side, rest) = match (name.strip_prefix("DOWNSTREAM_"), name.strip_prefix("UPSTREAM_")) {
+        (Some(rest), _) => (tls::Side::Downstream, rest),
+        (None, Some(rest)) => (tls::Side::Upstream, rest),
+        (None, None) => return Ok(Command::Absent),
+    };
+    let pattern = || match args {
+        None | Some("") => Ok(Pattern::iso_utc()),
+        Some(pattern) => {
+            Pattern::compile(pattern).map_err(|(offset, message)| Error { part: Part::Args(offset), message })
+        }
+    };
+    let what = match rest {
+        "PEER_CERT_V_START" => tls::What::ValidFrom(pattern()?),
+        "PEER_CERT_V_END" => tls::What::ValidUntil(pattern()?),
+        // Session ids are not known.
+        rest => match tls::command(rest) {
+            Some(print) => tls::What::Of(print),
+            None => return Ok(Command::Absent),
+        },
+    };
+    Ok(Command::Tls(side, what))
 }
 
 /// An optional argument out of a list.
@@ -510,6 +549,13 @@ fn address(name: &str, args: Option<&str>) -> Result<Option<Command>, Error> {
     Ok(Some(Command::Address(get, part)))
 }
 
+/// `NAMESPACE:KEY:KEY`.
+fn metadata_key(args: &str) -> MetadataKey {
+    let mut parts = args.split(':');
+    let namespace = parts.next().unwrap_or_default().into();
+    MetadataKey { namespace, path: parts.map(|part| PathSegment::Key(part.into())).collect() }
+}
+
 /// `{"operators": ["NAME", {"command": "NAME", "param": "X", "max_length": 5}]}`.
 fn coalesce(args: &str) -> Result<Command, Error> {
     let fail = |message: String| Error { part: Part::Args(0), message: format!("COALESCE: {message}") };
@@ -561,6 +607,7 @@ impl Command {
             Self::GrpcStatus(Style::Number) => grpc::status(record),
             Self::Address(get, AddressPart::Port) => get(record).map(|address| i64::from(address.port())),
             Self::Coalesce(commands) => return coalesced(commands, record, out),
+            Self::Metadata(key) => return metadata(key, record, out),
             _ => return self.write_text(record, out).map_or(Kind::Missing, |()| Kind::Text),
         };
         match number {
@@ -586,6 +633,7 @@ impl Command {
                 out.extend_from_slice(value.split(|byte| *byte == b'?').next()?);
                 Some(())
             }
+            Self::Tls(side, what) => tls::render(*side, what, record, out),
             Self::Time(moment, zone, pattern) => {
                 let at = match moment {
                     Moment::Start => record.start,
@@ -605,15 +653,15 @@ impl Command {
             }
             Self::QueryParameter(name) => {
                 let mut parameters = crate::headers::parameters(&record.request?.path);
-                let (_, value) = parameters.find(|(key, _)| *decode(key) == *name.as_bytes())?;
-                out.extend_from_slice(&decode(value));
+                let (_, value) = parameters.find(|(key, _)| *percent_decoded(key) == *name.as_bytes())?;
+                out.extend_from_slice(&percent_decoded(value));
                 Some(())
             }
             Self::QueryParameters { decoded } => {
                 let (_, query) = record.request?.path.split_once('?')?;
                 let query = filled(query.split('#').next()?)?;
                 if *decoded {
-                    out.extend_from_slice(&decode(query));
+                    out.extend_from_slice(&percent_decoded(query));
                 } else {
                     out.extend_from_slice(query.as_bytes());
                 }
@@ -658,7 +706,9 @@ impl Command {
                     None => put(itoa::Buffer::new().format(code), out),
                 }
             }
-            Self::Absent | Self::Number(_) | Self::Between(..) | Self::Coalesce(_) => None,
+            Self::Absent | Self::Number(_) | Self::Between(..) | Self::Coalesce(_) | Self::Metadata(_) => {
+                None
+            }
         }
     }
 }
@@ -737,6 +787,26 @@ fn coalesced(commands: &[(Command, Option<usize>)], record: &Record<'_>, out: &m
     Kind::Missing
 }
 
+/// Text as it is, all else as JSON with its keys sorted, as Envoy writes it.
+fn metadata(key: &MetadataKey, record: &Record<'_>, out: &mut Vec<u8>) -> Kind {
+    let Some(metadata) = record.metadata else { return Kind::Missing };
+    let mut value = match metadata.get(key) {
+        Some(serde_json::Value::String(text)) => {
+            out.extend_from_slice(text.as_bytes());
+            return Kind::Text;
+        }
+        Some(value) => value.clone(),
+        None if key.path.is_empty() => match metadata.namespace(&key.namespace) {
+            Some(fields) => serde_json::Value::Object(fields.clone()),
+            None => return Kind::Missing,
+        },
+        None => return Kind::Missing,
+    };
+    value.sort_all_objects();
+    // Writing to memory does not fail.
+    serde_json::to_writer(out, &value).map_or(Kind::Missing, |()| Kind::Json)
+}
+
 fn write_address(address: SocketAddr, part: AddressPart, out: &mut Vec<u8>) -> Option<()> {
     match part {
         AddressPart::Whole => write!(out, "{address}").ok(),
@@ -794,30 +864,6 @@ fn request_bytes(head: &RequestHead) -> i64 {
 /// Names and values, `:status` included.
 fn response_bytes(head: &ResponseHead) -> i64 {
     (head.headers.byte_size() + ":status200".len()) as i64
-}
-
-/// `text` with `%XX` decoded; borrowed when there is none.
-fn decode(text: &str) -> Cow<'_, [u8]> {
-    if !text.contains('%') {
-        return Cow::Borrowed(text.as_bytes());
-    }
-    let bytes = text.as_bytes();
-    let hex = |at: usize| bytes.get(at).and_then(|byte| (*byte as char).to_digit(16));
-    let mut out = Vec::with_capacity(bytes.len());
-    let mut at = 0;
-    while at < bytes.len() {
-        match (bytes[at], hex(at + 1), hex(at + 2)) {
-            (b'%', Some(high), Some(low)) => {
-                out.push((high * 16 + low) as u8);
-                at += 3;
-            }
-            (byte, ..) => {
-                out.push(byte);
-                at += 1;
-            }
-        }
-    }
-    Cow::Owned(out)
 }
 
 fn filled(text: &str) -> Option<&str> {

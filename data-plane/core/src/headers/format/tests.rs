@@ -1,7 +1,7 @@
 use super::*;
 use crate::headers::{
-    ByteCounts, Downstream, HeaderList, LogType, Process, RequestHead, ResponseFlags, ResponseHead, Scheme,
-    Timing, Upstream, Version,
+    ByteCounts, Downstream, HeaderList, LogType, Metadata, Process, RequestHead, ResponseFlags, ResponseHead,
+    Scheme, Timing, Upstream, Version,
 };
 use std::time::{Duration, SystemTime};
 
@@ -11,6 +11,7 @@ struct World {
     trailers: HeaderList,
     downstream: Downstream,
     process: Process,
+    metadata: Metadata,
 }
 
 impl World {
@@ -47,11 +48,14 @@ impl World {
             connection_id: 7,
             handshake: None,
             transport_failure: None,
+            tls: None,
         };
         let mut process = Process { hostname: "vm".into(), ..Process::default() };
         process.environment.insert("REGION".into(), "north".into());
         process.local_offset = ::time::UtcOffset::from_hms(-5, -30, 0).unwrap();
-        Self { request, response, trailers, downstream, process }
+        let fields = serde_json::json!({"text": "long text", "n": 7, "list": [1, "a"], "none": null});
+        let metadata = [("com.x".into(), fields.as_object().unwrap().clone())].into_iter().collect();
+        Self { request, response, trailers, downstream, process, metadata }
     }
 
     fn record(&self) -> Record<'_> {
@@ -87,6 +91,7 @@ impl World {
             filter_chain: "",
             stream_id: 0x0123_4567_89ab_cdef_0123_4567_89ab_cdef,
             process: Some(&self.process),
+            metadata: Some(&self.metadata),
             ..Record::new(SystemTime::UNIX_EPOCH + Duration::from_nanos(1_795_225_605_753_778_123))
         }
     }
@@ -180,6 +185,15 @@ const TABLE: &[(&str, &str)] = &[
     ("%ACCESS_LOG_TYPE%", "DownstreamEnd"),
     ("%DYNAMIC_METADATA(com.x:key):9% %FILTER_STATE(key:PLAIN)%", "- -"),
     (
+        "%DYNAMIC_METADATA(com.x:text):4% %DYNAMIC_METADATA(com.x:n)% %DYNAMIC_METADATA(com.x:list)%",
+        "long 7 [1,\"a\"]",
+    ),
+    ("%DYNAMIC_METADATA(com.x:none)% %DYNAMIC_METADATA(com.x:n:m)% %DYNAMIC_METADATA(com.y)%", "- - -"),
+    (
+        "%DYNAMIC_METADATA(com.x)% %DYNAMIC_METADATA(com.x):9%",
+        r#"{"list":[1,"a"],"n":7,"none":null,"text":"long text"} {"list":["#,
+    ),
+    (
         "%DOWNSTREAM_TLS_VERSION% %DOWNSTREAM_PEER_URI_SAN% %UPSTREAM_TLS_CIPHER% %TLS_JA3_FINGERPRINT%",
         "- - - -",
     ),
@@ -220,6 +234,7 @@ fn upstream_facts_are_printed() {
         connection_id: Some(9),
         connect: Some(Duration::from_millis(4)),
         transport_failure: Some("TLS error"),
+        tls: None,
     };
     let mut record = world.record();
     record.upstream = Some(&upstream);
@@ -234,7 +249,7 @@ fn upstream_facts_are_printed() {
             "10.0.0.1:5555 10.0.0.1 5555",
         ),
         ("%UPSTREAM_PROTOCOL% %UPSTREAM_CONNECTION_ID%", "HTTP/1.1 9"),
-        ("%UPSTREAM_TRANSPORT_FAILURE_REASON%", "TLS error"),
+        ("%UPSTREAM_TRANSPORT_FAILURE_REASON%", "TLS_error"),
         ("%UPSTREAM_CONNECTION_POOL_READY_DURATION%", "4"),
     ] {
         assert_eq!(render(source, &record), want, "{source}");

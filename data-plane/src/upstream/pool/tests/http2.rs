@@ -282,7 +282,7 @@ fn the_client_s_protocol_decides_where_the_cluster_follows_it() {
             assert_eq!(http1.await.unwrap().unwrap().protocol, Version::Http11);
 
             let cluster = bench.cluster();
-            let host = cluster.pick(0, None).unwrap();
+            let host = cluster.pick(&PickRequest::random(0)).unwrap();
             let local = bench.local.clone();
             let http2 = tokio::task::spawn_local(async move {
                 let head = RequestHead { version: Version::Http2, ..head("GET", "/2") };

@@ -1,0 +1,27 @@
+//! Access logs that go to a gRPC service (Envoy `extensions.access_loggers.grpc.v3.HttpGrpcAccessLogConfig`).
+
+use super::{AccessLogFilter, CustomTag, GrpcTarget};
+use std::time::Duration;
+
+/// One such log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GrpcAccessLog {
+    /// Told with every batch.
+    pub log_name: Box<str>,
+    /// The service.
+    pub target: GrpcTarget,
+    /// Longest wait of an entry for its batch. Default 1 s.
+    pub flush_interval: Duration,
+    /// Entries are sent once they take so many bytes. Default 16 KiB; 0 sends each by itself.
+    pub batch_bytes: u32,
+    /// Request headers told beside those of the entry itself.
+    pub request_headers: Vec<Box<str>>,
+    /// Response headers told.
+    pub response_headers: Vec<Box<str>>,
+    /// Response trailers told.
+    pub response_trailers: Vec<Box<str>>,
+    /// Tags told.
+    pub custom_tags: Vec<CustomTag>,
+    /// Which requests are logged; `None`: all.
+    pub filter: Option<AccessLogFilter>,
+}

@@ -1,0 +1,325 @@
+//! TLS of accepted connections.
+
+use super::material::{self, Identity};
+use super::provider;
+use super::reason::HandshakeError;
+use super::secrets::Source;
+use super::stats::TlsStats;
+use super::tickets::{OwnKeys, SESSION_LIFE, Ticketer};
+use super::verify::{ClientJudge, Judge, Peer};
+use super::{facts_of, slot::SecretSlots};
+use arc_swap::ArcSwapOption;
+use data_plane_core::certificate::{KeyKind, dns_matches};
+use data_plane_core::config::{DownstreamTls, OcspPolicy, SessionTickets, TicketKeys, TlsVersion};
+use data_plane_core::headers::Tls;
+use parking_lot::Mutex;
+use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, ServerSessionMemoryCache};
+use rustls::sign::CertifiedKey;
+use rustls::{ServerConfig, SignatureScheme};
+use std::collections::HashMap;
+use std::sync::Arc;
+use tokio::net::TcpStream;
+use tokio_rustls::LazyConfigAcceptor;
+
+/// Sessions of TLS 1.2 remembered by a listener's chain (BoringSSL's default is 20 Ki; tickets serve nearly all).
+const SESSIONS: usize = 1024;
+
+/// TLS of a filter chain: built from its configuration and secrets, and built anew when a secret changes.
+pub struct ServerContext {
+    config: Arc<DownstreamTls>,
+    source: Source,
+    stats: TlsStats,
+    built: ArcSwapOption<Built>,
+    building: Mutex<()>,
+}
+
+impl std::fmt::Debug for ServerContext {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ServerContext").field("ready", &self.built.load().is_some()).finish_non_exhaustive()
+    }
+}
+
+struct Built {
+    /// Of the secrets it was built from.
+    version: u64,
+    entries: Vec<Entry>,
+    exact: HashMap<Box<str>, Vec<usize>>,
+    wildcard: HashMap<Box<str>, Vec<usize>>,
+}
+
+/// One certificate.
+#[derive(Clone)]
+struct Entry {
+    identity: Identity,
+    config: Arc<ServerConfig>,
+    /// For clients that offer no protocol of ours: as Envoy goes on without one, where rustls would refuse.
+    without_alpn: Arc<ServerConfig>,
+}
+
+/// A connection past its handshake.
+pub struct Accepted {
+    /// Its bytes.
+    pub stream: Box<tokio_rustls::server::TlsStream<TcpStream>>,
+    /// What was agreed upon.
+    pub facts: Arc<Tls>,
+    /// The name asked for.
+    pub server_name: Option<Box<str>>,
+}
+
+#[derive(Debug)]
+struct Only(Arc<CertifiedKey>);
+
+impl ResolvesServerCert for Only {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(Arc::clone(&self.0))
+    }
+}
+
+impl ServerContext {
+    /// Builds it, unless secrets are still to come.
+    ///
+    /// # Errors
+    /// A certificate, key or authority written in place cannot be used.
+    pub fn new(
+        config: Arc<DownstreamTls>,
+        slots: &SecretSlots,
+        stats: TlsStats,
+    ) -> Result<Arc<Self>, String> {
+        let source = Source::new(config.secrets(), slots);
+        let context =
+            Self { config, source, stats, built: ArcSwapOption::empty(), building: Mutex::default() };
+        if context.source.is_ready() {
+            let version = context.source.version();
+            context.built.store(Some(Arc::new(context.build(version)?)));
+        }
+        Ok(Arc::new(context))
+    }
+
+    /// What serves now; `None` while a secret is missing. Secrets that changed are taken up; if that fails, what was
+    /// there stays.
+    fn current(&self) -> Option<Arc<Built>> {
+        let built = self.built.load();
+        let version = self.source.version();
+        if built.as_ref().is_some_and(|built| built.version == version) {
+            return built.clone();
+        }
+        // One thread builds; the others go on with what there is.
+        let Some(_building) = self.building.try_lock() else { return built.clone() };
+        if !self.source.is_ready() {
+            return built.clone();
+        }
+        match self.build(version) {
+            Ok(fresh) => self.built.store(Some(Arc::new(fresh))),
+            Err(reason) => {
+                tracing::error!(%reason, "a changed secret cannot be used; the former one stays");
+                if let Some(old) = built.as_ref() {
+                    // Not tried again before the next change.
+                    let Built { entries, exact, wildcard, .. } = &**old;
+                    let entries = entries.iter().map(Entry::clone).collect();
+                    let (exact, wildcard) = (exact.clone(), wildcard.clone());
+                    self.built.store(Some(Arc::new(Built { version, entries, exact, wildcard })));
+                }
+            }
+        }
+        self.built.load_full()
+    }
+
+    fn build(&self, version: u64) -> Result<Built, String> {
+        let tls = &*self.config;
+        let provider = provider::provider(&tls.common.params);
+        let identities = tls
+            .common
+            .certificates
+            .iter()
+            .map(|source| material::identity(&*self.source.certificate(source)?))
+            .collect::<Result<Vec<_>, _>>()?;
+        let rules = self.source.validation(tls.common.validation.as_ref())?;
+        let algorithms = provider.signature_verification_algorithms;
+        let bound_to = self.digest(&identities, rules.as_deref());
+        let judge = match rules {
+            Some(rules) => Some(Judge::new(Peer::Client, rules, algorithms, self.stats.clone())?),
+            None => None,
+        };
+        let judge = judge.filter(|judge| judge.judges() || tls.require_client_certificate);
+        if judge.is_none() && tls.require_client_certificate {
+            return Err("require_client_certificate needs a validation_context".into());
+        }
+        let judge = judge.map(|judge| Arc::new(ClientJudge::new(judge, tls.require_client_certificate)));
+        let life = tls.session_timeout.unwrap_or(SESSION_LIFE);
+        let ticketer = match &tls.tickets {
+            SessionTickets::Off => None,
+            // With new secrets come new keys, as with a new context of Envoy's: no session outlives its certificate.
+            SessionTickets::Own => Some(Ticketer::own(Arc::new(OwnKeys::new()), life, bound_to)),
+            SessionTickets::Keys(source) => {
+                let keys: Arc<TicketKeys> = self.source.ticket_keys(source)?;
+                Some(Ticketer::shared(&keys, life, bound_to)?)
+            }
+        };
+        let ticketer = ticketer.map(Arc::new);
+        let mut base = {
+            let builder = ServerConfig::builder_with_provider(provider)
+                .with_protocol_versions(&provider::versions(&tls.common.params))
+                .map_err(|error| format!("tls_params: {error}"))?;
+            let builder = match judge {
+                Some(judge) => builder.with_client_cert_verifier(judge),
+                None => builder.with_no_client_auth(),
+            };
+            let first = identities.first().ok_or("a server needs a certificate")?;
+            builder.with_cert_resolver(Arc::new(Only(Arc::clone(&first.key))))
+        };
+        base.alpn_protocols = tls.common.alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
+        // Only suites that were put in an order ask for the server's to count; TLS 1.3 has the client's, as Envoy.
+        base.ignore_client_order = !tls.prefer_client_ciphers
+            && !tls.common.params.suites.is_empty()
+            && tls.common.params.max == TlsVersion::V12;
+        match ticketer {
+            Some(ticketer) => base.ticketer = ticketer,
+            None => base.send_tls13_tickets = 0,
+        }
+        base.session_storage = if tls.remember_sessions {
+            ServerSessionMemoryCache::new(SESSIONS)
+        } else {
+            Arc::new(NoServerSessionStorage {})
+        };
+        let mut built =
+            Built { version, entries: Vec::new(), exact: HashMap::new(), wildcard: HashMap::new() };
+        for (index, identity) in identities.into_iter().enumerate() {
+            if tls.ocsp == OcspPolicy::Must && identity.key.ocsp.is_none() {
+                return Err("ocsp_staple_policy: MUST_STAPLE, and a certificate has no ocsp_staple".into());
+            }
+            let mut config = base.clone();
+            config.cert_resolver = Arc::new(Only(Arc::clone(&identity.key)));
+            built.index(index, &identity);
+            let mut without_alpn = config.clone();
+            without_alpn.alpn_protocols.clear();
+            built.entries.push(Entry {
+                identity,
+                config: Arc::new(config),
+                without_alpn: Arc::new(without_alpn),
+            });
+        }
+        Ok(built)
+    }
+
+    /// What sessions depend on: a session given under other rules is not resumed.
+    fn digest(
+        &self,
+        identities: &[Identity],
+        rules: Option<&data_plane_core::config::ValidationContext>,
+    ) -> [u8; 32] {
+        let mut text = format!("{:?} {rules:?}", self.config.require_client_certificate);
+        for identity in identities {
+            let certificate = &identity.facts.certificate;
+            text.push_str(&format!(" {} {:?}", certificate.subject, certificate.sans));
+        }
+        material::sha256(text.as_bytes())
+    }
+
+    /// Whether connections can be accepted.
+    pub fn is_ready(&self) -> bool {
+        self.current().is_some()
+    }
+
+    /// The server's side of a handshake. No deadline: the caller owns it.
+    ///
+    /// # Errors
+    /// It failed; the failure is counted.
+    pub async fn accept(&self, stream: TcpStream) -> Result<Accepted, HandshakeError> {
+        let Some(built) = self.current() else {
+            return Err(HandshakeError::plain("TLS_error:_secret_is_not_supplied"));
+        };
+        let handshake = async {
+            let start = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), stream).await?;
+            let (entry, agrees) = {
+                let hello = start.client_hello();
+                let entry = built.choose(
+                    hello.server_name(),
+                    hello.signature_schemes(),
+                    self.config.full_scan_on_sni_mismatch,
+                );
+                let ours = &entry.config.alpn_protocols;
+                let agrees = hello
+                    .alpn()
+                    .is_none_or(|mut offered| offered.any(|name| ours.iter().any(|own| own == name)));
+                (entry, agrees)
+            };
+            let config = if agrees { &entry.config } else { &entry.without_alpn };
+            let stream = start.into_stream(Arc::clone(config)).await?;
+            Ok::<_, std::io::Error>((stream, &entry.identity.facts))
+        };
+        let (stream, local) = match handshake.await {
+            Ok(done) => done,
+            Err(error) => {
+                let error = HandshakeError::new(&error);
+                let counts = &self.stats.handshakes;
+                if error.no_certificate {
+                    counts.fail_verify_no_cert.inc();
+                } else if !error.counted && !error.closed {
+                    counts.connection_error.inc();
+                }
+                return Err(error);
+            }
+        };
+        let connection = stream.get_ref().1;
+        let facts = Arc::new(facts_of(connection, Some(Arc::clone(local)), &self.stats));
+        let server_name = connection.server_name().map(Into::into);
+        Ok(Accepted { stream: Box::new(stream), facts, server_name })
+    }
+}
+
+impl Built {
+    /// Envoy: DNS names, or without any the common name.
+    fn index(&mut self, at: usize, identity: &Identity) {
+        let certificate = &identity.facts.certificate;
+        let mut names: Vec<String> = certificate.dns_names().map(str::to_ascii_lowercase).collect();
+        if names.is_empty() {
+            names.extend(certificate.common_name.as_deref().map(str::to_ascii_lowercase));
+        }
+        for name in names {
+            let (map, key) = match name.strip_prefix('*') {
+                Some(suffix) => (&mut self.wildcard, suffix),
+                None => (&mut self.exact, name.as_str()),
+            };
+            map.entry(key.into()).or_default().push(at);
+        }
+    }
+
+    /// The certificate for a client: by name, then by the kinds of keys that it knows (Envoy
+    /// `DefaultTlsCertificateSelector`).
+    fn choose(&self, sni: Option<&str>, schemes: &[SignatureScheme], full_scan: bool) -> &Entry {
+        let first = &self.entries[0];
+        if self.entries.len() == 1 {
+            return first;
+        }
+        let usable = |entry: &&Entry| entry.identity.key.key.choose_scheme(schemes).is_some();
+        let pick = |candidates: &mut dyn Iterator<Item = &'_ Entry>| -> Option<usize> {
+            let mut found: Option<(usize, bool)> = None;
+            for entry in candidates.filter(usable) {
+                let ecdsa = entry.identity.facts.certificate.key == KeyKind::Ecdsa;
+                let at = self.entries.iter().position(|e| std::ptr::eq(e, entry))?;
+                if found.is_none_or(|(_, known)| ecdsa && !known) {
+                    found = Some((at, ecdsa));
+                }
+            }
+            found.map(|(at, _)| at)
+        };
+        if let Some(name) = sni.map(str::to_ascii_lowercase) {
+            let suffix = name.find('.').map(|at| &name[at..]);
+            let by_name =
+                [self.exact.get(name.as_str()), suffix.and_then(|suffix| self.wildcard.get(suffix))];
+            let mut named = None;
+            for candidates in by_name.into_iter().flatten() {
+                named = named.or(candidates.first().copied());
+                if let Some(at) = pick(&mut candidates.iter().map(|at| &self.entries[*at])) {
+                    return &self.entries[at];
+                }
+            }
+            if let Some(at) = named {
+                return &self.entries[at];
+            }
+            debug_assert!(!self.exact.keys().any(|pattern| dns_matches(&name, pattern)));
+        }
+        let scanned = if full_scan { pick(&mut self.entries.iter()) } else { None };
+        scanned.map_or(first, |at| &self.entries[at])
+    }
+}
