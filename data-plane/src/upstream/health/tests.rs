@@ -8,8 +8,10 @@ use crate::upstream::{HealthFlag, Manager, Origin};
 use data_plane_core::config::{Cluster, HealthCheck, Probe, TcpProbe};
 use data_plane_core::guard::health::Pace;
 use std::collections::BTreeMap;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 const INTERVAL: Duration = Duration::from_millis(10);
@@ -78,10 +80,30 @@ impl Scene {
     }
 }
 
-fn listen() -> (TcpListener, SocketAddr) {
+/// Accepts every connection until dropped: a queue that nobody empties is full after some checks.
+struct Listening {
+    address: SocketAddr,
+    stop: Arc<AtomicBool>,
+    accepting: Option<JoinHandle<()>>,
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Release);
+        let _ = TcpStream::connect(self.address);
+        let _ = self.accepting.take().map(JoinHandle::join);
+    }
+}
+
+fn listen() -> (Listening, SocketAddr) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
-    (listener, address)
+    let stop = Arc::new(AtomicBool::new(false));
+    let stopped = Arc::clone(&stop);
+    let accept = move || {
+        let _ = listener.incoming().find(|_| stopped.load(Ordering::Acquire));
+    };
+    (Listening { address, stop, accepting: Some(std::thread::spawn(accept)) }, address)
 }
 
 /// An address that refuses, and that nobody else gets meanwhile.
