@@ -53,9 +53,10 @@ pub(crate) struct Flags {
     #[arg(long, value_name = "PATH")]
     log_path: Option<PathBuf>,
 
-    /// Log line format, in spdlog's directives
-    #[arg(long, default_value = DEFAULT_PATTERN)]
-    log_format: String,
+    /// Log line format, in spdlog's directives; not with the bootstrap's application_log_config
+    /// [default: "[%Y-%m-%d %T.%e][%t][%l][%n] [%g:%#] %v"]
+    #[arg(long, value_name = "PATTERN", verbatim_doc_comment)]
+    log_format: Option<String>,
 
     /// Longest wait for connections to end when draining, seconds
     #[arg(long, default_value_t = 600, allow_negative_numbers = true)]
@@ -193,9 +194,10 @@ impl Flags {
 
     /// How to log. Directives that are not understood are named, and the default format used.
     pub(crate) fn logging(&self) -> (Settings, Vec<String>) {
-        let (pattern, unknown) = match Pattern::new(&self.log_format) {
-            Ok(pattern) => (pattern, Vec::new()),
-            Err(unknown) => (Pattern::default(), unknown),
+        let (pattern, unknown) = match self.log_format.as_deref().map(Pattern::new) {
+            None => (Pattern::default(), Vec::new()),
+            Some(Ok(pattern)) => (pattern, Vec::new()),
+            Some(Err(unknown)) => (Pattern::default(), unknown),
         };
         let settings = Settings {
             level: self.log_level,
@@ -204,6 +206,11 @@ impl Flags {
             pattern,
         };
         (settings, unknown)
+    }
+
+    /// Whether it is said here how log lines look.
+    pub(crate) fn has_log_format(&self) -> bool {
+        self.log_format.is_some()
     }
 
     /// How to run.
@@ -298,7 +305,7 @@ impl Flags {
             "admin_address_path": self.admin_address_path.as_ref().map(|p| p.display().to_string()).unwrap_or_default(),
             "log_level": self.log_level.to_string(),
             "component_log_level": self.component_log_level.iter().map(|(c, l)| format!("{c}:{l}")).collect::<Vec<_>>().join(","),
-            "log_format": self.log_format,
+            "log_format": self.log_format.as_deref().unwrap_or(DEFAULT_PATTERN),
             "log_path": self.log_path.as_ref().map(|p| p.display().to_string()).unwrap_or_default(),
             "service_cluster": text(&self.service_cluster),
             "service_node": text(&self.service_node),

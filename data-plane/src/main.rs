@@ -4,7 +4,7 @@ mod allocator;
 mod flags;
 
 use clap::Parser;
-use data_plane::server::{self, Boot, Logging, Origin, Proxy, StartError};
+use data_plane::server::{self, Boot, BootError, Logging, Origin, Proxy, StartError};
 use flags::{Flags, Mode};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -56,6 +56,13 @@ fn run(flags: &Flags) -> Result<(), StartError> {
         error!("{panic}\n{trace}");
     }));
     let boot = read(flags.origin())?;
+    if let Some(pattern) = &boot.log_pattern {
+        if flags.has_log_format() {
+            let told = "application_log_config.log_format: excludes --log-format".to_owned();
+            return Err(BootError(vec![told]).into());
+        }
+        logging.set_pattern(pattern.clone());
+    }
     if flags.mode == Mode::Validate {
         for finding in &boot.ignored {
             eprintln!("warning: ignored: {finding}");

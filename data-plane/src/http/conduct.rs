@@ -255,7 +255,15 @@ fn local(stream: &mut Stream, mut reply: LocalReply, routed: bool) -> Answer {
     let (close, overloaded, attempts) = (reply.close, reply.overloaded, reply.attempts);
     let added = reply.added.take();
     let served = Rc::clone(&cx.served);
-    let (head, body) = reply.render(Some(&*request), |head| {
+    tracing::debug!(
+        connection = served.facts.connection_id,
+        request_id = %request.headers.get_id(HeaderId::XRequestId).unwrap_or_default().escape_ascii(),
+        trace_id = cx.traced.trace.as_ref().map(|trace| tracing::field::display(format!("{:032x}", trace.ids().0))),
+        status = reply.status,
+        details = %reply.details,
+        "answered by the proxy itself"
+    );
+    let (head, body) = reply.render(Some(&*request), |head, reply| {
         if routed {
             served.hcm.chain.router.edit_response(head, request, cx);
         }
@@ -276,6 +284,7 @@ fn local(stream: &mut Stream, mut reply: LocalReply, routed: bool) -> Answer {
         if attempts {
             Router::count_attempts(head, cx);
         }
+        served.hcm.replies.apply(head, reply, Some(request), cx);
     });
     Answer { head, body: Body::from(body), close, upstream: false }
 }

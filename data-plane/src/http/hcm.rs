@@ -5,6 +5,7 @@ use super::chain::ChainConfig;
 use super::conduct;
 use super::grpc_log::GrpcLog;
 use super::local_reply::{Cause, LocalReply};
+use super::reply_map::ReplyMap;
 use super::route_slot::RouteSlot;
 use super::stats::Stats;
 use super::stream::StreamCx;
@@ -36,6 +37,7 @@ pub struct Hcm {
     pub(super) routes: Arc<RouteSlot>,
     pub(super) chain: ChainConfig,
     pub(super) rules: Rules,
+    pub(super) replies: ReplyMap,
     pub(super) process: Arc<Process>,
     pub(super) runtime: Runtime,
     pub(super) tracer: Option<Tracer>,
@@ -74,6 +76,7 @@ impl Hcm {
             routes,
             chain: ChainConfig::build(&config.filters, deps)?,
             rules: rules(&config, deps),
+            replies: ReplyMap::new(&config.local_reply),
             process: Arc::clone(&deps.process),
             runtime: deps.runtime.clone(),
             tracer: config
@@ -388,10 +391,14 @@ impl Served {
             Cause::Codec { status: error.status(), body: error.body(), details: error.details, protocol };
         let reply = LocalReply::from(cause);
         let now = cx.start;
-        (cx.flags, cx.details) = (reply.flags, reply.details.clone());
+        let flags = reply.flags;
+        cx.details = reply.details.clone();
         // An HTTP/2 stream that broke the protocol is reset: nothing it says can be trusted.
         let answer = !(version == Version::Http2 && error.kind == ProtocolErrorKind::Malformed);
-        let (mut head, body) = reply.render(None, |_| ());
+        let (mut head, body) =
+            reply.render(None, |head, reply| self.hcm.replies.apply(head, reply, None, &cx));
+        // Access logs know of it; `local_reply_config` does not, as in Envoy.
+        cx.flags = flags;
         self.hcm.seal(&mut head, None, &self.worker, now);
         if answer {
             stats.response(head.status);

@@ -314,17 +314,21 @@ impl LocalReply {
     }
 
     /// The head and body as they go to the client, before the connection manager's own headers. `edit` applies
-    /// what the route and the router add; it comes before the reply's own headers, as in Envoy.
+    /// what the route, the router and `local_reply_config` make of it; it comes before the reply's own headers, as in
+    /// Envoy.
     pub(super) fn render(
-        self,
+        mut self,
         request: Option<&RequestHead>,
-        edit: impl FnOnce(&mut ResponseHead),
+        edit: impl FnOnce(&mut ResponseHead, &mut Self),
     ) -> (ResponseHead, Bytes) {
         let mut head = ResponseHead::new(self.status);
         if let Some(location) = &self.location {
             head.headers.append_id(HeaderId::Location, location.as_bytes());
         }
-        edit(&mut head);
+        if let Some(content_type) = &self.content_type {
+            head.headers.append_id(HeaderId::ContentType, content_type.as_bytes());
+        }
+        edit(&mut head, &mut self);
         let is_head = request.is_some_and(|r| &*r.method == "HEAD");
         if request.is_some_and(is_grpc) {
             self.render_grpc(&mut head, is_head);
@@ -338,10 +342,14 @@ impl LocalReply {
         let mut digits = itoa::Buffer::new();
         head.headers.set_id(HeaderId::ContentLength, digits.format(self.body.len()).as_bytes());
         if !head.headers.contains_id(HeaderId::ContentType) {
-            let content_type = self.content_type.as_deref().unwrap_or("text/plain");
-            head.headers.append_id(HeaderId::ContentType, content_type.as_bytes());
+            head.headers.append_id(HeaderId::ContentType, self.content_type().as_bytes());
         }
         (head, if is_head { Bytes::new() } else { self.body })
+    }
+
+    /// The type of its body.
+    pub(super) fn content_type(&self) -> &str {
+        self.content_type.as_deref().unwrap_or("text/plain")
     }
 
     fn render_grpc(&self, head: &mut ResponseHead, is_head: bool) {
@@ -352,7 +360,9 @@ impl LocalReply {
             head.headers.append_id(HeaderId::GrpcStatus, itoa::Buffer::new().format(status).as_bytes());
         }
         if !self.body.is_empty() && !is_head {
-            head.headers.set_id(HeaderId::GrpcMessage, &percent_encode(&self.body));
+            // A formatted body ends its line, a message does not.
+            let message = self.body.trim_ascii_end();
+            head.headers.set_id(HeaderId::GrpcMessage, &percent_encode(message));
         }
         head.headers.remove_id(HeaderId::ContentLength);
     }
@@ -479,14 +489,14 @@ mod tests {
     fn plain_replies_have_length_then_type_after_the_routes_headers() {
         let mut reply = LocalReply::from(Cause::NoHealthyUpstream);
         reply.overloaded = true;
-        let (head, body) = reply.render(None, |head| head.headers.append(b"x-route", b"r"));
+        let (head, body) = reply.render(None, |head, _| head.headers.append(b"x-route", b"r"));
         assert_eq!(text(&head), "x-route: r\ncontent-length: 19\ncontent-type: text/plain\n");
         assert_eq!(body, "no healthy upstream");
     }
 
     #[test]
     fn replies_without_body_have_neither_length_nor_type() {
-        let (head, body) = LocalReply::from(Cause::RouteNotFound).render(None, |_| ());
+        let (head, body) = LocalReply::from(Cause::RouteNotFound).render(None, |_, _| ());
         assert_eq!((head.headers.len(), body.len()), (0, 0));
     }
 
@@ -494,7 +504,7 @@ mod tests {
     fn head_requests_learn_the_length_only() {
         let mut request = request(b"text/plain");
         request.method = "HEAD".into();
-        let (head, body) = LocalReply::from(Cause::NoHealthyUpstream).render(Some(&request), |_| ());
+        let (head, body) = LocalReply::from(Cause::NoHealthyUpstream).render(Some(&request), |_, _| ());
         assert_eq!(text(&head), "content-length: 19\ncontent-type: text/plain\n");
         assert!(body.is_empty());
     }
@@ -502,7 +512,7 @@ mod tests {
     #[test]
     fn redirects_name_their_location_before_the_routes_headers() {
         let reply = LocalReply::from(Cause::Redirect(301, "http://foo.com/x".into()));
-        let (head, _) = reply.render(None, |head| head.headers.append(b"x-route", b"r"));
+        let (head, _) = reply.render(None, |head, _| head.headers.append(b"x-route", b"r"));
         assert_eq!(head.status, 301);
         assert_eq!(text(&head), "location: http://foo.com/x\nx-route: r\n");
     }
@@ -511,7 +521,7 @@ mod tests {
     fn grpc_requests_get_a_grpc_status_with_200() {
         for content_type in [&b"application/grpc"[..], b"application/grpc+proto"] {
             let request = request(content_type);
-            let (head, body) = LocalReply::from(Cause::NoHealthyUpstream).render(Some(&request), |_| ());
+            let (head, body) = LocalReply::from(Cause::NoHealthyUpstream).render(Some(&request), |_, _| ());
             assert_eq!(head.status, 200);
             let expected =
                 "content-type: application/grpc\ngrpc-status: 14\ngrpc-message: no healthy upstream\n";
@@ -519,7 +529,7 @@ mod tests {
             assert!(body.is_empty());
         }
         let (head, _) =
-            LocalReply::from(Cause::RouteNotFound).render(Some(&request(b"application/grpc-web")), |_| ());
+            LocalReply::from(Cause::RouteNotFound).render(Some(&request(b"application/grpc-web")), |_, _| ());
         assert_eq!(head.status, 404, "gRPC-Web is another protocol");
     }
 

@@ -16,6 +16,7 @@ mod grpc_log;
 mod hcm;
 mod local_reply;
 mod normalize;
+mod reply_map;
 mod route_slot;
 mod stats;
 mod stream;

@@ -2,8 +2,9 @@
 //! place in the text.
 
 use super::data::SystemData;
+use super::logging::Pattern;
 use data_plane_core::config;
-use data_plane_core::path::{Diagnostics, Finding, Path};
+use data_plane_core::path::{Diagnostics, Finding, Path, Rejected};
 use data_plane_core::translate::{self, Options, Overrides};
 use prost::Message;
 use std::path::PathBuf;
@@ -20,6 +21,8 @@ pub struct Boot {
     pub proto: Box<Bootstrap>,
     /// Fields that were set and have no effect.
     pub ignored: Vec<Finding>,
+    /// Lines of the log, where it says.
+    pub log_pattern: Option<Pattern>,
     /// Where to read it again on SIGHUP.
     pub origin: Option<Origin>,
 }
@@ -122,13 +125,20 @@ impl Boot {
         overrides.apply(&mut proto);
         let mut d = Diagnostics::default();
         let data = SystemData;
-        let config = translate::bootstrap(proto.clone(), &Path::root(""), &mut d, &Options::new(&data));
+        let root = Path::root("");
+        let config = translate::bootstrap(proto.clone(), &root, &mut d, &Options::new(&data));
+        let log_pattern = match &config {
+            Ok(config) => log_pattern(config.log_format.as_ref(), &root, &mut d),
+            Err(Rejected) => Err(Rejected),
+        };
         let mut ignored: Vec<Finding> =
             parsed.iter_mut().flat_map(|p| std::mem::take(&mut p.unknown)).collect();
         ignored.append(&mut d.ignored);
-        match config {
-            Ok(config) => Ok(Self { config, proto: Box::new(proto), ignored, origin: None }),
-            Err(_) => {
+        match config.and_then(|config| Ok((config, log_pattern?))) {
+            Ok((config, log_pattern)) => {
+                Ok(Self { config, proto: Box::new(proto), ignored, log_pattern, origin: None })
+            }
+            Err(Rejected) => {
                 let mut lines: Vec<String> = d.rejected.iter().map(|f| explain(f, &parsed)).collect();
                 if d.omitted > 0 {
                     lines.push(format!("and {} more", d.omitted));
@@ -137,6 +147,21 @@ impl Boot {
             }
         }
     }
+}
+
+/// The compiled `application_log_config`.
+fn log_pattern(
+    format: Option<&config::LogFormat>,
+    at: &Path<'_>,
+    d: &mut Diagnostics,
+) -> Result<Option<Pattern>, Rejected> {
+    let Some(config::LogFormat { pattern, json }) = format else { return Ok(None) };
+    Pattern::new(pattern).map(Some).map_err(|unknown| {
+        let (at, field) =
+            (at.field("application_log_config"), if *json { "json_format" } else { "text_format" });
+        let at = at.field("log_format");
+        d.reject(&at.field(field), format_args!("{} is not understood", unknown.join(", ")))
+    })
 }
 
 /// A finding with its place. Paths are those of the merged message: with two texts the place is looked for in the

@@ -5,6 +5,7 @@
 
 mod pattern;
 
+use pattern::SharedPattern;
 pub use pattern::{DEFAULT_PATTERN, Pattern};
 
 use parking_lot::Mutex;
@@ -169,6 +170,7 @@ pub struct Logging(Arc<Inner>);
 struct Inner {
     levels: Mutex<Levels>,
     handle: reload::Handle<Targets, Registry>,
+    pattern: SharedPattern,
     output: Output,
 }
 
@@ -225,10 +227,16 @@ impl Logging {
         let output = Output::open(settings.path.as_deref())?;
         let (filter, handle) = reload::Layer::new(levels.targets());
         let writer = output.clone();
-        let lines = fmt::layer().event_format(settings.pattern).with_writer(move || writer.clone());
+        let pattern = SharedPattern::new(settings.pattern);
+        let lines = fmt::layer().event_format(pattern.clone()).with_writer(move || writer.clone());
         // A second proxy of a process logs where the first does.
         let _ = tracing_subscriber::registry().with(filter).with(lines).try_init();
-        Ok((Self(Arc::new(Inner { levels: Mutex::new(levels), handle, output })), unknown))
+        Ok((Self(Arc::new(Inner { levels: Mutex::new(levels), handle, pattern, output })), unknown))
+    }
+
+    /// Lines look so from now on.
+    pub fn set_pattern(&self, pattern: Pattern) {
+        self.0.pattern.set(pattern);
     }
 
     /// Every component and its level, by name.

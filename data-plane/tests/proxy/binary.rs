@@ -178,3 +178,58 @@ async fn log_levels_change_while_running() {
     );
     assert_eq!(post(proxy.admin, "/logging?level=loud").await.status, 400);
 }
+
+#[tokio::test]
+async fn log_lines_are_json_where_the_bootstrap_says_so_and_name_the_request() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = dir.path().join("log");
+    write(dir.path(), &[listener("web", "route_config: {virtual_hosts: []}")], &[]);
+    let json =
+        "application_log_config: {log_format: {json_format: {level: '%l', component: '%n', text: '%j'}}}\n";
+    let path = dir.path().join("b.yaml");
+    std::fs::write(&path, std::fs::read_to_string(&path).unwrap() + json).unwrap();
+    let running = Running::start(dir.path(), &["-l", "debug", "--log-path", log.to_str().unwrap()]).await;
+    let web = running.listener("web").await;
+    assert_eq!(get(web, "/").await.status, 404);
+    let line = eventually("the answer is logged", async || {
+        let text = std::fs::read_to_string(&log).ok()?;
+        text.lines().find(|line| line.contains("answered by the proxy itself")).map(str::to_owned)
+    })
+    .await;
+    let line: serde_json::Value = serde_json::from_str(&line).unwrap();
+    assert_eq!((&line["level"], &line["component"]), (&"debug".into(), &"http".into()));
+    assert!(line["text"].as_str().unwrap().contains("status=404"), "{line}");
+    assert!(line["text"].as_str().unwrap().contains("request_id="), "{line}");
+}
+
+#[test]
+fn log_formats_that_are_not_understood_or_said_twice_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("b.yaml");
+    let validate = |format: &str, args: &[&str]| {
+        std::fs::write(&path, format!("application_log_config: {{log_format: {{{format}}}}}\n")).unwrap();
+        let done = run(&[&["--mode", "validate", "-c", path.to_str().unwrap()], args].concat());
+        (done.status.code(), text(&done.stderr))
+    };
+    for (format, args, told) in [
+        (
+            "text_format: '%v %q'",
+            &[][..],
+            "application_log_config.log_format.text_format: %q is not understood (",
+        ),
+        (
+            "json_format: {m: '%v'}",
+            &[],
+            "application_log_config.log_format.json_format: %v would break the JSON: use %j (",
+        ),
+        (
+            "text_format: '%v'",
+            &["--log-format", "%v"],
+            "application_log_config.log_format: excludes --log-format",
+        ),
+    ] {
+        let (code, stderr) = validate(format, args);
+        assert!(code == Some(1) && stderr.contains(told), "{format}: {code:?} {stderr}");
+    }
+    assert_eq!(validate("text_format: '%v'", &[]).0, Some(0));
+}

@@ -137,3 +137,80 @@ async fn local_replies_are_envoys() {
     ));
     pair.compare(&cases).await;
 }
+
+/// Answers that are shaped for people who must find the request again: `local_reply_config`.
+#[tokio::test]
+async fn local_replies_are_mapped_as_envoy_maps_them() {
+    let table = "
+      {match: {path: /empty}, route: {cluster: empty}},
+      {match: {path: /refused}, route: {cluster: refused}},
+      {match: {path: /direct}, direct_response: {status: 418, body: {inline_string: tea}}},
+      {match: {path: /typed}, direct_response: {status: 503, body: {inline_string: '{}'}}, response_headers_to_add: [{header: {key: content-type, value: application/json}, append_action: OVERWRITE_IF_EXISTS_OR_ADD}]},
+      {match: {path: /json}, direct_response: {status: 200, body_format: {json_format: {code: '%RESPONSE_CODE%', path: '%REQ(:path)%'}}}},
+      {match: {path: /redirect}, redirect: {host_redirect: other}},
+      {match: {prefix: /ok}, route: {cluster: up}}";
+    let status = |op: &str, code: u16| {
+        format!(
+            "status_code_filter: {{comparison: {{op: {op}, value: {{default_value: {code}, runtime_key: k}}}}}}"
+        )
+    };
+    let map = format!(
+        "local_reply_config: {{mappers: [\
+           {{filter: {{and_filter: {{filters: [{{{unavailable}}}, {{header_filter: {{header: {{name: x-map, string_match: {{exact: status}}}}}}}}]}}}}, status_code: 500}}, \
+           {{filter: {{header_filter: {{header: {{name: x-map, string_match: {{exact: body}}}}}}}}, body: {{inline_string: '%mapped'}}, \
+             headers_to_add: [{{header: {{key: x-id, value: '%REQ(x-request-id)% %RESPONSE_FLAGS%'}}}}, {{header: {{key: server, value: me}}, append_action: OVERWRITE_IF_EXISTS_OR_ADD}}]}}, \
+           {{filter: {{{teapot}}}, body_format_override: {{text_format_source: {{inline_string: '<b>%RESPONSE_CODE% %LOCAL_REPLY_BODY%</b>'}}, content_type: text/html}}}}, \
+           {{filter: {{response_flag_filter: {{flags: [NR]}}}}, status_code: 403, body: {{inline_string: ''}}}}], \
+         body_format: {{json_format: {{id: '%REQ(x-request-id)%', trace: '%TRACE_ID%', status: '%RESPONSE_CODE%', text: '%LOCAL_REPLY_BODY%', flags: '%RESPONSE_FLAGS%', why: '%RESPONSE_CODE_DETAILS%'}}}}}}",
+        unavailable = status("EQ", 503),
+        teapot = status("EQ", 418),
+    );
+    let text = "local_reply_config: {mappers: [{filter: {response_flag_filter: {flags: [UH]}}, body: {inline_string: 'nobody is there'}, headers_to_add: [{header: {key: content-type, value: text/x}}]}]}";
+    let on = |value: &str, rest: &str| {
+        format!(
+            "{{filter: {{header_filter: {{header: {{name: x-map, string_match: {{exact: {value}}}}}}}}}, {rest}}}"
+        )
+    };
+    let (body, header) =
+        ("body: {inline_string: changed}", "headers_to_add: [{header: {key: content-type, value: text/x}}]");
+    let format = "body_format_override: {text_format_source: {inline_string: 'F%LOCAL_REPLY_BODY%'}, content_type: text/html}";
+    let mappers = [
+        on("body", body),
+        on("header", header),
+        on("both", &format!("{body}, {header}")),
+        on("format", format),
+        on("format-header", &format!("{format}, {header}")),
+    ];
+    let types = format!("local_reply_config: {{mappers: [{}]}}", mappers.join(", "));
+    let listeners = [
+        http_listener("web", &format!("preserve_external_request_id: true, {map}"), &routes(table)),
+        http_listener("text", text, &routes(table)),
+        http_listener("types", &types, &routes(table)),
+    ];
+    let pair = Pair::start(&listeners, &clusters()).await.unwrap();
+    let mut cases = Vec::new();
+    for path in ["/none", "/empty", "/refused", "/direct", "/typed", "/json", "/redirect", "/ok"] {
+        for map in ["none", "status", "body"] {
+            let headers =
+                [format!("x-map: {map}"), "x-request-id: 00000000-0000-4000-8000-000000000001".to_owned()];
+            let headers: Vec<&str> = headers.iter().map(String::as_str).collect();
+            cases.push(Case::ask(format!("{path}, {map}"), &format!("GET {path}"), &headers));
+            cases.push(Case::ask(format!("HEAD {path}, {map}"), &format!("HEAD {path}"), &headers));
+            let grpc = [&headers[..], &["content-type: application/grpc"]].concat();
+            cases.push(Case::ask(format!("grpc {path}, {map}"), &format!("POST {path}"), &grpc));
+        }
+        cases.push(Case::ask(format!("{path}, text"), &format!("GET {path}"), &[]).at("text"));
+    }
+    for map in ["none", "body", "header", "both", "format", "format-header"] {
+        let headers = format!("x-map: {map}");
+        for path in ["/typed", "/direct", "/none"] {
+            let case = Case::ask(format!("types, {path}, {map}"), &format!("GET {path}"), &[&headers]);
+            let joins = path == "/typed" && ["header", "both", "format-header"].contains(&map);
+            let case = if joins { case.differs("Envoy joins the values of content-type") } else { case };
+            cases.push(case.at("types"));
+        }
+    }
+    cases.push(Case::new("no host", "GET / HTTP/1.1\r\n\r\n"));
+    cases.push(Case::new("malformed", "GET / HTTP/1.1\r\nhost: a\r\n: b\r\n\r\n"));
+    pair.compare(&cases).await;
+}

@@ -30,6 +30,17 @@ pub struct Bootstrap {
     pub dns: DnsResolver,
     /// A file that ejections by outlier detection are appended to.
     pub outlier_log: Option<PathBuf>,
+    /// Lines of the proxy's own log (`application_log_config`). `None`: as the command line says.
+    pub log_format: Option<LogFormat>,
+}
+
+/// Lines of the proxy's own log, as a pattern in spdlog's language.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogFormat {
+    /// The pattern.
+    pub pattern: Box<str>,
+    /// It makes a JSON object.
+    pub json: bool,
 }
 
 /// Dynamic sources.

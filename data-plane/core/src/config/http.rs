@@ -1,6 +1,7 @@
 //! The HTTP connection manager (Envoy `http_connection_manager.v3.HttpConnectionManager`).
 
-use super::{AccessLog, ConfigSource, HttpFilter, RouteConfig};
+use super::{AccessLog, AccessLogFilter, AccessLogFormat, ConfigSource, HttpFilter, RouteConfig};
+use crate::headers::edit::HeaderEdits;
 use crate::headers::{ClientCertDetails, ForwardClientCert};
 use std::sync::Arc;
 use std::time::Duration;
@@ -255,6 +256,35 @@ impl Default for Http2Options {
     }
 }
 
-/// Answer-shape overrides (Envoy `LocalReplyConfig`).
+/// What becomes of answers of the proxy itself (Envoy `LocalReplyConfig`).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct LocalReplyConfig {}
+pub struct LocalReplyConfig {
+    /// The first whose filter passes applies.
+    pub mappers: Vec<ResponseMapper>,
+    /// Of answers whose mapper has none of its own. `None`: the text itself, `text/plain`.
+    pub body_format: Option<BodyFormat>,
+}
+
+/// Changes some answers of the proxy itself (Envoy `ResponseMapper`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ResponseMapper {
+    /// Which.
+    pub filter: AccessLogFilter,
+    /// The status in place of theirs, `200..=599`.
+    pub status: Option<u16>,
+    /// The text in place of theirs, before it is formatted.
+    pub body: Option<bytes::Bytes>,
+    /// How the body is made.
+    pub body_format: Option<BodyFormat>,
+    /// Headers added.
+    pub headers: HeaderEdits,
+}
+
+/// How a body is made of what is known of a request (Envoy `SubstitutionFormatString`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BodyFormat {
+    /// Text, or a JSON object.
+    pub format: AccessLogFormat,
+    /// Default `text/plain`, or `application/json`.
+    pub content_type: Box<str>,
+}

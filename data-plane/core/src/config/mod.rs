@@ -25,7 +25,7 @@ pub use balance::{
     HashCookie, HashFunction, HashPolicy, HashSource, Hashing, LbPolicy, LeastRequest, LocalityLb, Maglev,
     MetadataMatch, RingHash, SlowStart,
 };
-pub use bootstrap::{Admin, Bootstrap, Dynamic, Locality, Node, StatsOptions};
+pub use bootstrap::{Admin, Bootstrap, Dynamic, Locality, LogFormat, Node, StatsOptions};
 pub use cluster::{
     Assignment, CircuitThresholds, Cluster, Discovery, DnsFamily, DnsOptions, DnsResolver, Endpoint,
     EndpointAddress, EndpointHealth, LocalityEndpoints, RetryBudget, TcpKeepalive, UpstreamProtocol,
@@ -37,8 +37,8 @@ pub use health::{
     Probe, TcpProbe,
 };
 pub use http::{
-    CodecType, EscapedSlashes, Hcm, Http1Options, Http2Options, LocalReplyConfig, PathNormalization,
-    RouteSource, ServerHeader, StripPort, Underscores,
+    BodyFormat, CodecType, EscapedSlashes, Hcm, Http1Options, Http2Options, LocalReplyConfig,
+    PathNormalization, ResponseMapper, RouteSource, ServerHeader, StripPort, Underscores,
 };
 pub use listener::{FilterChain, FilterChainMatch, Listener, ListenerFilter, NetworkFilter};
 pub use log::{AccessLog, AccessLogFilter, AccessLogFormat, AccessLogSink, Comparison, JsonFormat};

@@ -3,7 +3,6 @@
 use super::{BodyLimit, FilterOverrides, HashPolicy, Mirror, RateLimit, RetryPolicy};
 use crate::headers::Metadata;
 use crate::headers::edit::HeaderEdits;
-use crate::headers::format::Format;
 use crate::matcher::{HeaderMatcher, QueryMatcher, Regex, Runtime, Substitution};
 use std::sync::Arc;
 use std::time::Duration;
@@ -296,6 +295,6 @@ pub struct DirectResponse {
     pub status: u16,
     /// Body; at most 4 KiB unless the route configuration raises it.
     pub body: bytes::Bytes,
-    /// A formatted body instead (`body_format`), with its content type.
-    pub body_format: Option<(Format, Box<str>)>,
+    /// A formatted body instead.
+    pub body_format: Option<super::BodyFormat>,
 }

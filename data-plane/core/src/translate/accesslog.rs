@@ -192,7 +192,8 @@ fn default_format() -> AccessLogFormat {
     AccessLogFormat::Text(format.expect("INVARIANT: the default format compiles; a test holds it"))
 }
 
-fn filter(
+/// Which requests.
+pub(super) fn filter(
     proto: proto::AccessLogFilter,
     at: &Path<'_>,
     d: &mut Diagnostics,

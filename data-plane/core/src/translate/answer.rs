@@ -2,10 +2,8 @@
 
 use super::route::Scope;
 use super::{data, field, format, matcher};
-use crate::config::{AccessLogFormat, DirectResponse, Redirect, RedirectPath};
-use crate::headers::format::Format;
+use crate::config::{DirectResponse, Redirect, RedirectPath};
 use crate::path::{Diagnostics, Path, Rejected};
-use xds_types::envoy::config::core::v3::SubstitutionFormatString;
 use xds_types::envoy::config::route::v3 as proto;
 use xds_types::envoy::config::route::v3::redirect_action::{
     PathRewriteSpecifier, RedirectResponseCode, SchemeRewriteSpecifier,
@@ -83,25 +81,8 @@ pub(super) fn direct(
         return Err(d.reject(&body_at, message));
     }
     let body_format = match body_format {
-        Some(proto) => Some(body_format_of(proto, &at.field("body_format"), d, scope)?),
+        Some(proto) => Some(format::of_body(proto, &at.field("body_format"), d, scope.options)?),
         None => None,
     };
     Ok(DirectResponse { status, body: body.into(), body_format })
-}
-
-fn body_format_of(
-    proto: SubstitutionFormatString,
-    at: &Path<'_>,
-    d: &mut Diagnostics,
-    scope: Scope<'_>,
-) -> Result<(Format, Box<str>), Rejected> {
-    match format::substitution(proto, at, d, scope.options)? {
-        (AccessLogFormat::Text(format), content_type) if content_type.is_empty() => {
-            Ok((format, "text/plain".into()))
-        }
-        (AccessLogFormat::Text(format), content_type) => Ok((format, content_type)),
-        (AccessLogFormat::Json { .. }, _) => Err(
-            d.reject(&at.field("json_format"), "not supported in direct responses: use text_format_source")
-        ),
-    }
 }

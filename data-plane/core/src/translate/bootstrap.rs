@@ -5,13 +5,16 @@ use super::{
     DataLoader, Options, Sources, accesslog, address, cluster, discovery, dns, extension, listener, runtime,
     secret, source,
 };
-use crate::config::{self, Admin, Cluster, Dynamic, Listener, Locality, Node, StatsOptions};
+use crate::config::{self, Admin, Cluster, Dynamic, Listener, Locality, LogFormat, Node, StatsOptions};
 use crate::path::{Diagnostics, Path, Rejected};
 use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use xds_types::envoy::config::bootstrap::v3 as proto;
+use xds_types::envoy::config::bootstrap::v3::bootstrap::application_log_config::{
+    LogFormat as ApplicationLogFormat, log_format::LogFormat as LogFormatKind,
+};
 use xds_types::envoy::config::bootstrap::v3::bootstrap::{
     DeferredStatOptions, DynamicResources, StaticResources, StatsEviction, StatsFlush,
 };
@@ -88,12 +91,15 @@ pub(super) fn bootstrap(
     ignored!(d, at, "stats are scraped from the admin server"; stats_sinks, stats_flush_interval);
     ignored!(d, at, "there is no watchdog"; watchdog, watchdogs, fatal_actions);
     ignored!(d, at, "there are no such stats"; enable_dispatcher_stats, stats_server_version_override);
-    ignored!(d, at, "logs are set up by the command line"; application_log_config);
     ignored!(d, at, "well-known headers need no registration"; inline_headers);
     ignored!(d, at, "only observes"; perf_tracing_file_path, xds_config_tracker_extension);
     ignored!(d, at, "channels live as long as their source"; grpc_async_client_manager_config);
     ignored!(d, at, "the allocator and the scheduler decide"; memory_allocator_manager, enable_worker_cpu_affinity);
     stats_extras(deferred_stat_options, stats_flush, stats_eviction, at, d);
+    let log_format = match application_log_config {
+        Some(proto) => application_log(proto, &at.field("application_log_config"), d),
+        None => Ok(None),
+    };
     let outlier_log = cluster_manager_options(cluster_manager, &at.field("cluster_manager"), d);
     regex_engine(default_regex_engine, &at.field("default_regex_engine"), d);
     manager_extension(listener_manager, &at.field("listener_manager"), d);
@@ -149,8 +155,34 @@ pub(super) fn bootstrap(
         runtime_admin_layer: runtime.admin_layer,
         dns: sources.dns,
         outlier_log,
+        log_format: log_format?,
         clusters,
     })
+}
+
+/// The lines of the proxy's own log. Whether the pattern is one is for the log to say.
+fn application_log(
+    proto: proto::bootstrap::ApplicationLogConfig,
+    at: &Path<'_>,
+    d: &mut Diagnostics,
+) -> Result<Option<LogFormat>, Rejected> {
+    let proto::bootstrap::ApplicationLogConfig { log_format } = proto;
+    let Some(ApplicationLogFormat { log_format }) = log_format else { return Ok(None) };
+    let at = at.field("log_format");
+    match log_format {
+        Some(LogFormatKind::TextFormat(pattern)) => {
+            Ok(Some(LogFormat { pattern: pattern.into(), json: false }))
+        }
+        Some(LogFormatKind::JsonFormat(object)) => {
+            let pattern = serde_json::Value::Object(runtime::json_object(object)).to_string();
+            if let Some(flag) = ["%v", "%_"].into_iter().find(|flag| pattern.contains(flag)) {
+                let why = format_args!("{flag} would break the JSON: use %j");
+                return Err(d.reject(&at.field("json_format"), why));
+            }
+            Ok(Some(LogFormat { pattern: pattern.into(), json: true }))
+        }
+        None => Err(d.reject(&at, "one of json_format, text_format is required")),
+    }
 }
 
 fn static_clusters(

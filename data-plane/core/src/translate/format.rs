@@ -2,7 +2,7 @@
 
 use super::field::{ignored, unsupported};
 use super::{Options, data};
-use crate::config::{AccessLogFormat, JsonFormat};
+use crate::config::{AccessLogFormat, BodyFormat, JsonFormat};
 use crate::headers::format::{Format, Missing};
 use crate::path::{Diagnostics, Path, Rejected};
 use xds_types::envoy::config::core::v3::substitution_format_string::Format as Kind;
@@ -40,6 +40,22 @@ pub(super) fn substitution(
         None => return Err(d.reject(at, "one of text_format_source, json_format, text_format is required")),
     };
     Ok((format, content_type.into()))
+}
+
+/// How a body is made.
+pub(super) fn of_body(
+    proto: SubstitutionFormatString,
+    at: &Path<'_>,
+    d: &mut Diagnostics,
+    o: &Options<'_>,
+) -> Result<BodyFormat, Rejected> {
+    let (format, content_type) = substitution(proto, at, d, o)?;
+    let content_type = match &format {
+        _ if !content_type.is_empty() => content_type,
+        AccessLogFormat::Text(_) => "text/plain".into(),
+        AccessLogFormat::Json { .. } => "application/json".into(),
+    };
+    Ok(BodyFormat { format, content_type })
 }
 
 /// A compiled format of a log, which has no content type.

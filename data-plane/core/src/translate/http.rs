@@ -2,9 +2,12 @@
 
 use super::field::{self, ignored, required, unsupported};
 use super::protocol::{self, Side};
-use super::{Options, accesslog, address, duration, extension, filters, route, source, tracing};
+use super::{
+    Options, accesslog, address, data, duration, edits, extension, filters, format, route, source, tracing,
+};
 use crate::config::{
-    CodecType, EscapedSlashes, Hcm, LocalReplyConfig, PathNormalization, RouteSource, ServerHeader, StripPort,
+    CodecType, EscapedSlashes, Hcm, LocalReplyConfig, PathNormalization, ResponseMapper, RouteSource,
+    ServerHeader, StripPort,
 };
 use crate::headers::{ClientCertDetails, ForwardClientCert, Scheme};
 use crate::matcher::Cidr;
@@ -116,7 +119,7 @@ pub(super) fn manager(
     let details_at = at.field("set_current_client_cert_details");
     let client_cert_details =
         client_certificate_details(set_current_client_cert_details, client_cert, &details_at, d);
-    local_reply(local_reply_config, &at.field("local_reply_config"), d);
+    let local_reply = local_reply(local_reply_config, &at.field("local_reply_config"), d, o);
     let ids = match request_id_extension {
         Some(extension) => request_id(extension, tracing.is_some(), &at.field("request_id_extension"), d),
         None => tracing::RequestIds::default(),
@@ -200,7 +203,7 @@ pub(super) fn manager(
         },
         strip_port: strip_port(strip_matching_host_port, strip_port_mode, at, d),
         strip_trailing_host_dot,
-        local_reply: LocalReplyConfig::default(),
+        local_reply: local_reply?,
         upgrades: upgrades(upgrade_configs, &at.field("upgrade_configs"), d),
         add_user_agent: add_user_agent.is_some_and(|v| v.value),
         proxy_100_continue,
@@ -351,9 +354,48 @@ fn client_certificate_details(
     ClientCertDetails { subject: subject.is_some_and(|v| v.value), cert, chain, dns, uri }
 }
 
-fn local_reply(proto: Option<proto::LocalReplyConfig>, at: &Path<'_>, d: &mut Diagnostics) {
-    let Some(proto::LocalReplyConfig { mappers, body_format }) = proto else { return };
-    unsupported!(d, at, "changes of local replies are not built yet"; mappers, body_format);
+/// What becomes of local replies.
+fn local_reply(
+    proto: Option<proto::LocalReplyConfig>,
+    at: &Path<'_>,
+    d: &mut Diagnostics,
+    o: &Options<'_>,
+) -> Result<LocalReplyConfig, Rejected> {
+    let Some(proto::LocalReplyConfig { mappers, body_format }) = proto else {
+        return Ok(LocalReplyConfig::default());
+    };
+    let mappers =
+        field::each(mappers, &at.field("mappers"), d, |proto, at, d| response_mapper(proto, at, d, o));
+    let format_at = at.field("body_format");
+    let body_format = body_format.map(|proto| format::of_body(proto, &format_at, d, o)).transpose()?;
+    Ok(LocalReplyConfig { mappers, body_format })
+}
+
+fn response_mapper(
+    proto: proto::ResponseMapper,
+    at: &Path<'_>,
+    d: &mut Diagnostics,
+    o: &Options<'_>,
+) -> Result<ResponseMapper, Rejected> {
+    let proto::ResponseMapper { filter, status_code, body, body_format_override, headers_to_add } = proto;
+    let filter_at = at.field("filter");
+    let filter = required(filter, &filter_at, d).and_then(|proto| accesslog::filter(proto, &filter_at, d));
+    let status = match status_code.map(|v| u16::try_from(v.value)) {
+        None => None,
+        Some(Ok(status @ 200..=599)) => Some(status),
+        Some(_) => return Err(d.reject(&at.field("status_code"), "must be 200 to 599")),
+    };
+    let body = body.map(|source| data::bytes(source, &at.field("body"), d, o)).transpose();
+    let format_at = at.field("body_format_override");
+    let body_format = body_format_override.map(|proto| format::of_body(proto, &format_at, d, o)).transpose();
+    let headers = edits::additions(headers_to_add, &at.field("headers_to_add"), d);
+    Ok(ResponseMapper {
+        filter: filter?,
+        status,
+        body: body?.map(Into::into),
+        body_format: body_format?,
+        headers,
+    })
 }
 
 /// Only the UUID extension that Envoy uses by default.

@@ -373,8 +373,11 @@ fn connection_managers() {
             &["HCM.set_current_client_cert_details.issuer: not supported"],
         ),
         (
-            hcm("local_reply_config: {mappers: [{filter: {not_health_check_filter: {}}}]}"),
-            &["HCM.local_reply_config.mappers: changes of local replies are not built yet"],
+            hcm("local_reply_config: {mappers: [{filter: {log_type_filter: {}}, status_code: 700}]}"),
+            &[
+                "HCM.local_reply_config.mappers[0].filter.log_type_filter: not supported",
+                "HCM.local_reply_config.mappers[0].status_code: must be 200 to 599",
+            ],
         ),
         (
             hcm("scheme_header_transformation: {scheme_to_overwrite: ftp}"),
@@ -629,11 +632,6 @@ fn actions() {
                  {prefix: /}, direct_response: {status: 200, body: {inline_string: four}}}]}]",
             ),
             &["ROUTE.direct_response.body: has 4 bytes, more than the 3 allowed"],
-        ),
-        (
-            direct("status: 200, body_format: {json_format: {a: b}}"),
-            &["ROUTE.direct_response.body_format.json_format: not supported in direct responses: use \
-               text_format_source"],
         ),
     ]);
 }

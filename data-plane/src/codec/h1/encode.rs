@@ -199,9 +199,18 @@ fn status_line(out: &mut Vec<u8>, status: u16, version: Version) {
     out.extend_from_slice(if version == Version::Http10 { b"HTTP/1.0 " } else { b"HTTP/1.1 " });
     out.extend_from_slice(itoa::Buffer::new().format(status).as_bytes());
     out.push(b' ');
-    let reason = http::StatusCode::from_u16(status).ok().and_then(|s| s.canonical_reason());
-    out.extend_from_slice(reason.unwrap_or("Unknown").as_bytes());
+    out.extend_from_slice(reason(status).as_bytes());
     out.extend_from_slice(b"\r\n");
+}
+
+/// The reason phrase, as Envoy words it.
+fn reason(status: u16) -> &'static str {
+    match status {
+        203 => "Non-Authoritative Information",
+        418 | 451 => "Unknown",
+        599 => "Last Unassigned Server Error Code",
+        _ => http::StatusCode::from_u16(status).ok().and_then(|s| s.canonical_reason()).unwrap_or("Unknown"),
+    }
 }
 
 fn content_length(out: &mut Vec<u8>, name: &[u8], bytes: u64, case: NameCase) {

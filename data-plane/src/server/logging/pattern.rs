@@ -1,7 +1,9 @@
 //! Log line formats: the part of spdlog's patterns that Envoy users write.
 
+use arc_swap::ArcSwap;
 use std::fmt;
 use std::fmt::Write;
+use std::sync::Arc;
 use time::OffsetDateTime;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
@@ -61,7 +63,6 @@ impl Pattern {
         if unknown.is_empty() { Ok(Self(parts)) } else { Err(unknown) }
     }
 
-    /// Whether lines are made with the message escaped for JSON.
     fn write(&self, out: &mut dyn Write, line: &Line<'_>) -> fmt::Result {
         for part in &self.0 {
             match part {
@@ -153,7 +154,21 @@ impl Visit for Text {
     }
 }
 
-impl<S, N> FormatEvent<S, N> for Pattern
+/// A pattern that can be changed while lines are written; clones share it.
+#[derive(Clone)]
+pub(super) struct SharedPattern(Arc<ArcSwap<Pattern>>);
+
+impl SharedPattern {
+    pub(super) fn new(pattern: Pattern) -> Self {
+        Self(Arc::new(ArcSwap::from_pointee(pattern)))
+    }
+
+    pub(super) fn set(&self, pattern: Pattern) {
+        self.0.store(Arc::new(pattern));
+    }
+}
+
+impl<S, N> FormatEvent<S, N> for SharedPattern
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
     N: for<'a> FormatFields<'a> + 'static,
@@ -172,7 +187,7 @@ where
             line: meta.line().unwrap_or(0),
             message: &text.message,
         };
-        self.write(&mut out, &line)
+        self.0.load().write(&mut out, &line)
     }
 }
 

@@ -7,6 +7,7 @@ use crate::codec::{Body, BodyError};
 use crate::http::local_reply::{Cause, LocalReply, Reset};
 use crate::http::stream::StreamCx;
 use crate::upstream::{Exchange, Outcome, UpstreamErrorKind};
+use data_plane_core::accesslog::Renderer;
 use data_plane_core::config::DirectResponse;
 use data_plane_core::headers::{HeaderId, RequestHead, ResponseHead};
 use std::borrow::Cow;
@@ -118,14 +119,14 @@ pub(super) fn direct_response(direct: &DirectResponse, head: &RequestHead, cx: &
     // Envoy names the request's own address in 201 and 3xx.
     let location = (direct.status == 201 || (300..400).contains(&direct.status))
         .then(|| format!("{}://{}{}", head.scheme.as_str(), head.authority, head.path).into());
-    let Some((format, content_type)) = &direct.body_format else {
+    let Some(format) = &direct.body_format else {
         let reply = LocalReply::from(Cause::Direct(direct.status, direct.body.clone()));
         return LocalReply { location, ..reply };
     };
-    let mut body = Vec::new();
-    cx.with_record(Some(head), None, None, |record| format.render(record, &mut body));
+    let (mut body, renderer) = (Vec::new(), Renderer::new(&format.format));
+    cx.with_record(Some(head), None, None, |record| renderer.render(record, &mut body));
     let mut reply = LocalReply::from(Cause::Direct(direct.status, body.into()));
-    reply.content_type = Some(content_type.clone());
+    reply.content_type = Some(format.content_type.clone());
     reply.location = location;
     reply
 }
