@@ -7,6 +7,7 @@ mod convert;
 mod error;
 pub mod grpc;
 mod guarded;
+mod health;
 pub mod rest;
 mod tokens;
 

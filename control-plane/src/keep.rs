@@ -1,16 +1,19 @@
 //! The last good world on disk, so that a control plane that restarts while its store is away still serves.
 //!
+//! Beside it, the instances that are held though their store has lost them: a restart must not let them go.
 //! Written some time after each change, in one rename; read once at the start. What the embedded store holds is
 //! on this disk anyway and is left out.
 
-use crate::model::{Event, Held, Object, SourceId, Sync};
-use crate::pipeline::{Handle, View};
+use crate::model::{Event, Held, Instance, Object, ServiceName, SourceId, Sync};
+use crate::pipeline::{Handle, Hold, View};
 use crate::source::Sender;
 use crate::source::keys::{self, Key};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
@@ -28,22 +31,53 @@ struct Kept {
     instances: BTreeMap<String, String>,
 }
 
+/// Held services, by name.
+#[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Holds(BTreeMap<String, KeptHold>);
+
+/// What is held of a service: since when, in seconds since 1970, how many are left, and the lost instances as in [`Kept`].
+#[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
+struct KeptHold {
+    since: u64,
+    live: usize,
+    instances: BTreeMap<String, String>,
+}
+
 /// Where the last good world is kept.
 #[derive(Clone, Debug)]
 pub struct Keeper {
     path: PathBuf,
+    holds: PathBuf,
     sources: Vec<SourceId>,
 }
 
 impl Keeper {
-    /// Keeps what `sources` hold in `path`.
-    pub fn new(path: PathBuf, sources: Vec<SourceId>) -> Self {
-        Self { path, sources }
+    /// Keeps what `sources` hold in `last-good.json` of a directory, and what is held in `held.json`.
+    pub fn new(dir: &Path, sources: Vec<SourceId>) -> Self {
+        Self { path: dir.join("last-good.json"), holds: dir.join("held.json"), sources }
+    }
+
+    /// What was held when the process before this one ended.
+    pub fn holds(&self) -> BTreeMap<ServiceName, Hold> {
+        let file: Holds = match read(&self.holds) {
+            Ok(file) => file.unwrap_or_default(),
+            Err(reason) => {
+                warn!(file = %self.holds.display(), %reason, "held instances are unreadable; they are let go");
+                return BTreeMap::new();
+            }
+        };
+        let hold = |kept: KeptHold| Hold {
+            since: SystemTime::UNIX_EPOCH + Duration::from_secs(kept.since),
+            until: None,
+            lost: read_instances(&kept.instances).map(Arc::new).collect(),
+            live: kept.live,
+        };
+        file.0.into_iter().filter_map(|(name, kept)| Some((ServiceName::new(&name).ok()?, hold(kept)))).collect()
     }
 
     /// Tells what was kept, before any source does.
     pub async fn restore(&self, events: &Sender) {
-        let file = match read(&self.path) {
+        let file: File = match read(&self.path) {
             Ok(Some(file)) => file,
             Ok(None) => return,
             Err(reason) => {
@@ -62,23 +96,24 @@ impl Keeper {
     pub async fn run(self, pipeline: Handle, stop: CancellationToken) {
         let mut views = pipeline.watch();
         let mut written = File::default();
+        let mut written_holds = None;
         loop {
             let changed = tokio::select! {
                 changed = views.changed() => changed.is_ok(),
                 () = stop.cancelled() => false,
             };
-            let file = self.snapshot(&views.borrow_and_update().clone());
+            let view = views.borrow_and_update().clone();
             // What has not been heard from must not overwrite what was kept of it.
-            if let Some(file) = file.filter(|f| *f != written) {
-                let path = self.path.clone();
-                let outcome = tokio::task::spawn_blocking(move || write(&path, &file).map(|()| file)).await;
-                match outcome {
-                    Ok(Ok(file)) => written = file,
-                    Ok(Err(reason)) => {
-                        error!(file = %self.path.display(), %reason, "last good state not kept")
-                    }
-                    Err(reason) => error!(%reason, "last good state not kept"),
-                }
+            if let Some(file) = self.snapshot(&view).filter(|f| *f != written) {
+                written = keep(&self.path, file).await.unwrap_or(written);
+            }
+            let holds = Holds::of(&view);
+            let same = match &written_holds {
+                Some(written) => *written == holds,
+                None => holds == Holds::default() && !self.holds.exists(),
+            };
+            if !same {
+                written_holds = keep(&self.holds, holds).await.or(written_holds);
             }
             if !changed {
                 return;
@@ -98,10 +133,7 @@ impl Keeper {
                 return None;
             }
             let mut kept = Kept::default();
-            for instance in held.instances.values().flat_map(|all| all.values()) {
-                let key = keys::instance_key(&instance.service, &instance.id);
-                kept.instances.insert(key, keys::write_instance(instance));
-            }
+            kept.instances = write_instances(held.instances.values().flat_map(|all| all.values()));
             // What is in force, not what is newest: a quarantined object's last good outlives a restart.
             let states = view.objects.states().values().filter(|s| s.source == *source);
             for object in states.filter_map(|s| s.in_force.as_ref()) {
@@ -124,16 +156,47 @@ impl Kept {
                 held.objects.push(Object::stored(key, *revision, text));
             }
         }
-        for (key, value) in &self.instances {
-            if let Ok(Key::Instance(service, id)) = Key::parse(key) {
-                held.instances.extend(keys::read_instance(service, id, value.as_bytes()).ok());
-            }
-        }
+        held.instances.extend(read_instances(&self.instances));
         held
     }
 }
 
-fn read(path: &Path) -> Result<Option<File>, std::io::Error> {
+impl Holds {
+    fn of(view: &View) -> Self {
+        let kept = |hold: &Hold| KeptHold {
+            since: hold.since.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs(),
+            live: hold.live,
+            instances: write_instances(&hold.lost),
+        };
+        Self(view.holds.iter().map(|(service, hold)| (service.to_string(), kept(hold))).collect())
+    }
+}
+
+fn write_instances<'a>(instances: impl IntoIterator<Item = &'a Arc<Instance>>) -> BTreeMap<String, String> {
+    let one = |i: &Arc<Instance>| (keys::instance_key(&i.service, &i.id), keys::write_instance(i));
+    instances.into_iter().map(one).collect()
+}
+
+fn read_instances(kept: &BTreeMap<String, String>) -> impl Iterator<Item = Instance> + '_ {
+    kept.iter().filter_map(|(key, value)| match Key::parse(key) {
+        Ok(Key::Instance(service, id)) => keys::read_instance(service, id, value.as_bytes()).ok(),
+        _ => None,
+    })
+}
+
+/// Writes off the runtime's threads. Answers what was written.
+async fn keep<T: Serialize + Send + 'static>(path: &Path, file: T) -> Option<T> {
+    let to = path.to_owned();
+    let outcome = tokio::task::spawn_blocking(move || write(&to, &file).map(|()| file)).await;
+    match outcome {
+        Ok(Ok(file)) => return Some(file),
+        Ok(Err(reason)) => error!(file = %path.display(), %reason, "last good state not kept"),
+        Err(reason) => error!(%reason, "last good state not kept"),
+    }
+    None
+}
+
+fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, std::io::Error> {
     match std::fs::read(path) {
         Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes)?)),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
@@ -141,7 +204,7 @@ fn read(path: &Path) -> Result<Option<File>, std::io::Error> {
     }
 }
 
-fn write(path: &Path, file: &File) -> Result<(), std::io::Error> {
+fn write<T: Serialize>(path: &Path, file: &T) -> Result<(), std::io::Error> {
     let new = path.with_extension("new");
     std::fs::write(&new, serde_json::to_vec(file)?)?;
     std::fs::rename(&new, path)
@@ -150,7 +213,7 @@ fn write(path: &Path, file: &File) -> Result<(), std::io::Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Instance, Kind, ObjectKey, ObjectName, ServiceName};
+    use crate::model::{Kind, ObjectKey, ObjectName};
     use crate::pipeline::{Options, Pipeline};
     use tempfile::TempDir;
 
@@ -168,7 +231,7 @@ mod tests {
     async fn what_a_source_held_is_told_again_after_a_restart() {
         let dir = TempDir::new().unwrap();
         let source = SourceId::new(0, "etcd");
-        let keeper = Keeper::new(dir.path().join("world.json"), vec![source.clone()]);
+        let keeper = Keeper::new(dir.path(), vec![source.clone()]);
 
         let (events, receiver) = crate::source::channel();
         keeper.restore(&events).await; // nothing was kept yet
@@ -193,10 +256,13 @@ mod tests {
     #[tokio::test]
     async fn a_damaged_file_is_not_used() {
         let dir = TempDir::new().unwrap();
-        let path = dir.path().join("world.json");
-        std::fs::write(&path, "{").unwrap();
+        for name in ["last-good.json", "held.json"] {
+            std::fs::write(dir.path().join(name), "{").unwrap();
+        }
         let (events, mut receiver) = crate::source::channel();
-        Keeper::new(path, vec![SourceId::new(0, "etcd")]).restore(&events).await;
+        let keeper = Keeper::new(dir.path(), vec![SourceId::new(0, "etcd")]);
+        keeper.restore(&events).await;
+        assert!(keeper.holds().is_empty());
         assert!(receiver.try_recv().is_err());
     }
 }

@@ -14,6 +14,7 @@
 //! | [`ads`] | the xDS server |
 //! | [`pipeline`] | events in, publications out |
 //! | [`access`] | who may call the API, and what each did |
+//! | [`fleet`] | how proxies see the health of services |
 //! | [`ratelimit`] | the rate-limit service, its counters in memory or in Redis |
 //! | [`keep`] | the last good world on disk |
 //! | [`api`] | what people and tools ask: gRPC and REST |
@@ -24,6 +25,7 @@ pub mod access;
 pub mod ads;
 pub mod api;
 pub mod authority;
+pub mod fleet;
 pub mod keep;
 pub mod model;
 pub mod pipeline;

@@ -4,6 +4,7 @@
 //! changed. Knows nothing of xDS: `translate` reads the world.
 
 pub mod check;
+pub mod guard;
 mod id;
 mod instance;
 mod object;
@@ -15,4 +16,4 @@ pub use id::{InstanceId, InvalidName, Kind, ObjectKey, ObjectName, ServiceName, 
 pub use instance::{Health, Instance, InvalidInstance, MAX_WEIGHT};
 pub use object::{Content, Object, listener_address, listener_name};
 pub use problem::{Problem, Problems, Severity};
-pub use world::{Change, Contribution, Event, Held, Sync, World, apply};
+pub use world::{Change, Contribution, Event, Gone, Held, Sync, World, apply};

@@ -5,7 +5,9 @@
 //! that have not, for [`Options::restore_grace`]. Nothing is published whose content did not change.
 
 mod debounce;
+mod loss;
 
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -14,14 +16,16 @@ use metrics::{
     Counter, Gauge, Histogram, counter, describe_counter, describe_gauge, describe_histogram, gauge,
     histogram,
 };
-use tokio::sync::watch;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 use xds_types::portolan::config::v1::Resource;
 
 use self::debounce::Debounce;
-use crate::model::{Change, Event, ObjectKey, SourceId, World, apply};
+pub use self::loss::Hold;
+use self::loss::{Accept, Losses};
+use crate::model::{Change, Event, InstanceId, ObjectKey, ServiceName, SourceId, World, apply, guard};
 use crate::snapshot::Cache;
 use crate::source::Receiver;
 use crate::translate::{self, Admission, Compiler, Objects, Trust};
@@ -40,6 +44,10 @@ pub struct Options {
     pub restore_grace: Duration,
     /// Opens secrets and issues identities. Default: opens nothing that is stored.
     pub trust: Trust,
+    /// When lost instances are held.
+    pub guard: guard::Options,
+    /// What the process before this one held.
+    pub holds: BTreeMap<ServiceName, Hold>,
 }
 
 impl Default for Options {
@@ -50,6 +58,8 @@ impl Default for Options {
             longest: Duration::from_millis(100),
             restore_grace: Duration::from_secs(5),
             trust: Trust::default(),
+            guard: guard::Options::default(),
+            holds: BTreeMap::new(),
         }
     }
 }
@@ -57,8 +67,10 @@ impl Default for Options {
 /// What the pipeline knows, for the API and for keeping on disk.
 #[derive(Clone, Debug, Default)]
 pub struct View {
-    /// What the sources hold.
+    /// What the sources hold; its merged view has the held instances too.
     pub world: World,
+    /// Services most of whose instances are lost, and held.
+    pub holds: BTreeMap<ServiceName, Hold>,
     /// Which objects are in force.
     pub objects: Objects,
     /// Something in force needs the built-in authority, and there is none.
@@ -75,6 +87,7 @@ pub struct Handle {
     view: watch::Receiver<Arc<View>>,
     cache: Arc<Cache>,
     trust: Trust,
+    accepts: mpsc::Sender<Accept>,
 }
 
 impl Handle {
@@ -103,6 +116,13 @@ impl Handle {
         &self.trust
     }
 
+    /// Lets go what is held of a service. Answers which instances; `None` when nothing is held.
+    pub async fn accept_loss(&self, service: ServiceName) -> Option<Vec<InstanceId>> {
+        let (reply, answer) = oneshot::channel();
+        self.accepts.send(Accept { service, reply }).await.ok()?;
+        answer.await.ok()?
+    }
+
     /// Whether something was published: `readyz`.
     pub fn is_ready(&self) -> bool {
         self.cache.latest().is_some()
@@ -117,6 +137,8 @@ pub struct Pipeline {
     view: watch::Sender<Arc<View>>,
     cache: Arc<Cache>,
     compiler: Compiler,
+    losses: Losses,
+    accepts: mpsc::Receiver<Accept>,
     metrics: Metrics,
 }
 
@@ -124,12 +146,20 @@ impl Pipeline {
     /// A pipeline over the events of all sources.
     pub fn new(options: Options, events: Receiver) -> (Self, Handle) {
         let world = World::new(options.sources.iter().cloned());
-        let view = watch::Sender::new(Arc::new(View { world, ..View::default() }));
+        let losses = Losses::new(options.guard.clone(), &options.holds);
+        let view = View { world, holds: losses.holds(), ..View::default() };
+        let view = watch::Sender::new(Arc::new(view));
         let cache = Arc::new(Cache::new());
         let trust = options.trust.clone();
-        let handle = Handle { view: view.subscribe(), cache: cache.clone(), trust: trust.clone() };
+        let (accept, accepts) = mpsc::channel(loss::ACCEPT_QUEUE);
+        let handle = Handle {
+            view: view.subscribe(),
+            cache: cache.clone(),
+            trust: trust.clone(),
+            accepts: accept,
+        };
         let (compiler, metrics) = (Compiler::new(trust), Metrics::new());
-        (Self { options, events, view, cache, compiler, metrics }, handle)
+        (Self { options, events, view, cache, compiler, losses, accepts, metrics }, handle)
     }
 
     /// Runs until cancelled, or until every source has let go of its sender and all events are published.
@@ -142,7 +172,7 @@ impl Pipeline {
             let now = Instant::now();
             let grace = restored_at.map(|at| at + self.options.restore_grace).filter(|at| *at > now);
             let renewal = self.renewal(now);
-            let next = [debounce.due(), grace, renewal].into_iter().flatten().min();
+            let next = [debounce.due(), grace, renewal, self.losses.next()].into_iter().flatten().min();
             tokio::select! {
                 // Cancel-safe: `recv` loses nothing when dropped, and sleeping has no effect.
                 event = self.events.recv() => {
@@ -163,10 +193,15 @@ impl Pipeline {
                         restored_at = Some(Instant::now());
                     }
                 }
+                Some(accept) = self.accepts.recv() => self.losses.accept(accept, &mut waiting),
                 () = sleep_until(next.unwrap_or(now)), if next.is_some() => {}
                 () = stop.cancelled() => return,
             }
             let now = Instant::now();
+            self.losses.tick(now, &mut waiting);
+            if !waiting.is_empty() && debounce.due().is_none() {
+                debounce.event(now);
+            }
             let first_due =
                 !self.has_published() && restored_at.is_some_and(|at| at + self.options.restore_grace <= now);
             let renew = renewal.is_some_and(|at| at <= now);
@@ -186,7 +221,7 @@ impl Pipeline {
         self.view.borrow().publications > 0
     }
 
-    fn reduce(&self, world: World, event: Event, waiting: &mut Change) -> World {
+    fn reduce(&mut self, world: World, event: Event, waiting: &mut Change) -> World {
         let resync = matches!(event, Event::Resync { .. });
         let source = event.source().clone();
         let (world, change) = apply(world, event);
@@ -195,6 +230,7 @@ impl Pipeline {
             let (services, objects) = (change.services.len(), change.objects.len());
             info!(%source, services, objects, "source listed everything");
         }
+        self.losses.see(&world, &change, Instant::now());
         waiting.merge(change);
         world
     }
@@ -212,6 +248,10 @@ impl Pipeline {
         debounce.build_started();
         let mut view = View::clone(&self.view.borrow());
         view.world = world.clone();
+        view.holds = self.losses.holds();
+        for (service, hold) in &view.holds {
+            view.world.hold(service, hold.lost.clone());
+        }
         let ready =
             world.is_synced() || restored.is_some_and(|at| at + self.options.restore_grace <= started);
         // A bug in a translator must not end the control plane: what was published stays in force.

@@ -8,9 +8,9 @@ mod tls;
 use crate::ads;
 use crate::api::rest::{MakeBootstrap, Metrics};
 use crate::api::{Api, Guarded, Stores, grpc, rest};
+use crate::fleet::Fleet;
 use crate::keep::Keeper;
 use crate::pipeline::{Options, Pipeline};
-use crate::ratelimit::Limiter;
 use crate::settings::{PortTls, Settings, SettingsError};
 use crate::translate::bootstrap::{Api as Dialect, Bootstrap, Tls as BootstrapTls};
 use std::collections::BTreeMap;
@@ -23,6 +23,9 @@ use tokio::task::JoinSet;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
+
+/// Longest interval of reports: three of them fit in the time for which one counts.
+const MAX_REPORT_S: u32 = 20;
 
 /// How long open calls may go on after the stop.
 const GRACE: Duration = Duration::from_secs(2);
@@ -81,14 +84,13 @@ pub async fn start(settings: &Settings, metrics: Metrics) -> Result<Running, Set
     let (events, receiver) = crate::source::channel();
     let (quiet, longest) = settings.debounce();
     let ids = sources.all.iter().map(|s| s.id().clone()).collect();
-    let (pipeline, handle) =
-        Pipeline::new(Options { sources: ids, quiet, longest, trust, ..Options::default() }, receiver);
-    let keeper = Keeper::new(settings.data_dir.join("last-good.json"), sources.remote.clone());
+    let keeper = Keeper::new(&settings.data_dir, sources.remote.clone());
+    let (guard, holds) = (settings.guard(), keeper.holds());
+    let options = Options { sources: ids, quiet, longest, trust, guard, holds, ..Options::default() };
+    let (pipeline, handle) = Pipeline::new(options, receiver);
     tasks.spawn(pipeline.run(stop.clone()));
     keeper.restore(&events).await;
-    if !sources.remote.is_empty() {
-        tasks.spawn(keeper.run(handle.clone(), stop.clone()));
-    }
+    tasks.spawn(keeper.run(handle.clone(), stop.clone()));
     for source in sources.all {
         let (events, stop) = (events.clone(), stop.clone());
         tasks.spawn(async move { source.watch(events, stop).await });
@@ -102,7 +104,9 @@ pub async fn start(settings: &Settings, metrics: Metrics) -> Result<Running, Set
     let streams = ads::Service::new(Arc::clone(handle.cache()), Arc::clone(&nodes), options);
     let stores = Stores { config: sources.config, services: sources.services };
     tasks.spawn(root::keep(handle.clone(), Arc::clone(&stores.config), stop.clone()));
-    let calls = Guarded::new(Api::new(handle, nodes, stores, &identifier), access, audit);
+    let fleet = Fleet::new();
+    let calls = Api::new(handle, nodes, fleet.clone(), stores, &identifier);
+    let calls = Guarded::new(calls, access, audit);
     let bootstrap = make_bootstrap(xds.1, settings.xds_tls());
     let router = rest::router(calls.clone(), metrics, bootstrap)
         .route_service(grpc::PATH, grpc::service(calls.clone()))
@@ -110,7 +114,10 @@ pub async fn start(settings: &Settings, metrics: Metrics) -> Result<Running, Set
     for tls in [&xds_tls, &api_tls].into_iter().flatten() {
         tasks.spawn(Arc::clone(tls).follow(stop.clone()));
     }
-    tasks.spawn(serve_xds(tls::accept(xds.0, xds_tls, stop.clone()), streams, limiter, stop.clone()));
+    // Proxies reach the rate-limit and the metrics service over the cluster that they have for xDS.
+    let routes = streams.routes().add_service(limiter.server());
+    let routes = routes.into_axum_router().merge(fleet.router()).into();
+    tasks.spawn(serve_xds(tls::accept(xds.0, xds_tls, stop.clone()), routes, stop.clone()));
     tasks.spawn(http::serve(tls::accept(api.0, api_tls, stop.clone()), router, stop.clone()));
 
     let running = Running { xds: xds.1, api: api.1, ratelimit: ratelimit.1, stop, tasks };
@@ -144,14 +151,11 @@ async fn bind(
 
 async fn serve_xds(
     connections: mpsc::Receiver<tls::Conn>,
-    streams: ads::Service,
-    limiter: Limiter,
+    routes: tonic::service::Routes,
     stop: CancellationToken,
 ) {
     let connections = ReceiverStream::new(connections);
     let incoming = tokio_stream::StreamExt::map(connections, Ok::<_, std::io::Error>);
-    // Proxies reach the rate-limit service over the cluster that they have for xDS.
-    let routes = streams.routes().add_service(limiter.server());
     let served = ads::Service::server().add_routes(routes).serve_with_incoming(incoming);
     tokio::select! {
         // Streams of proxies never end by themselves: they are cut, and come back to another replica.
@@ -203,6 +207,12 @@ fn make_bootstrap(xds: SocketAddr, tls: Option<PortTls>) -> MakeBootstrap {
                 Some(BootstrapTls { ca: ca.to_owned(), identity, sni })
             }
         };
+        if let Some(report) = option("report") {
+            let seconds: u32 = report.parse().ok().filter(|s| *s <= MAX_REPORT_S).ok_or_else(|| {
+                format!("report `{report}` is not a number of seconds, 0 to {MAX_REPORT_S}")
+            })?;
+            bootstrap.report_s = seconds;
+        }
         if let Some(admin) = option("admin") {
             bootstrap.admin = Some(admin.parse().map_err(|_| format!("admin `{admin}` is not IP:PORT"))?);
         }

@@ -2,7 +2,7 @@
 
 use crate::access::{Access, Audit};
 use crate::authority;
-use crate::model::SourceId;
+use crate::model::{SourceId, guard};
 use crate::secret::Vault;
 use crate::source::consul::client::{Client, Options as ConsulOptions, Token};
 use crate::source::consul::{Consul, Use};
@@ -147,6 +147,26 @@ pub struct Settings {
     #[arg(long, env = "PORTOLAN_DEBOUNCE_MAX_MS", default_value_t = 100, value_name = "MS",
           value_parser = clap::value_parser!(u64).range(1..=60_000))]
     pub debounce_max_ms: u64,
+
+    /// Serve on the last known instances of a service that loses more than this share of them at once, in percent, as a dead
+    /// network looks the same as dead servers; 0: never
+    #[arg(long, env = "PORTOLAN_MASS_LOSS_PERCENT", default_value_t = 50, value_name = "PERCENT",
+          value_parser = clap::value_parser!(u8).range(..=99))]
+    pub mass_loss_percent: u8,
+
+    /// Services with fewer instances than this are not guarded
+    #[arg(long, env = "PORTOLAN_MASS_LOSS_LEAST", default_value_t = 3, value_name = "N")]
+    pub mass_loss_least: u32,
+
+    /// What is lost within this many seconds is lost at once; at least the longest time to live in use
+    #[arg(long, env = "PORTOLAN_MASS_LOSS_WINDOW", default_value_t = 60, value_name = "SECONDS",
+          value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub mass_loss_window: u64,
+
+    /// Hold them for this many seconds at most; 0: until they are back or `portolan accept-loss` says that they are gone
+    #[arg(long, env = "PORTOLAN_MASS_LOSS_HOLD", default_value_t = 600, value_name = "SECONDS",
+          value_parser = clap::value_parser!(u64).range(..=31_536_000))]
+    pub mass_loss_hold: u64,
 
     /// The rate-limit service
     #[command(flatten)]
@@ -413,6 +433,16 @@ impl Settings {
             return Err(SettingsError::new(format!("--api-address {}", self.api_address), told));
         }
         Ok(())
+    }
+
+    /// When lost instances are held.
+    pub fn guard(&self) -> guard::Options {
+        guard::Options {
+            percent: self.mass_loss_percent,
+            least: usize::try_from(self.mass_loss_least).unwrap_or(usize::MAX),
+            window: Duration::from_secs(self.mass_loss_window),
+            longest: Some(Duration::from_secs(self.mass_loss_hold)).filter(|hold| !hold.is_zero()),
+        }
     }
 
     /// How long a build waits for more changes: quiet time and longest.

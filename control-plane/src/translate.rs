@@ -45,6 +45,11 @@ impl Default for Trust {
     }
 }
 
+/// The service that a cluster of ours is of.
+pub fn service_of(cluster: &str) -> &str {
+    names::service_and_subset(cluster).0
+}
+
 /// Every domain of the rate-limit service, out of the policies in force.
 pub fn rate_limit_domains(objects: &Objects) -> Vec<xds_types::portolan::config::v1::RateLimitDomain> {
     policy::domains(objects.in_force().map(|o| &**o))

@@ -15,7 +15,7 @@ const LAYERS: &[&[&str]] = &[
     &["ads", "translate"],
     &["pipeline"],
     &["access"],
-    &["ratelimit"],
+    &["fleet", "ratelimit"],
     &["api", "keep", "settings"],
     &["server"],
 ];
@@ -24,6 +24,7 @@ const LAYERS: &[&[&str]] = &[
 const PURE: &[&str] = &[
     "model",
     "translate",
+    "fleet/report.rs",
     "ratelimit/algorithm.rs",
     "ratelimit/limits.rs",
     "ads/session.rs",

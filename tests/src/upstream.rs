@@ -50,11 +50,19 @@ impl Upstream {
     /// # Errors
     /// The address is taken.
     pub async fn bind(instance: &str, addr: SocketAddr) -> Result<Self> {
+        Self::answering(instance, addr, StatusCode::OK).await
+    }
+
+    /// Starts one on `addr` that answers this status where the request asks for no other.
+    ///
+    /// # Errors
+    /// The address is taken.
+    pub async fn answering(instance: &str, addr: SocketAddr, status: StatusCode) -> Result<Self> {
         let listener = TcpListener::bind(addr).await?;
         let addr = listener.local_addr()?;
         let requests = Arc::new(AtomicU64::new(0));
         let mut accept = JoinSet::new();
-        accept.spawn(serve(listener, instance.into(), Arc::clone(&requests)));
+        accept.spawn(serve(listener, instance.into(), status, Arc::clone(&requests)));
         Ok(Self { addr, requests, _accept: accept })
     }
 
@@ -64,7 +72,7 @@ impl Upstream {
     }
 }
 
-async fn serve(listener: TcpListener, instance: Arc<str>, requests: Arc<AtomicU64>) {
+async fn serve(listener: TcpListener, instance: Arc<str>, status: StatusCode, requests: Arc<AtomicU64>) {
     let mut connections = JoinSet::new();
     loop {
         let Ok((stream, _)) = listener.accept().await else { continue };
@@ -73,7 +81,7 @@ async fn serve(listener: TcpListener, instance: Arc<str>, requests: Arc<AtomicU6
         connections.spawn(async move {
             let service = service_fn(move |request| {
                 requests.fetch_add(1, Relaxed);
-                answer(Arc::clone(&instance), request)
+                answer(Arc::clone(&instance), status, request)
             });
             let _ = auto::Builder::new(TokioExecutor::new())
                 .serve_connection(TokioIo::new(stream), service)
@@ -85,6 +93,7 @@ async fn serve(listener: TcpListener, instance: Arc<str>, requests: Arc<AtomicU6
 
 async fn answer(
     instance: Arc<str>,
+    status: StatusCode,
     request: Request<Incoming>,
 ) -> Result<Response<BoxBody<Bytes, Infallible>>, Infallible> {
     let (head, body) = request.into_parts();
@@ -94,7 +103,7 @@ async fn answer(
         path = &path[path.len() - rest.len() - 1..];
     }
     let received = body.collect().await.map(|b| b.to_bytes().len()).unwrap_or(0);
-    let mut answer = Response::builder().header("x-instance", &*instance);
+    let mut answer = Response::builder().status(status).header("x-instance", &*instance);
     if head.headers.get("content-type").is_some_and(|t| t.as_bytes().starts_with(b"application/grpc")) {
         let mut message = vec![0; 5];
         message[4] = instance.len() as u8;

@@ -5,10 +5,12 @@
 mod bad_input;
 mod consul_client;
 mod equivalence;
+mod fleet_health;
 mod foreign;
 mod grpc_api;
 mod health;
 mod journey;
+mod mass_loss;
 mod peers;
 mod ratelimit;
 mod resilience;

@@ -176,6 +176,13 @@ spec: {{gateways: [edge], rules: [{{backends: [{{service: web}}]}}]}}
         Ok(())
     })
     .await;
+    eventually("it reports how it sees the service", async || {
+        let status = secured.status().await?;
+        let web = &status["services"][0];
+        ensure!(web["cluster"] == "web" && web["proxies"] == 1 && web["fewest_healthy"] == 1, "{status:#}");
+        Ok(())
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

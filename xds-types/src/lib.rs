@@ -25,7 +25,7 @@ pub mod type_url;
 pub mod typed_struct;
 
 pub use descriptors::{pool, release};
-pub use envoy_types::pb::{cel, envoy, google, ratelimit, udpa, validate, xds};
+pub use envoy_types::pb::{cel, envoy, google, io, ratelimit, udpa, validate, xds};
 pub use generated::portolan;
 pub use type_url::ResourceType;
 

@@ -123,6 +123,11 @@ enum Command {
         /// Of this service only
         service: Option<String>,
     },
+    /// Let go the lost instances of a service that the control plane still serves: they are gone for good
+    AcceptLoss {
+        /// Service
+        service: String,
+    },
     /// Print an Envoy bootstrap that points a real Envoy or portolan-proxy at this control plane
     Bootstrap {
         /// Node group: which gateways the proxy serves
@@ -153,6 +158,9 @@ enum Command {
         /// Where the proxy's admin interface listens. Default 127.0.0.1:9901
         #[arg(long, value_name = "IP:PORT")]
         admin: Option<SocketAddr>,
+        /// How often the proxy reports its stats to the control plane, for `portolan status`; 0: never
+        #[arg(long, value_name = "SECONDS", default_value_t = 5)]
+        report: u32,
     },
     /// Make, list and revoke tokens of the API
     Token {
@@ -292,8 +300,15 @@ async fn run(cli: Cli) -> Result<()> {
             };
             show::instances(&api.get(&path).await?);
         }
-        Command::Bootstrap { group, node, sotw, xds, xds_ca, xds_cert, xds_key, xds_sni, admin } => {
-            let mut query = format!("group={}&delta={}", client::escape(&group), !sotw);
+        Command::AcceptLoss { service } => {
+            let path = format!("/api/v1/services/{}/accept-loss", client::escape(&service));
+            let answer = api.post(&path, "").await?;
+            for id in answer["ids"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+                println!("{service}/{id} let go");
+            }
+        }
+        Command::Bootstrap { group, node, sotw, xds, xds_ca, xds_cert, xds_key, xds_sni, admin, report } => {
+            let mut query = format!("group={}&delta={}&report={report}", client::escape(&group), !sotw);
             let admin = admin.map(|a| a.to_string());
             let tls =
                 [("xds_ca", xds_ca), ("xds_cert", xds_cert), ("xds_key", xds_key), ("xds_sni", xds_sni)];

@@ -160,6 +160,24 @@ pub(crate) fn instances(answer: &Value) {
     println!("{table}");
 }
 
+/// Proxies that see a service otherwise than most, and how.
+fn disagreeing(service: &Value) -> String {
+    let one = |node: &Value| {
+        let mut told = format!("{} ({} of {}", text(node, "node"), number(node, "healthy"), number(node, "total"));
+        if number(node, "ejected") != "0" {
+            told += &format!(", {} ejected", number(node, "ejected"));
+        }
+        if node["breaker_open"] == Value::Bool(true) {
+            told += ", breaker open";
+        }
+        told + ")"
+    };
+    let named: Vec<String> = list(service, "disagreeing").iter().map(one).collect();
+    let all = service["disagreeing_count"].as_u64().unwrap_or_default() as usize;
+    let more = all.saturating_sub(named.len());
+    if more > 0 { format!("{}, and {more} more", named.join(", ")) } else { named.join(", ") }
+}
+
 pub(crate) fn status(answer: &Value, output: Output) {
     match output {
         Output::Json => return println!("{answer:#}"),
@@ -187,6 +205,44 @@ pub(crate) fn status(answer: &Value, output: Output) {
         ]);
     }
     println!("\n{sources}");
+    let mut services = table(&["SERVICE", "INSTANCES", "PROXIES", "HEALTHY", "SEEN OTHERWISE BY"]);
+    for service in list(answer, "services") {
+        let (fewest, most) = (number(service, "fewest_healthy"), number(service, "most_healthy"));
+        let healthy = match (number(service, "proxies").as_str(), fewest == most) {
+            ("0", _) => "not reported".to_owned(),
+            (_, true) => most,
+            (_, false) => format!("{fewest} to {most}"),
+        };
+        services.add_row([
+            text(service, "cluster").to_owned(),
+            number(service, "instances"),
+            number(service, "proxies"),
+            healthy,
+            disagreeing(service),
+        ]);
+    }
+    if !list(answer, "services").is_empty() {
+        println!("\n{services}");
+    }
+    for held in list(answer, "held") {
+        let lost = list(held, "lost");
+        let names: Vec<&str> = lost.iter().take(5).filter_map(Value::as_str).collect();
+        let more = if lost.len() > names.len() { ", ..." } else { "" };
+        let until = match text(held, "until") {
+            "" => String::new(),
+            at => format!(", until {at} at the latest"),
+        };
+        println!(
+            "\nHELD: {} has lost {} of {} instances at once ({}{more}); proxies are given the last known ones \
+             since {}{until}\n      if they are gone for good: portolan accept-loss {}",
+            text(held, "service"),
+            lost.len(),
+            lost.len() + held["live"].as_u64().unwrap_or_default() as usize,
+            names.join(", "),
+            text(held, "since"),
+            text(held, "service"),
+        );
+    }
     let mut nodes = table(&["NODE", "GROUP", "CLIENT", "MODE", "TYPE", "SENT", "ACKED", "STATE"]);
     for node in list(answer, "nodes") {
         for kind in list(node, "types") {

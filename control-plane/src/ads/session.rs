@@ -494,9 +494,17 @@ impl Session {
             // It was taken away, and is to come again.
             Some(k) if matches!(k.told, Told::Gone) => snapshot.get(ResourceType::Cluster, name).is_some(),
             Some(k) if !k.has => !k.settled,
-            Some(_) => endpoints.is_some_and(|e| {
-                e.names.contains(name) && e.known.get(name).is_some_and(|k| !k.has && !k.settled)
-            }),
+            Some(_) if endpoints.is_some_and(|e| e.names.contains(name)) => {
+                let known = endpoints.and_then(|e| e.known.get(name));
+                known.is_some_and(|k| !k.has && !k.settled)
+            }
+            // A client that accepts clusters before they are warm (ours does) is about to ask for the endpoints.
+            Some(k) => {
+                let needs = |r: &Resource| {
+                    r.references.iter().any(|to| to.kind == ResourceType::ClusterLoadAssignment)
+                };
+                endpoints.is_some() && matches!(&k.told, Told::Is(r) if needs(r))
+            }
         })
     }
 

@@ -3,6 +3,7 @@
 use super::convert::{self, instance_id, service_name};
 use super::error::ApiError;
 use crate::ads;
+use crate::fleet::Fleet;
 use crate::model::{Kind, Object, ObjectKey, ObjectName, Problem, Problems, Severity, Sync};
 use crate::pipeline::{Handle, View};
 use crate::source::store::{Store, Write};
@@ -32,14 +33,21 @@ pub struct Stores {
 pub struct Api {
     pipeline: Handle,
     nodes: Arc<ads::Registry>,
+    fleet: Fleet,
     stores: Stores,
     identifier: Arc<str>,
 }
 
 impl Api {
     /// An API; `identifier` is this replica's name.
-    pub fn new(pipeline: Handle, nodes: Arc<ads::Registry>, stores: Stores, identifier: &str) -> Self {
-        Self { pipeline, nodes, stores, identifier: identifier.into() }
+    pub fn new(
+        pipeline: Handle,
+        nodes: Arc<ads::Registry>,
+        fleet: Fleet,
+        stores: Stores,
+        identifier: &str,
+    ) -> Self {
+        Self { pipeline, nodes, fleet, stores, identifier: identifier.into() }
     }
 
     pub(super) fn view(&self) -> Arc<View> {
@@ -285,6 +293,18 @@ impl Api {
         Ok(v1::ListInstancesResponse { instances })
     }
 
+    /// Lets go what is held of a service most of whose instances were lost.
+    ///
+    /// # Errors
+    /// Nothing is held of it; the name is malformed.
+    pub async fn accept_loss(&self, request: v1::AcceptLossRequest) -> Result<v1::AcceptLossResponse, ApiError> {
+        let service = service_name(&request.service)?;
+        let let_go = self.pipeline.accept_loss(service.clone()).await;
+        let let_go = let_go.ok_or_else(|| ApiError::NotFound(format!("a hold of service {service}")))?;
+        self.settled(|view| !view.holds.contains_key(&service)).await;
+        Ok(v1::AcceptLossResponse { ids: let_go.iter().map(ToString::to_string).collect() })
+    }
+
     /// The fleet.
     pub fn status(&self, request: &v1::StatusRequest) -> v1::StatusResponse {
         let view = self.pipeline.view();
@@ -307,6 +327,8 @@ impl Api {
             quarantined: states.filter(|s| s.is_quarantined()).map(convert::stored).collect(),
             nodes: shown.map(convert::node).collect(),
             connected_nodes: nodes.len() as u32,
+            services: super::health::services(&view, &self.fleet.clusters(&request.group)),
+            held: view.holds.iter().map(|(service, hold)| convert::held(service, hold)).collect(),
         }
     }
 

@@ -3,6 +3,7 @@
 use super::ApiError;
 use crate::ads;
 use crate::model::{Health, Instance, InstanceId, Object, Problem, Problems, ServiceName, Severity};
+use crate::pipeline::Hold;
 use crate::translate::ObjectState;
 use std::time::{Duration, SystemTime};
 use xds_types::google::protobuf;
@@ -117,6 +118,17 @@ pub(super) fn node(node: &ads::NodeStatus) -> v1::NodeStatus {
         mode: node.mode.to_string(),
         connected: Some(timestamp(node.connected)),
         types: node.types.iter().map(|(name, t)| type_status(name, t)).collect(),
+    }
+}
+
+pub(super) fn held(service: &ServiceName, hold: &Hold) -> v1::HeldService {
+    let Hold { since, until, lost, live } = hold;
+    v1::HeldService {
+        service: service.to_string(),
+        since: Some(timestamp(*since)),
+        until: until.map(timestamp),
+        lost: lost.iter().map(|i| i.id.to_string()).collect(),
+        live: u32::try_from(*live).unwrap_or(u32::MAX),
     }
 }
 

@@ -83,6 +83,14 @@ impl ControlPlane for Grpc {
         Ok(self.0.instances(&caller(&r)?, r.get_ref()).map(Response::new)?)
     }
 
+    async fn accept_loss(
+        &self,
+        r: Request<v1::AcceptLossRequest>,
+    ) -> Result<Response<v1::AcceptLossResponse>, Status> {
+        let caller = caller(&r)?;
+        Ok(self.0.accept_loss(&caller, r.into_inner()).await.map(Response::new)?)
+    }
+
     async fn status(&self, r: Request<v1::StatusRequest>) -> Result<Response<v1::StatusResponse>, Status> {
         Ok(self.0.status(&caller(&r)?, r.get_ref()).map(Response::new)?)
     }

@@ -200,6 +200,19 @@ impl Guarded {
         self.api.instances(r)
     }
 
+    /// See [`Api::accept_loss`]. Operators.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn accept_loss(
+        &self,
+        caller: &Caller,
+        r: v1::AcceptLossRequest,
+    ) -> Result<v1::AcceptLossResponse, ApiError> {
+        let objects = vec![format!("Instance/{}", r.service)];
+        self.change(caller, Role::Operator, "accept loss", objects, self.api.accept_loss(r)).await
+    }
+
     /// See [`Api::status`]. Viewers.
     ///
     /// # Errors

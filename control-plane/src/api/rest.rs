@@ -10,6 +10,7 @@
 //! | `GET /api/v1/services/SERVICE/instances` | those of one service |
 //! | `PUT`, `DELETE /api/v1/services/SERVICE/instances/ID` | registers `{address, port, ..., ttl}`, deregisters |
 //! | `POST /api/v1/services/SERVICE/instances/ID/heartbeat` | renews |
+//! | `POST /api/v1/services/SERVICE/accept-loss` | lets go lost instances that are held |
 //! | `GET /api/v1/status` | sources, nodes, refusals; `?group=G` |
 //! | `POST`, `GET /api/v1/tokens` | makes a token of `{name, role, ttl}`, lists them |
 //! | `DELETE /api/v1/tokens/NAME` | revokes one |
@@ -66,6 +67,7 @@ pub fn router(api: Guarded, metrics: Metrics, bootstrap: MakeBootstrap) -> Route
         .route("/api/v1/services/{service}/instances", get(instances))
         .route("/api/v1/services/{service}/instances/{id}", put(register).delete(deregister))
         .route("/api/v1/services/{service}/instances/{id}/heartbeat", post(heartbeat))
+        .route("/api/v1/services/{service}/accept-loss", post(accept_loss))
         .route("/api/v1/status", get(status))
         .route("/api/v1/tokens", get(tokens).post(create_token))
         .route("/api/v1/tokens/{name}", axum::routing::delete(revoke_token))
@@ -273,6 +275,14 @@ async fn deregister(
     Ok(message(&s.api.deregister(&caller, v1::DeregisterInstanceRequest { service, id }).await?))
 }
 
+async fn accept_loss(
+    State(s): State<Rest>,
+    Who(caller): Who,
+    Path(service): Path<String>,
+) -> Result<Json, ApiError> {
+    Ok(message(&s.api.accept_loss(&caller, v1::AcceptLossRequest { service }).await?))
+}
+
 async fn status(State(s): State<Rest>, Who(caller): Who, query: RawQuery) -> Result<Json, ApiError> {
     let query = Query::read(query, &["group", "summary_only"])?;
     let summary_only = query.one("summary_only") == "true";
@@ -292,7 +302,7 @@ async fn bootstrap_text(
     query: RawQuery,
 ) -> Result<Response, ApiError> {
     super::guarded::may(&caller, Role::Viewer)?;
-    let known = ["group", "node", "delta", "xds", "admin", "xds_ca", "xds_cert", "xds_key", "xds_sni"];
+    let known = ["group", "node", "delta", "xds", "admin", "report", "xds_ca", "xds_cert", "xds_key", "xds_sni"];
     let query = Query::read(query, &known)?;
     let options = query.0.into_iter().collect();
     let text = (s.bootstrap)(&options).map_err(ApiError::Invalid)?;

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::{Instance, InstanceId, Object, ObjectKey, ServiceName, SourceId};
+use super::{Health, Instance, InstanceId, Object, ObjectKey, ServiceName, SourceId};
 
 /// Everything that a source holds at one moment.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -16,6 +16,15 @@ pub struct Held {
     pub instances: Vec<Instance>,
     /// Objects. Of two with the same key the later counts.
     pub objects: Vec<Object>,
+}
+
+/// Why an instance is no longer there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gone {
+    /// Somebody asked for it.
+    Asked,
+    /// Its lease ended or its checks failed, or nobody knows.
+    Lost,
 }
 
 /// What a source tells. Events of one source are applied in the order in which it sent them.
@@ -51,6 +60,8 @@ pub enum Event {
         service: ServiceName,
         /// Its id.
         id: InstanceId,
+        /// Why.
+        why: Gone,
     },
     /// All instances of one service, in place of those the source held (stores that answer by service).
     ReplaceService {
@@ -60,6 +71,8 @@ pub enum Event {
         service: ServiceName,
         /// Its instances; those of other services are ignored. Empty: the service is gone.
         instances: Vec<Instance>,
+        /// Why those that are not among them are gone. One that was unhealthy before is lost in any case.
+        why: Gone,
     },
     /// An object was written.
     UpsertObject {
@@ -120,6 +133,8 @@ pub struct Contribution {
 pub struct Change {
     /// Services whose merged instances differ.
     pub services: BTreeSet<ServiceName>,
+    /// Instances that a source let go because somebody asked.
+    pub left: BTreeSet<(ServiceName, InstanceId)>,
     /// Objects that differ.
     pub objects: BTreeSet<ObjectKey>,
     /// A source went from waiting to restored or synced.
@@ -135,6 +150,7 @@ impl Change {
     /// Adds another change to this one.
     pub fn merge(&mut self, other: Self) {
         self.services.extend(other.services);
+        self.left.extend(other.left);
         self.objects.extend(other.objects);
         self.sync |= other.sync;
     }
@@ -178,6 +194,15 @@ impl World {
     /// Instances of a service, sorted by id.
     pub fn instances(&self, service: &str) -> &[Arc<Instance>] {
         self.services.get(service).map_or(&[], |all| all)
+    }
+
+    /// Puts instances that no source holds into the merged view, in the place of those with their ids, until the
+    /// service changes again.
+    pub fn hold(&mut self, service: &ServiceName, instances: Vec<Arc<Instance>>) {
+        let mut all: BTreeMap<InstanceId, Arc<Instance>> =
+            self.instances(service.as_str()).iter().map(|i| (i.id.clone(), i.clone())).collect();
+        all.extend(instances.into_iter().map(|i| (i.id.clone(), i)));
+        self.services.insert(service.clone(), all.into_values().collect());
     }
 
     /// The newest revision of every object, valid or not, with the source that holds it.
@@ -295,15 +320,29 @@ pub fn apply(mut world: World, event: Event) -> (World, Change) {
                 all.insert(instance.id.clone(), Arc::new(instance));
             })
         }
-        Event::RemoveInstance { source, service, id } => world.edit_service(&source, &service, |all| {
-            all.remove(&id);
-        }),
-        Event::ReplaceService { source, service, instances } => {
-            world.edit_service(&source, &service, |all| {
-                all.clear();
+        Event::RemoveInstance { source, service, id, why } => {
+            let mut change = world.edit_service(&source, &service, |all| {
+                all.remove(&id);
+            });
+            if why == Gone::Asked {
+                change.left.insert((service, id));
+            }
+            change
+        }
+        Event::ReplaceService { source, service, instances, why } => {
+            let mut left = BTreeSet::new();
+            let mut change = world.edit_service(&source, &service, |all| {
+                let before = std::mem::take(all);
                 let own = instances.into_iter().filter(|i| i.service == service);
                 all.extend(own.map(|i| (i.id.clone(), Arc::new(i))));
-            })
+                if why == Gone::Asked {
+                    let gone = before.into_values().filter(|i| !all.contains_key(&i.id));
+                    let parted = gone.filter(|i| i.health != Health::Unhealthy);
+                    left.extend(parted.map(|i| (service.clone(), i.id.clone())));
+                }
+            });
+            change.left = left;
+            change
         }
         Event::UpsertObject { source, object } => {
             let key = object.key.clone();

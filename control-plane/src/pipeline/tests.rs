@@ -1,5 +1,5 @@
 use super::*;
-use crate::model::{Held, Instance, InstanceId, Object, ServiceName};
+use crate::model::{Gone, Held, Instance, InstanceId, Object, ServiceName};
 use crate::snapshot::{Audience, Published};
 use crate::source;
 use serde_json::json;
@@ -122,6 +122,7 @@ async fn a_burst_of_events_is_one_publication() {
         source: first(),
         service: ServiceName::new("cart").unwrap(),
         id: InstanceId::new(&format!("10.0.0.1:{port}")).unwrap(),
+        why: Gone::Asked,
     });
     for event in gone {
         p.send(event).await;

@@ -10,7 +10,7 @@ use self::client::{AgentService, Client, Indexed, Operation, Pair, ServiceEntry,
 use super::keys::{self, Key};
 use super::retry::Retry;
 use super::store::{Store, StoreError, Write, causes};
-use super::{Event, Held, Sender, SourceId};
+use super::{Event, Gone, Held, Sender, SourceId};
 use crate::model::{Health, Instance, InstanceId, MAX_WEIGHT, Object, ServiceName};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -100,15 +100,15 @@ impl Consul {
         }
         let mut retry = Retry::default();
         loop {
-            let answer = self.ask(&mut index, &mut retry, |i| self.client.services(i)).await;
+            let (answer, why) = self.ask(&mut index, &mut retry, |i| self.client.services(i)).await;
             let names: Vec<ServiceName> = answer.keys().filter_map(|n| service_name(n)).collect();
             let gone: Vec<_> = running.keys().filter(|name| !names.contains(name)).cloned().collect();
             for service in gone {
                 debug!(%service, "gone from the catalog");
                 running.remove(&service).inspect(tokio::task::AbortHandle::abort);
                 // Its watch may have been ended before it told that the last instance left.
-                let source = self.id.clone();
-                let _ = events.send(Event::ReplaceService { source, service, instances: Vec::new() }).await;
+                let (source, instances) = (self.id.clone(), Vec::new());
+                let _ = events.send(Event::ReplaceService { source, service, instances, why }).await;
             }
             for name in names {
                 running.entry(name).or_insert_with_key(|name| {
@@ -123,11 +123,12 @@ impl Consul {
         let mut retry = Retry::default();
         loop {
             let ask = |i| self.client.instances(name.as_str(), i);
-            let answer = self.ask(&mut index, &mut retry, ask).await;
+            let (answer, why) = self.ask(&mut index, &mut retry, ask).await;
             let event = Event::ReplaceService {
                 source: self.id.clone(),
                 service: name.clone(),
                 instances: instances(&name, &answer),
+                why,
             };
             if events.send(event).await.is_err() {
                 return;
@@ -144,7 +145,7 @@ impl Consul {
         let mut retry = Retry::default();
         loop {
             let ask = |i| self.client.keys_below(&keys::CONFIG[1..], i);
-            let now = objects(&self.ask(&mut index, &mut retry, ask).await);
+            let now = objects(&self.ask(&mut index, &mut retry, ask).await.0);
             for key in known.keys().filter(|key| !now.contains_key(*key)) {
                 let _ = events.send(Event::RemoveObject { source: self.id.clone(), key: key.clone() }).await;
             }
@@ -158,27 +159,34 @@ impl Consul {
         }
     }
 
-    /// Asks until there is an answer, and moves the index on by Consul's rules.
+    /// Asks until there is an answer, and moves the index on by Consul's rules. Says too what it means when
+    /// something is no longer there: in Consul an instance fails before it is forgotten, so that one which goes
+    /// straight away was deregistered. Unless this Consul may not be the one that was asked before.
     async fn ask<T, F: Future<Output = Result<Indexed<T>, client::Error>>>(
         &self,
         index: &mut u64,
         retry: &mut Retry,
         query: impl Fn(u64) -> F,
-    ) -> T {
+    ) -> (T, Gone) {
+        let mut why = Gone::Asked;
         let never = CancellationToken::new(); // the whole watch is dropped when it ends
         loop {
             match query(*index).await {
                 Ok(answer) => {
                     retry.reset();
+                    if answer.index < *index {
+                        why = Gone::Lost;
+                    }
                     *index = next_index(*index, answer.index);
                     tokio::time::sleep(MIN_INTERVAL.mul_f64(0.5 + fastrand::f64())).await;
-                    return answer.value;
+                    return (answer.value, why);
                 }
                 Err(error) => {
                     let error = causes(&error);
                     warn!(source = %self.id, error, "query failed; the last known state serves on");
                     // Consul may have been replaced meanwhile: start over, the answer is the whole state.
                     *index = 0;
+                    why = Gone::Lost;
                     retry.wait(&never).await;
                 }
             }

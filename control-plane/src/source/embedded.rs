@@ -2,7 +2,7 @@
 
 use super::keys::{self, Key};
 use super::store::{Store, StoreError, Write};
-use super::{Event, Held, Sender, SourceId};
+use super::{Event, Gone, Held, Sender, SourceId};
 use crate::model::{Instance, InstanceId, Object, ServiceName};
 use futures_util::future::BoxFuture;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
@@ -152,7 +152,8 @@ impl Embedded {
                 Ok(_) => {
                     info!(%service, %id, "instance expired");
                     state.leases.remove(&(service.clone(), id.clone()));
-                    state.send(Event::RemoveInstance { source: self.id.clone(), service, id }).await;
+                    let (source, why) = (self.id.clone(), Gone::Lost);
+                    state.send(Event::RemoveInstance { source, service, id, why }).await;
                 }
                 Err(error) => {
                     error!(%service, %id, error = &error as &dyn std::error::Error, "expired instance stays");
@@ -301,7 +302,8 @@ impl Store for Embedded {
                 return Err(StoreError::NoInstance { service, id });
             }
             state.leases.remove(&(service.clone(), id.clone()));
-            state.send(Event::RemoveInstance { source: self.id.clone(), service, id }).await;
+            let (source, why) = (self.id.clone(), Gone::Asked);
+            state.send(Event::RemoveInstance { source, service, id, why }).await;
             Ok(())
         })
     }

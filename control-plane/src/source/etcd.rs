@@ -6,13 +6,15 @@
 use super::keys::{self, Key};
 use super::retry::Retry;
 use super::store::{Store, StoreError, Write, causes};
-use super::{Event, Held, Sender, SourceId};
+use super::{Event, Gone, Held, Sender, SourceId};
 use crate::model::{Instance, InstanceId, Object, ServiceName};
 use etcd_client::{
     Client, Compare, CompareOp, ConnectOptions, EventType, GetOptions, KeyValue, PutOptions, SortOrder,
     SortTarget, Txn, TxnOp, TxnOpResponse, WatchOptions,
 };
 use futures_util::future::BoxFuture;
+use futures_util::stream::{self, StreamExt};
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 use tokio::sync::Mutex;
@@ -24,6 +26,8 @@ use tracing::{debug, info, warn};
 const PAGE: i64 = 500;
 /// Deadline of a call.
 const DEADLINE: Duration = Duration::from_secs(5);
+/// Leases asked after at a time.
+const LOOKUPS: usize = 16;
 /// A connection that has signed in is made anew after this long: etcd forgets its token after 5 min by default.
 const TOKEN_LIFE: Duration = Duration::from_secs(120);
 /// A connection without traffic is probed after this long, and given up after as long again.
@@ -214,9 +218,12 @@ impl Etcd {
                     reason: answer.cancel_reason().to_owned(),
                 });
             }
+            let alive = self.leases_alive(answer.events()).await;
             for event in answer.events() {
                 let Some(kv) = event.kv() else { continue };
-                if let Some(event) = self.event(event.event_type(), kv) {
+                let asked = event.prev_kv().is_some_and(|p| p.lease() == 0 || alive.contains(&p.lease()));
+                let why = if asked { Gone::Asked } else { Gone::Lost };
+                if let Some(event) = self.event(event.event_type(), kv, why) {
                     send(events, event).await?;
                 }
             }
@@ -224,7 +231,28 @@ impl Etcd {
         Err(Lost::Ended)
     }
 
-    fn event(&self, kind: EventType, kv: &KeyValue) -> Option<Event> {
+    /// Leases of deleted instances that have not ended: their keys were deleted by somebody, and did not expire.
+    async fn leases_alive(&self, told: &[etcd_client::Event]) -> BTreeSet<i64> {
+        let deleted = told.iter().filter(|e| e.event_type() == EventType::Delete);
+        let leases: BTreeSet<i64> =
+            deleted.filter_map(|e| e.prev_kv()).map(KeyValue::lease).filter(|lease| *lease != 0).collect();
+        let mut alive = BTreeSet::new();
+        let asked = stream::iter(leases).map(|lease| async move {
+            let answer = self.call(async |c| c.lease_time_to_live(lease, None).await).await;
+            answer.is_ok_and(|a| a.ttl() > 0).then_some(lease)
+        });
+        let mut asked = std::pin::pin!(asked.buffer_unordered(LOOKUPS));
+        // What is not known in time is told as lost, which is the safe side.
+        let all = async {
+            while let Some(answer) = asked.next().await {
+                alive.extend(answer);
+            }
+        };
+        let _ = tokio::time::timeout(DEADLINE, all).await;
+        alive
+    }
+
+    fn event(&self, kind: EventType, kv: &KeyValue, why: Gone) -> Option<Event> {
         let source = self.id.clone();
         Some(match kind {
             EventType::Put => match read(kv)? {
@@ -233,7 +261,7 @@ impl Etcd {
             },
             EventType::Delete => match Key::parse(&String::from_utf8_lossy(kv.key())).ok()? {
                 Key::Object(key) => Event::RemoveObject { source, key },
-                Key::Instance(service, id) => Event::RemoveInstance { source, service, id },
+                Key::Instance(service, id) => Event::RemoveInstance { source, service, id, why },
             },
         })
     }

@@ -8,7 +8,7 @@
 
 use tokio::sync::mpsc;
 
-pub use crate::model::{Event, Held, SourceId};
+pub use crate::model::{Event, Gone, Held, SourceId};
 
 /// Events that may wait for the pipeline, over all sources. Full: `send` waits, so a source pauses its watch
 /// (the store keeps its events); nothing is dropped. The pipeline empties it between builds, so that it fills

@@ -30,6 +30,9 @@ pub struct Bootstrap {
     pub api: Api,
     /// Where its admin interface listens; `None`: it has none.
     pub admin: Option<SocketAddr>,
+    /// How often it reports its stats, by which `status` shows how it sees services, in seconds; 0: it does not.
+    /// Default 5.
+    pub report_s: u32,
     /// TLS to the control plane; `None`: plaintext.
     pub tls: Option<Tls>,
 }
@@ -56,6 +59,7 @@ impl Bootstrap {
             port,
             api: Api::Delta,
             admin: Some(SocketAddr::from(([127, 0, 0, 1], 9901))),
+            report_s: 5,
             tls: None,
         }
     }
@@ -63,7 +67,7 @@ impl Bootstrap {
     /// The YAML text. The proxy asks for listeners and clusters over one stream, keeps trying while the control
     /// plane is away, and notices a dead connection by HTTP/2 keepalive.
     pub fn to_yaml(&self) -> String {
-        let Self { node_id, group, zone, host, port, api, admin, tls } = self;
+        let Self { node_id, group, zone, host, port, api, admin, report_s, tls } = self;
         let kind = match api {
             Api::Delta => "DELTA_GRPC",
             Api::Sotw => "GRPC",
@@ -79,6 +83,24 @@ impl Bootstrap {
             let _ = write!(
                 out,
                 "\nadmin:\n  address:\n    socket_address: {{ address: {ip}, port_value: {port} }}\n"
+            );
+        }
+        if *report_s > 0 {
+            let _ = write!(
+                out,
+                "
+# How this proxy sees the health of services is shown by `portolan status`. All stats are sent; `--report 0` sends none.
+stats_flush_interval: {report_s}s
+stats_sinks:
+  - name: envoy.stat_sinks.metrics_service
+    typed_config:
+      \"@type\": type.googleapis.com/envoy.config.metrics.v3.MetricsServiceConfig
+      transport_api_version: V3
+      grpc_service:
+        envoy_grpc: {{ cluster_name: portolan_control }}
+      histogram_emit_mode: SUMMARY
+      batch_size: 1000
+"
             );
         }
         let _ = write!(
@@ -214,6 +236,14 @@ mod tests {
             let ads = proto.dynamic_resources.unwrap().ads_config.unwrap();
             assert_eq!(ads.api_type, i32::from(kind));
         }
+    }
+
+    #[test]
+    fn it_says_how_often_to_report_and_where() {
+        let on = parsed(&Bootstrap::new("a", "b", "127.0.0.1", 1));
+        assert_eq!((on.stats_sinks.len(), on.stats_flush_interval.unwrap().seconds), (1, 5));
+        let off = parsed(&Bootstrap { report_s: 0, ..Bootstrap::new("a", "b", "127.0.0.1", 1) });
+        assert_eq!((off.stats_sinks.len(), off.stats_flush_interval), (0, None));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use super::client::{Client, Control, eventually, instance, node, the_source};
 use control_plane::ads::Mode;
-use control_plane::model::{Event, ServiceName};
+use control_plane::model::{Event, Gone, ServiceName};
 use serde_json::{Value, json};
 use tokio_stream::StreamExt;
 use xds_types::ResourceType;
@@ -65,7 +65,7 @@ async fn a_proxy_starts_and_then_hears_of_changes_only() {
         c.nothing().await;
 
         let service = ServiceName::new("cart").unwrap();
-        control.send(Event::ReplaceService { source: the_source(), service, instances: vec![] }).await;
+        control.send(Event::ReplaceService { source: the_source(), service, instances: vec![], why: Gone::Lost }).await;
         let eds = c.accept(EDS, &["cart"]).await;
         assert_eq!(eds.message::<ClusterLoadAssignment>("cart").endpoints, [], "an empty assignment is sent");
     }

@@ -4,6 +4,7 @@ use super::certs::Certificates;
 use super::dump::Taken;
 use super::gauges::Gauges;
 use super::handle::{Command, ListenerInfo, Started};
+use super::sinks::Sinks;
 use super::threads::{self, Parts};
 use super::{Boot, Options, StartError, signals};
 use crate::admin::{self, Proxy, ServerState};
@@ -29,15 +30,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc::SyncSender;
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::{JoinSet, spawn_local};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tracing::{error, info, warn};
-
-/// Envoy's `stats_flush_interval`: histograms show this interval next to their totals.
-const STATS_FLUSH: Duration = Duration::from_secs(5);
 
 /// The control thread's things.
 pub(super) struct Control {
@@ -53,6 +51,7 @@ pub(super) struct Control {
     pub(super) fails_health_checks: Arc<AtomicBool>,
     access_logs: AccessLogs,
     pub(super) exporters: Exporters,
+    sinks: RefCell<Sinks>,
     trigger: ShutdownTrigger,
     shutdown: Shutdown,
     tasks: RefCell<JoinSet<()>>,
@@ -134,6 +133,8 @@ async fn build(boot: Boot, options: Options) -> Result<Built, StartError> {
         Tracers::new(exporters.clone(), runtime.clone(), registry.clone(), trace_node(&boot.config.node));
     let routes = RouteSlots::default();
     let fails_health_checks = Arc::new(AtomicBool::new(false));
+    let node = Arc::new(xds::node(&boot.config.node));
+    let sinks = Sinks::open(&boot.config.stats, &node, &exporters).map_err(system("cannot open a stats sink"))?;
     let deps = Deps {
         secrets: secrets.clone(),
         stats: registry.clone(),
@@ -145,7 +146,7 @@ async fn build(boot: Boot, options: Options) -> Result<Built, StartError> {
             node: boot.config.node.id.as_str().into(),
         }),
         exporters: exporters.clone(),
-        node: Arc::new(xds::node(&boot.config.node)),
+        node,
         tracers,
         runtime: runtime.clone(),
         fails_health_checks: Arc::clone(&fails_health_checks),
@@ -186,6 +187,7 @@ async fn build(boot: Boot, options: Options) -> Result<Built, StartError> {
         fails_health_checks,
         access_logs,
         exporters,
+        sinks: RefCell::new(sinks),
         trigger,
         shutdown,
         tasks: RefCell::default(),
@@ -244,12 +246,15 @@ async fn announce(control: Rc<Control>, began: Instant) {
 }
 
 async fn tick(control: Rc<Control>) {
-    let mut ticks = interval(STATS_FLUSH);
+    // Histograms show this interval next to their totals.
+    let every = control.taken.borrow().boot.config.stats.flush_interval;
+    let mut ticks = interval(every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
         control.refresh();
         control.registry.flush();
+        control.sinks.borrow_mut().flush(&control.registry);
     }
 }
 
@@ -397,6 +402,8 @@ fn needs_restart(old: &config::Bootstrap, new: &config::Bootstrap) -> Vec<&'stat
         ("node", old.node != new.node),
         ("dynamic_resources", old.dynamic != new.dynamic),
         ("admin", admin_address(old) != admin_address(new)),
+        ("stats_sinks", old.stats.sinks != new.stats.sinks),
+        ("stats_flush_interval", old.stats.flush_interval != new.stats.flush_interval),
         ("cluster_manager.outlier_detection", old.outlier_log != new.outlier_log),
     ];
     changed.into_iter().filter(|(_, changed)| *changed).map(|(part, _)| part).collect()

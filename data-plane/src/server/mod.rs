@@ -17,6 +17,7 @@ mod handle;
 pub mod logging;
 mod options;
 mod signals;
+mod sinks;
 mod threads;
 mod view;
 

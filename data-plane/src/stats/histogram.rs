@@ -87,6 +87,11 @@ impl Cell {
         out
     }
 
+    /// Whether anything was ever recorded.
+    pub(super) fn is_used(&self) -> bool {
+        self.shards.get().is_some()
+    }
+
     /// Values seen between the last two flushes.
     pub(super) fn interval(&self) -> HistogramSnapshot {
         self.interval.lock().as_ref().map(|i| i.between.clone()).unwrap_or_default()

@@ -17,7 +17,7 @@ pub use codes::Codes;
 pub use histogram::{Histogram, HistogramSnapshot};
 pub use readout::TextReadout;
 pub use registry::{Metric, MetricValue, Registry, Scope};
-pub use render::{Format, Kinds, Query};
+pub use render::{BUCKETS, Format, Kinds, QUANTILES, Query};
 
 /// Declares a struct of metrics, each named by its field, and `new(&Scope)` for it.
 ///

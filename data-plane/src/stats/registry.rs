@@ -1,7 +1,7 @@
 //! Every block there is, under its prefix and tags.
 
 use super::block::{Block, Counter, Gauge};
-use super::histogram::{Histogram, HistogramSnapshot};
+use super::histogram::{Cell, Histogram, HistogramSnapshot};
 use super::names::Names;
 use super::readout::{Cell as ReadoutCell, TextReadout};
 use hashbrown::HashMap;
@@ -106,7 +106,8 @@ impl Registry {
         self.0.content.lock().fixed_tags = tags.into();
     }
 
-    pub(super) fn fixed_tags(&self) -> Arc<[(String, String)]> {
+    /// Those tags.
+    pub fn fixed_tags(&self) -> Arc<[(String, String)]> {
         Arc::clone(&self.0.content.lock().fixed_tags)
     }
 
@@ -135,6 +136,23 @@ impl Registry {
 
     /// Every metric, by prefix. Costs memory for all of them: for tests and small registries.
     pub fn collect(&self) -> Vec<Metric> {
+        let mut out = self.numbers(|cell| Some(cell.snapshot()));
+        let readouts = self.0.content.lock().readouts.clone();
+        for (scope, cell) in readouts {
+            if let Some(cell) = cell.upgrade() {
+                out.push(Metric { scope, name: cell.name.into(), value: MetricValue::Text(cell.value()) });
+            }
+        }
+        out
+    }
+
+    /// Every counter and gauge, and of histograms that were ever recorded what the last interval saw. Costs memory for all
+    /// of them.
+    pub fn flushed(&self) -> Vec<Metric> {
+        self.numbers(|cell| cell.is_used().then(|| cell.interval()))
+    }
+
+    fn numbers(&self, histogram: impl Fn(&Cell) -> Option<HistogramSnapshot>) -> Vec<Metric> {
         let mut out = Vec::new();
         for (scope, block) in self.blocks() {
             let mut push =
@@ -146,13 +164,9 @@ impl Registry {
                 push(name, MetricValue::Gauge(block.gauge_value(i)));
             }
             for (i, name) in block.histogram_names.iter().enumerate() {
-                push(name, MetricValue::Histogram(block.histograms[i].snapshot()));
-            }
-        }
-        let readouts = self.0.content.lock().readouts.clone();
-        for (scope, cell) in readouts {
-            if let Some(cell) = cell.upgrade() {
-                out.push(Metric { scope, name: cell.name.into(), value: MetricValue::Text(cell.value()) });
+                if let Some(seen) = histogram(&block.histograms[i]) {
+                    push(name, MetricValue::Histogram(seen));
+                }
             }
         }
         out
@@ -180,7 +194,7 @@ impl Registry {
         }
     }
 
-    /// Ends the interval that histograms show next to their totals. Called every stats flush interval (5 s).
+    /// Ends the interval that histograms show next to their totals. Called every stats flush interval.
     pub fn flush(&self) {
         for (_, block) in self.blocks() {
             for cell in &block.histograms {

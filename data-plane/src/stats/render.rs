@@ -4,6 +4,8 @@ mod json;
 mod prometheus;
 mod text;
 
+pub use prometheus::BUCKETS;
+
 use super::block::Block;
 use super::histogram::HistogramSnapshot;
 use super::registry::{Registry, Scope};
@@ -16,7 +18,7 @@ use std::sync::Arc;
 const PIECE_BYTES: usize = 32 * 1024;
 
 /// The quantiles that Envoy shows.
-const QUANTILES: [f64; 10] = [0.0, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.995, 0.999, 1.0];
+pub const QUANTILES: [f64; 10] = [0.0, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.995, 0.999, 1.0];
 
 /// Which form metrics are written in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

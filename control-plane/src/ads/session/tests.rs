@@ -617,6 +617,24 @@ fn n19_a_route_to_a_new_cluster_waits_until_the_cluster_is_accepted() {
 }
 
 #[test]
+fn n19_a_route_waits_for_endpoints_that_the_client_is_about_to_ask_for() {
+    for mode in [Mode::Sotw, Mode::Delta] {
+        let old = [cluster("a", 1), endpoints("a", 1), listener("l", 1), routes("l", &["a"])];
+        let mut b = settled(mode, &old);
+        let new = [cluster("b", 1), endpoints("b", 1), listener("l", 1), routes("l", &["b"])];
+        let cds = b.publish(&new);
+        // Ours accepts clusters at once, and asks for the endpoints next.
+        sent(&b.ack(&cds[0], &[]), NONE);
+        let eds = match mode {
+            Mode::Sotw => b.sotw(EDS, &["a", "b"], "2"),
+            Mode::Delta => b.delta(EDS, &["b"], &[]),
+        };
+        sent(&eds, &["EDS[b]"]);
+        sent(&b.ack(&eds[0], &["a", "b"]), &["RDS[l]"]);
+    }
+}
+
+#[test]
 fn n19_a_route_waits_for_a_cluster_only_so_long() {
     for mode in [Mode::Sotw, Mode::Delta] {
         let mut b = settled(mode, &[cluster("a", 1), listener("l", 1), routes("l", &["a"])]);

@@ -82,7 +82,7 @@ fn the_source_listed_first_wins_and_the_other_takes_over_when_it_lets_go() {
     let (world, change) = run(
         world,
         [
-            Event::RemoveInstance { source: first(), service: service("cart"), id },
+            Event::RemoveInstance { source: first(), service: service("cart"), id, why: Gone::Lost },
             Event::RemoveObject { source: first(), key: key.clone() },
         ],
     );
@@ -132,12 +132,13 @@ fn a_service_may_be_replaced_as_a_whole() {
                 source: first(),
                 service: service("cart"),
                 instances: vec![instance("cart", "b", 2), instance("other", "x", 9)],
+                why: Gone::Lost,
             },
         ],
     );
     assert_eq!(ports(&world, "cart"), [2]);
     assert_eq!(ports(&world, "other"), [0; 0], "instances of other services do not slip in");
-    let gone = Event::ReplaceService { source: first(), service: service("cart"), instances: vec![] };
+    let gone = Event::ReplaceService { source: first(), service: service("cart"), instances: vec![], why: Gone::Lost };
     assert!(apply(world, gone).0.services().is_empty());
 }
 
@@ -156,17 +157,52 @@ fn kept_state_stands_in_until_the_store_speaks_and_never_after() {
     assert!(change.is_empty() && world.services().is_empty());
 }
 
+#[test]
+fn who_left_on_request_is_told_and_who_failed_before_did_not() {
+    let mut failed = instance("cart", "failed", 3);
+    failed.health = Health::Unhealthy;
+    let (world, _) = run(
+        World::new([first()]),
+        [instance("cart", "a", 1), instance("cart", "b", 2), failed]
+            .map(|instance| Event::UpsertInstance { source: first(), instance }),
+    );
+    let id = |id: &str| InstanceId::new(id).unwrap();
+    for (why, left) in [(Gone::Asked, vec!["a"]), (Gone::Lost, vec![])] {
+        let left = left.into_iter().map(|i| (service("cart"), id(i))).collect();
+        let instances = vec![instance("cart", "b", 2)];
+        let event = Event::ReplaceService { source: first(), service: service("cart"), instances, why };
+        assert_eq!(apply(world.clone(), event).1.left, left);
+        let event = Event::RemoveInstance { source: first(), service: service("cart"), id: id("a"), why };
+        assert_eq!(apply(world.clone(), event).1.left, left);
+    }
+}
+
+#[test]
+fn held_instances_are_served_beside_and_instead_of_those_that_are_there() {
+    let (mut world, _) = run(
+        World::new([first()]),
+        [instance("cart", "a", 1), instance("cart", "b", 2)]
+            .map(|instance| Event::UpsertInstance { source: first(), instance }),
+    );
+    world.hold(&service("cart"), vec![Arc::new(instance("cart", "b", 20)), Arc::new(instance("cart", "c", 3))]);
+    world.hold(&service("gone"), vec![Arc::new(instance("gone", "x", 9))]);
+    assert_eq!(ports(&world, "cart"), [1, 20, 3]);
+    assert_eq!(ports(&world, "gone"), [9]);
+    assert_eq!(world.sources()[&first()].instances.len(), 1, "what sources hold is not touched");
+}
+
 fn any_event() -> impl Strategy<Value = Event> {
     let source = prop_oneof![Just(first()), Just(second())];
     let name = prop_oneof![Just("a"), Just("b")];
     let id = prop_oneof![Just("1"), Just("2"), Just("3")];
     (source, name, id, 1u16..4, 0u8..5).prop_map(|(source, name, id, port, what)| match what {
         0 => Event::UpsertInstance { source, instance: instance(name, id, port) },
-        1 => Event::RemoveInstance { source, service: service(name), id: InstanceId::new(id).unwrap() },
+        1 => Event::RemoveInstance { source, service: service(name), id: InstanceId::new(id).unwrap(), why: Gone::Lost },
         2 => Event::ReplaceService {
             source,
             service: service(name),
             instances: vec![instance(name, id, port)],
+            why: Gone::Lost,
         },
         3 => Event::UpsertObject { source, object: object(name, port.into()) },
         _ => Event::Resync {

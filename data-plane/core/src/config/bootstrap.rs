@@ -1,9 +1,10 @@
 //! The bootstrap: who this proxy is, what it serves from the start and where it learns the rest.
 
-use super::{Cluster, ConfigSource, DnsResolver, GrpcSource, Listener, Secret};
+use super::{Cluster, ConfigSource, DnsResolver, GrpcSource, GrpcTarget, Listener, Secret};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Everything a proxy starts from (Envoy `config.bootstrap.v3.Bootstrap`).
 #[derive(Clone, Debug, PartialEq)]
@@ -89,9 +90,36 @@ pub struct Admin {
     pub address_path: Option<PathBuf>,
 }
 
-/// Stats knobs (Envoy `config.metrics.v3.StatsConfig`), as far as they are honoured.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// Stats knobs (Envoy `config.metrics.v3.StatsConfig`), as far as they are honoured, and where stats are sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StatsOptions {
     /// Tags with a fixed value added to every metric.
     pub fixed_tags: Vec<(String, String)>,
+    /// Intervals of histograms, and between two reports to sinks. Default 5 s (Envoy `stats_flush_interval`).
+    pub flush_interval: Duration,
+    /// Services that metrics are sent to.
+    pub sinks: Vec<MetricsSink>,
+}
+
+impl Default for StatsOptions {
+    fn default() -> Self {
+        Self { fixed_tags: Vec::new(), flush_interval: Duration::from_secs(5), sinks: Vec::new() }
+    }
+}
+
+/// A service that takes all metrics at every flush (Envoy `config.metrics.v3.MetricsServiceConfig`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MetricsSink {
+    /// The service.
+    pub target: GrpcTarget,
+    /// Counters tell what came since the last report, not since the start.
+    pub counters_as_deltas: bool,
+    /// Tags go into labels, and not into names.
+    pub tags_as_labels: bool,
+    /// Histograms are sent as quantiles.
+    pub summaries: bool,
+    /// Histograms are sent as buckets.
+    pub histograms: bool,
+    /// Metrics in a message; 0: all in one.
+    pub batch_size: u32,
 }

@@ -25,7 +25,7 @@ pub use balance::{
     HashCookie, HashFunction, HashPolicy, HashSource, Hashing, LbPolicy, LeastRequest, LocalityLb, Maglev,
     MetadataMatch, RingHash, SlowStart,
 };
-pub use bootstrap::{Admin, Bootstrap, Dynamic, Locality, LogFormat, Node, StatsOptions};
+pub use bootstrap::{Admin, Bootstrap, Dynamic, Locality, LogFormat, MetricsSink, Node, StatsOptions};
 pub use cluster::{
     Assignment, CircuitThresholds, Cluster, Discovery, DnsFamily, DnsOptions, DnsResolver, Endpoint,
     EndpointAddress, EndpointHealth, LocalityEndpoints, RetryBudget, TcpKeepalive, UpstreamProtocol,

@@ -2,8 +2,8 @@
 
 use super::field::{self, ignored, unsupported};
 use super::{
-    DataLoader, Options, Sources, accesslog, address, cluster, discovery, dns, extension, listener, runtime,
-    secret, source,
+    DataLoader, Options, Sources, accesslog, address, cluster, discovery, dns, duration, extension, listener,
+    runtime, secret, sinks, source,
 };
 use crate::config::{self, Admin, Cluster, Dynamic, Listener, Locality, LogFormat, Node, StatsOptions};
 use crate::path::{Diagnostics, Path, Rejected};
@@ -88,7 +88,6 @@ pub(super) fn bootstrap(
         certificate_provider_instances,
         xds_delegate_extension,
     );
-    ignored!(d, at, "stats are scraped from the admin server"; stats_sinks, stats_flush_interval);
     ignored!(d, at, "there is no watchdog"; watchdog, watchdogs, fatal_actions);
     ignored!(d, at, "there are no such stats"; enable_dispatcher_stats, stats_server_version_override);
     ignored!(d, at, "well-known headers need no registration"; inline_headers);
@@ -143,6 +142,10 @@ pub(super) fn bootstrap(
         Some(proto) => self::admin(proto, &at.field("admin"), d, &options),
         None => Ok(None),
     };
+    let mut stats = self::stats(stats_config, &at.field("stats_config"), d);
+    let interval_at = at.field("stats_flush_interval");
+    stats.flush_interval = duration::positive_or(stats_flush_interval, stats.flush_interval, &interval_at, d);
+    stats.sinks = sinks::sinks(stats_sinks, &at.field("stats_sinks"), d, &sources);
     let runtime = runtime::layers(layered_runtime, &at.field("layered_runtime"), d);
     Ok(config::Bootstrap {
         node: self::node(node.unwrap_or_default(), &at.field("node"), d),
@@ -150,7 +153,7 @@ pub(super) fn bootstrap(
         secrets,
         dynamic: Dynamic { lds: lds?, cds: cds?, ads: ads.transpose()? },
         admin: admin?,
-        stats: stats(stats_config, &at.field("stats_config"), d),
+        stats,
         runtime: runtime.values,
         runtime_admin_layer: runtime.admin_layer,
         dns: sources.dns,
@@ -325,7 +328,7 @@ fn stats(proto: Option<StatsConfig>, at: &Path<'_>, d: &mut Diagnostics) -> Stat
             None => d.ignored(&at, "the default tags are always extracted"),
         }
     }
-    StatsOptions { fixed_tags }
+    StatsOptions { fixed_tags, ..StatsOptions::default() }
 }
 
 fn stats_extras(

@@ -48,6 +48,7 @@ mod retry;
 mod route;
 mod runtime;
 mod secret;
+mod sinks;
 mod source;
 mod tls;
 mod tracing;

@@ -14,7 +14,7 @@ use std::fmt::Write;
 use std::sync::Arc;
 
 /// Upper bounds of Envoy's default buckets.
-const BUCKETS: [f64; 19] = [
+pub const BUCKETS: [f64; 19] = [
     0.5,
     1.0,
     5.0,
