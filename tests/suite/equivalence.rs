@@ -11,6 +11,7 @@ mod observe;
 mod ratelimit;
 mod replies;
 mod routing;
+mod subsets;
 
 use e2e::pair::{Pair, SPEAKS_H2, cluster, http_listener, routes};
 

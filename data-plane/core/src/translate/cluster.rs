@@ -84,7 +84,6 @@ pub(super) fn cluster(
         lb_config,
     } = proto;
     unsupported!(d, at, "only transport_socket_matches is"; transport_socket_matcher);
-    unsupported!(d, at, "subset balancing is not built yet"; lb_subset_config);
     unsupported!(d, at;
         upstream_bind_config,
         filters,
@@ -133,7 +132,11 @@ pub(super) fn cluster(
     let metadata_at = at.field("metadata");
     let breaker = metadata.and_then(|proto| breaker::of_metadata(proto, &metadata_at, d));
     let common_lb = common_lb(common_lb_config, &at.field("common_lb_config"), d);
-    let lb = lb::policy(lb_policy, lb_config, load_balancing_policy, &common_lb.balancing, at, d);
+    let lb = lb::Fields { lb_policy, lb_config, load_balancing_policy, lb_subset_config }.read(
+        &common_lb.balancing,
+        at,
+        d,
+    );
     let tcp_keepalive =
         connection_options(upstream_connection_options, &at.field("upstream_connection_options"), d);
     let connect_timeout =
@@ -184,6 +187,7 @@ pub(super) fn cluster(
         close_connections_on_host_change: common_lb.close_connections,
         discovery: discovery?,
         lb: lb.policy,
+        subsets: lb.subsets,
         locality_lb: lb.locality_lb,
         fail_traffic_on_panic: lb.fail_traffic_on_panic,
         name: name.into(),
