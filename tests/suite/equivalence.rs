@@ -3,6 +3,7 @@
 
 mod balance;
 mod bodies;
+mod connections;
 mod forward;
 mod headers;
 mod messages;
