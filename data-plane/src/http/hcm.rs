@@ -10,7 +10,7 @@ use super::stats::Stats;
 use super::stream::StreamCx;
 use super::{BuildError, Connection, Deps, Told, Worker};
 use crate::codec::{
-    self, EndReason, Handler, Io, ProtocolError, ProtocolErrorKind, Reply, Request,
+    self, BufferLimit, EndReason, Handler, Io, ProtocolError, ProtocolErrorKind, Reply, Request,
     ServerOptions,
 };
 use crate::runtime::Runtime;
@@ -244,7 +244,8 @@ pub async fn serve<S: Io>(hcm: Arc<Hcm>, connection: Connection<S>, worker: Rc<W
     // Counts the end also when this future is dropped before it.
     let books = Books(Rc::clone(&served));
     let front = Rc::new(Front(served));
-    let end = codec::serve(connection.io, protocol, &hcm.options, front, connection.shutdown).await;
+    let limit = BufferLimit::of_bytes(connection.buffer_limit);
+    let end = codec::serve(connection.io, protocol, &hcm.options, limit, front, connection.shutdown).await;
     books.0.ended.set(Some(end.reason));
 }
 

@@ -98,7 +98,6 @@ pub(super) fn cluster(
     ignored!(d, at, "is for ORIGINAL_DST clusters"; cleanup_interval);
     ignored!(d, at, "connections are not closed for full buffers"; per_connection_buffer_high_watermark_timeout);
     ignored!(d, at, "connections to hosts that fail are left to end by themselves"; close_connections_on_host_health_failure);
-    ignored!(d, at, "buffers are bounded by the codecs"; per_connection_buffer_limit_bytes);
     let transport_socket = tls::upstream(transport_socket, &at.field("transport_socket"), d, o);
     let matches_at = at.field("transport_socket_matches");
     let transport_socket_matches = tls::upstream_matches(transport_socket_matches, &matches_at, d, o);
