@@ -2,14 +2,16 @@
 
 use criterion::{BatchSize, BenchmarkId, Criterion, criterion_group, criterion_main};
 use data_plane_core::config::{
-    Action, ClusterChoice, DirectResponse, Forward, Hashing, LbPolicy, LeastRequest, Maglev, PathMatch,
-    RequireTls, RingHash, Route, RouteConfig, RouteMatch, SlowStart, VirtualHost, f64Bits,
+    Action, ClusterChoice, DirectResponse, Forward, Hashing, LbPolicy, LeastRequest, Maglev, MetadataMatch,
+    PathMatch, RequireTls, RingHash, Route, RouteConfig, RouteMatch, SlowStart, SubsetConfig, SubsetFallback,
+    SubsetSelector, VirtualHost, f64Bits,
 };
 use data_plane_core::headers::edit::HeaderEdits;
 use data_plane_core::headers::{HeaderList, RequestHead, Scheme, Version};
-use data_plane_core::lb::{Facts, HostIndex, HostView, PickCx, Selector, SelectorOptions};
+use data_plane_core::lb::{Facts, HostIndex, HostView, PickCx, Selector, SelectorOptions, Subsets};
 use data_plane_core::matcher::Regex;
 use data_plane_core::route::{RouteQuery, RouteTable};
+use std::collections::BTreeMap;
 use std::hint::black_box;
 use std::sync::Arc;
 use std::time::Duration;
@@ -53,6 +55,7 @@ fn route(path: PathMatch, action: Action) -> Route {
 fn to_cluster() -> Action {
     Action::Forward(Box::new(Forward {
         cluster: ClusterChoice::Named("backend".into()),
+        metadata_match: None,
         cluster_not_found_status: 503,
         path_rewrite: None,
         host_rewrite: None,
@@ -124,8 +127,14 @@ fn last_route(c: &mut Criterion) {
             let head = head(&format!("/service/{}/api/users", n - 1));
             group.bench_function(BenchmarkId::new(kind, n), |b| {
                 b.iter(|| {
-                    let query =
-                        RouteQuery { head: &head, random: 7, is_tls: false, internal: false, runtime: None };
+                    let query = RouteQuery {
+                        head: &head,
+                        random: 7,
+                        is_tls: false,
+                        internal: false,
+                        runtime: None,
+                        peer: None,
+                    };
                     black_box(table.route(&query).and_then(|matched| matched.cluster(&head)).is_some())
                 });
             });
@@ -211,5 +220,61 @@ fn host_choice(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, last_route, build, host_choice);
+/// A request with metadata finds its part of the hosts first: of 1,000 hosts a third, and one of single hosts.
+fn subset_choice(c: &mut Criterion) {
+    let mut group = c.benchmark_group("subset_choice_of_1000");
+    let by = |keys: &[&str], single_host| SubsetSelector {
+        keys: keys.iter().map(|key| (*key).into()).collect(),
+        single_host,
+        fallback: None,
+    };
+    let config = Arc::new(SubsetConfig {
+        selectors: vec![by(&["stage", "version"], false), by(&["id"], true)],
+        fallback: SubsetFallback::Any,
+        ..SubsetConfig::default()
+    });
+    let label = |key: &str, value: String| (key.to_owned(), serde_json::Value::from(value));
+    let labels: Vec<BTreeMap<_, _>> = (0..1_000)
+        .map(|at| {
+            let version = label("version", format!("1.{}", at % 3));
+            [label("stage", "prod".into()), version, label("id", format!("host-{at}"))].into()
+        })
+        .collect();
+    let keys: Vec<_> = (0..1_000).map(|at| format!("10.0.{}.{}:8080", at / 250, at % 250)).collect();
+    let hosts: Vec<_> = keys.iter().map(|key| HostView { key, ..HostView::default() }).collect();
+    let labels: Vec<_> = labels.iter().collect();
+    let asked = |pairs: &[(&str, &str)]| -> MetadataMatch {
+        pairs.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect()
+    };
+    let asked = [
+        ("subset", asked(&[("stage", "prod"), ("version", "1.1")])),
+        ("single", asked(&[("id", "host-777")])),
+        ("fallback", asked(&[("stage", "prod"), ("version", "2.0")])),
+    ];
+    let policies = [
+        ("round_robin", LbPolicy::ROUND_ROBIN),
+        ("least_request", LbPolicy::LeastRequest(LeastRequest::default())),
+        ("maglev", LbPolicy::Maglev(Maglev::default())),
+    ];
+    for (name, policy) in policies {
+        let subsets = Subsets::build(&config, &policy, &hosts, &labels, SelectorOptions::default(), None, 1);
+        for (kind, asked) in &asked {
+            group.bench_function(BenchmarkId::new(name, kind), |b| {
+                b.iter(|| {
+                    let cx = PickCx {
+                        random: fastrand::u64(..),
+                        hash: None,
+                        attempt: 0,
+                        tried_priorities: &[],
+                        facts: &Busy,
+                    };
+                    black_box(subsets.pick(Some(asked), &cx))
+                });
+            });
+        }
+    }
+    group.finish();
+}
+
+criterion_group!(benches, last_route, build, host_choice, subset_choice);
 criterion_main!(benches);

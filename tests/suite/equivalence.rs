@@ -3,6 +3,7 @@
 
 mod balance;
 mod bodies;
+mod connections;
 mod forward;
 mod headers;
 mod messages;
@@ -11,6 +12,7 @@ mod observe;
 mod ratelimit;
 mod replies;
 mod routing;
+mod subsets;
 
 use e2e::pair::{Pair, SPEAKS_H2, cluster, http_listener, routes};
 

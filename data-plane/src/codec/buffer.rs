@@ -21,6 +21,31 @@ const KEPT_LARGE: usize = 4;
 /// A write buffer that grew beyond this is freed.
 const KEPT_WRITE_CAPACITY: usize = 64 * 1024;
 
+/// How much of what passes through it a connection may hold (Envoy `per_connection_buffer_limit_bytes`): beyond that
+/// nothing is asked of the other side. Soft, as a read or a frame is taken whole, and never less than one small read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BufferLimit(usize);
+
+impl BufferLimit {
+    /// A limit; zero means none, as in Envoy.
+    pub fn of_bytes(bytes: u64) -> Self {
+        match usize::try_from(bytes) {
+            Ok(0) | Err(_) => Self(usize::MAX),
+            Ok(bytes) => Self(bytes.max(SMALL)),
+        }
+    }
+
+    /// How large reads may be, of a message that is long or not.
+    pub(super) fn reads(self, long: bool) -> Size {
+        if long && self.0 >= 2 * LARGE { Size::Large } else { Size::Small }
+    }
+
+    /// `bytes`, or less where the limit is lower.
+    pub(super) fn at_most(self, bytes: usize) -> usize {
+        bytes.min(self.0)
+    }
+}
+
 #[derive(Default)]
 struct Pool {
     small: Vec<BytesMut>,

@@ -8,6 +8,8 @@
 //! Everything of a connection, the upstream exchange included, is polled by the one task that owns it; nothing
 //! here is `Send`. Codecs know nothing of routes, filters, clusters or statistics.
 
+#[cfg(test)]
+mod backpressure;
 pub mod body;
 mod buffer;
 mod detect;
@@ -21,6 +23,7 @@ mod testing;
 mod timer;
 
 pub use body::{Body, BodyError, BodySource, Frame};
+pub use buffer::BufferLimit;
 pub use error::{
     ConnectionEnd, EndReason, ExchangeError, ExchangeErrorKind, ProtocolError, ProtocolErrorKind,
 };
@@ -96,7 +99,8 @@ impl Reply {
     }
 }
 
-/// Serves a downstream connection until it ends, detecting the protocol where `protocol` leaves it open.
+/// Serves a downstream connection until it ends, detecting the protocol where `protocol` leaves it open. `limit` bounds
+/// what it holds of what passes through.
 ///
 /// Draining lets requests in flight finish and tells the client; HTTP/1 connections without any get the drain
 /// timeout for one more, HTTP/2 connections a GOAWAY. When the shutdown is stopped the connection is dropped.
@@ -107,6 +111,7 @@ pub async fn serve<S: Io, H: Handler>(
     io: S,
     protocol: CodecType,
     options: &ServerOptions,
+    limit: BufferLimit,
     handler: Rc<H>,
     shutdown: Shutdown,
 ) -> ConnectionEnd {
@@ -123,8 +128,8 @@ pub async fn serve<S: Io, H: Handler>(
     };
     if protocol == Version::Http2 {
         // In a box, so that connections of the other protocol do not hold its memory.
-        Box::pin(h2::serve(io, received, born, options, handler, shutdown)).await
+        Box::pin(h2::serve(io, received, born, options, limit, handler, shutdown)).await
     } else {
-        h1::serve(io, received, born, options, handler, shutdown).await
+        h1::serve(io, received, born, options, limit, handler, shutdown).await
     }
 }

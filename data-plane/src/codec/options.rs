@@ -1,5 +1,6 @@
 //! What the codecs need out of the configuration, built once per manager or cluster.
 
+use super::buffer::BufferLimit;
 use data_plane_core::config::{Cluster, Hcm, Http1Options, Http2Options, Underscores};
 use std::time::Duration;
 
@@ -64,6 +65,8 @@ pub struct ClientOptions {
     pub max_head_bytes: usize,
     /// Most headers in a response. Envoy's default is 100.
     pub max_headers: usize,
+    /// What a connection may hold of what passes through it. Envoy's default is 1 MiB.
+    pub buffer_limit: BufferLimit,
     /// HTTP/1 knobs.
     pub http1: Http1Options,
     /// HTTP/2 knobs.
@@ -76,6 +79,7 @@ impl ClientOptions {
         Self {
             max_head_bytes: cluster.max_response_headers_kb as usize * 1024,
             max_headers: cluster.max_headers_count as usize,
+            buffer_limit: BufferLimit::of_bytes(cluster.per_connection_buffer_limit_bytes.into()),
             http1: cluster.http1.clone(),
             http2: cluster.http2.clone(),
         }

@@ -1,7 +1,8 @@
 //! Shared by the codecs' tests: options, a scripted handler, and conversations over pipes.
 
 use super::{
-    Body, ClientOptions, ConnectionEnd, Frame, Handler, ProtocolError, Reply, Request, ServerOptions, serve,
+    Body, BufferLimit, ClientOptions, ConnectionEnd, Frame, Handler, ProtocolError, Reply, Request,
+    ServerOptions, serve,
 };
 use crate::task::{Shutdown, ShutdownTrigger, shutdown};
 use bytes::Bytes;
@@ -51,7 +52,17 @@ pub(super) fn options() -> ServerOptions {
 }
 
 pub(super) fn client_options() -> ClientOptions {
-    ClientOptions { max_head_bytes: 60 * 1024, max_headers: 100, http1: http1(), http2: http2() }
+    ClientOptions {
+        max_head_bytes: 60 * 1024,
+        max_headers: 100,
+        buffer_limit: limit(),
+        http1: http1(),
+        http2: http2(),
+    }
+}
+
+pub(super) fn limit() -> BufferLimit {
+    BufferLimit::of_bytes(1 << 20)
 }
 
 pub(super) fn request(method: &str, path: &str) -> RequestHead {
@@ -143,7 +154,7 @@ pub(super) fn served(options: &ServerOptions, protocol: CodecType, handler: Rc<F
     let (client, server) = duplex(64 * 1024);
     let (process, watch): (ShutdownTrigger, Shutdown) = shutdown();
     let options = options.clone();
-    let server = Box::pin(async move { serve(server, protocol, &options, handler, watch).await });
+    let server = Box::pin(async move { serve(server, protocol, &options, limit(), handler, watch).await });
     Served { client, server, process }
 }
 

@@ -187,6 +187,7 @@ fn accept(stream: &mut Stream, flags: Flags) -> Result<(), LocalReply> {
             is_tls: by_tls,
             internal: cx.origin.internal,
             runtime: Some(&runtime),
+            peer: Some(cx.hash_peer()),
         };
         // A CONNECT needs a route that is made for it, and there is no such match yet.
         cx.route = if is_connect { None } else { table.route(&query).map(|matched| matched.id()) };

@@ -2,9 +2,10 @@
 
 use crate::task::Shutdown;
 use data_plane_core::config::CodecType;
-use data_plane_core::headers::Tls;
+use data_plane_core::headers::{Tls, Version};
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 /// A connection whose listener filters have run and whose filter chain is chosen.
@@ -37,6 +38,37 @@ pub struct Connection<S> {
     pub tls: Option<Arc<Tls>>,
     /// From accept to the end of the TLS handshake.
     pub handshake: Option<Duration>,
+    /// Where what is found out of it is told to whoever logs it.
+    pub told: Option<Arc<Told>>,
     /// Of the filter chain: draining or stopped when the chain, its listener or the process is.
     pub shutdown: Shutdown,
+}
+
+/// What a filter chain found out of a connection, for whoever logs it.
+#[derive(Debug, Default)]
+pub struct Told {
+    version: OnceLock<Version>,
+    broken: AtomicBool,
+}
+
+impl Told {
+    /// A request came in this protocol; what is said later does not count.
+    pub fn speaks(&self, version: Version) {
+        let _ = self.version.set(version);
+    }
+
+    /// The client broke the protocol.
+    pub fn breaks_protocol(&self) {
+        self.broken.store(true, Relaxed);
+    }
+
+    /// The protocol, once it is known.
+    pub fn version(&self) -> Option<Version> {
+        self.version.get().copied()
+    }
+
+    /// Whether the client broke the protocol.
+    pub fn is_broken(&self) -> bool {
+        self.broken.load(Relaxed)
+    }
 }

@@ -154,6 +154,7 @@ fn common(record: &Record<'_>, tags: &[CustomTag]) -> AccessLogCommon {
             LogType::DownstreamStart => AccessLogType::DownstreamStart,
             LogType::DownstreamPeriodic => AccessLogType::DownstreamPeriodic,
             LogType::DownstreamEnd => AccessLogType::DownstreamEnd,
+            LogType::NotSet => AccessLogType::NotSet,
         }
         .into(),
         ..AccessLogCommon::default()

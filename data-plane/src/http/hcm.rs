@@ -1,6 +1,6 @@
 //! The HTTP connection manager: what is built once from its configuration, and what it keeps of a connection.
 
-use super::access_log::Sink;
+use super::access_log::Log;
 use super::chain::ChainConfig;
 use super::conduct;
 use super::grpc_log::GrpcLog;
@@ -9,15 +9,15 @@ use super::reply_map::ReplyMap;
 use super::route_slot::RouteSlot;
 use super::stats::Stats;
 use super::stream::StreamCx;
-use super::{BuildError, Connection, Deps, Worker};
+use super::{BuildError, Connection, Deps, Told, Worker};
 use crate::codec::{
-    self, EndReason, Handler, Io, ProtocolError, ProtocolErrorKind, Reply, Request, ServerOptions,
+    self, BufferLimit, EndReason, Handler, Io, ProtocolError, ProtocolErrorKind, Reply, Request,
+    ServerOptions,
 };
 use crate::runtime::Runtime;
 use crate::stats::{Counter, Scope};
 use crate::trace::Tracer;
-use data_plane_core::accesslog::{Filter, Renderer};
-use data_plane_core::config::{self, AccessLogSink, RouteSource};
+use data_plane_core::config::{self, RouteSource};
 use data_plane_core::headers::forwarded::{self, Rules};
 use data_plane_core::headers::{
     Downstream, HeaderId, HeaderList, LogType, Process, Record, RequestHead, ResponseHead, Version,
@@ -44,13 +44,6 @@ pub struct Hcm {
     options: ServerOptions,
     logs: Vec<Log>,
     grpc_logs: Vec<GrpcLog>,
-}
-
-/// One access log.
-struct Log {
-    filter: Option<Filter>,
-    renderer: Renderer,
-    sink: Arc<Sink>,
 }
 
 impl Hcm {
@@ -136,9 +129,7 @@ impl Hcm {
     fn write_logs(&self, cx: &StreamCx, record: &Record<'_>) {
         let runtime = |key: &str| self.runtime.per_million(key);
         for log in &self.logs {
-            if log.filter.as_ref().is_none_or(|filter| filter.passes(record, cx.random, Some(&runtime))) {
-                log.sink.append(cx.served.worker.index, |out| log.renderer.render(record, out));
-            }
+            log.append(cx.served.worker.index, record, cx.random, Some(&runtime));
         }
         for log in &self.grpc_logs {
             log.append(cx.served.worker.index, record, cx.random, Some(&runtime));
@@ -177,21 +168,6 @@ impl Hcm {
     }
 }
 
-impl Log {
-    fn open(config: &config::AccessLog, deps: &Deps) -> Result<Self, BuildError> {
-        let sink = deps.access_logs.open(&config.sink).map_err(|source| BuildError::AccessLog {
-            path: match &config.sink {
-                AccessLogSink::File(path) => path.display().to_string(),
-                AccessLogSink::Stdout => "stdout".into(),
-                AccessLogSink::Stderr => "stderr".into(),
-            },
-            source,
-        })?;
-        let renderer = Renderer::new(&config.format);
-        Ok(Self { filter: config.filter.as_ref().map(Filter::new), renderer, sink })
-    }
-}
-
 fn rules(config: &config::Hcm, deps: &Deps) -> Rules {
     Rules {
         use_remote_address: config.use_remote_address,
@@ -224,6 +200,8 @@ pub(super) struct Served {
     /// Bytes of a body that are kept where something has to be, unless the route says otherwise.
     pub(super) buffer_limit: u64,
     protocol: Cell<Option<Version>>,
+    /// Who logs the connection is told of it.
+    told: Option<Arc<Told>>,
     begun: Instant,
     ended: Cell<Option<EndReason>>,
     /// What filters keep of the connection, by keys of theirs.
@@ -258,6 +236,7 @@ pub async fn serve<S: Io>(hcm: Arc<Hcm>, connection: Connection<S>, worker: Rc<W
         interface: connection.interface,
         buffer_limit: connection.buffer_limit,
         protocol: Cell::new(None),
+        told: connection.told,
         begun: Instant::now(),
         ended: Cell::new(None),
         kept: RefCell::default(),
@@ -268,7 +247,8 @@ pub async fn serve<S: Io>(hcm: Arc<Hcm>, connection: Connection<S>, worker: Rc<W
     // Counts the end also when this future is dropped before it.
     let books = Books(Rc::clone(&served));
     let front = Rc::new(Front(served));
-    let end = codec::serve(connection.io, protocol, &hcm.options, front, connection.shutdown).await;
+    let limit = BufferLimit::of_bytes(connection.buffer_limit);
+    let end = codec::serve(connection.io, protocol, &hcm.options, limit, front, connection.shutdown).await;
     books.0.ended.set(Some(end.reason));
 }
 
@@ -352,6 +332,7 @@ impl Handler for Front {
     }
 
     fn handle(self: Rc<Self>, request: Request) -> impl Future<Output = Reply> + 'static {
+        self.0.tell(|told| told.speaks(request.head.version));
         conduct::conduct(Rc::clone(&self.0), request)
     }
 
@@ -373,11 +354,18 @@ impl Served {
         self.protocol.set(Some(version));
     }
 
+    fn tell(&self, tell: impl FnOnce(&Told)) {
+        if let Some(told) = &self.told {
+            tell(told);
+        }
+    }
+
     fn refuse(self: &Rc<Self>, error: &ProtocolError) -> Option<Reply> {
         let stats = &self.hcm.stats;
         let protocol = error.kind != ProtocolErrorKind::HeadersTimeout;
         if protocol {
             stats.manager.downstream_cx_protocol_error.inc();
+            self.tell(Told::breaks_protocol);
             // Envoy counts the message and what it left unread.
             stats.manager.downstream_rq_response_before_rq_complete.inc();
             stats.manager.downstream_rq_rx_reset.add(2);

@@ -30,8 +30,8 @@ mod tracing;
 mod vitals;
 mod worker;
 
-pub use access_log::{AccessLogs, FLUSH_INTERVAL, Sink};
-pub use connection::Connection;
+pub use access_log::{AccessLogs, FLUSH_INTERVAL, Log, Sink};
+pub use connection::{Connection, Told};
 pub use hcm::{Hcm, serve};
 pub use local_reply::{Added, LocalReply};
 pub use route_slot::{RouteSlot, RouteSlots};

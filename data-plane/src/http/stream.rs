@@ -143,10 +143,14 @@ impl StreamCx {
 
     /// Hashes the request by its route.
     pub(super) fn hash_request(&mut self, matched: &Matched<'_>, head: &RequestHead) {
-        let Downstream { remote, local, .. } = self.served.facts;
-        let Hashed { hash, cookies } =
-            matched.hash(head, &HashPeer { client: self.origin.client.ip(), remote, local });
+        let Hashed { hash, cookies } = matched.hash(head, &self.hash_peer());
         (self.hash, self.new_cookies) = (hash, cookies);
+    }
+
+    /// Whose request it is, for hashes.
+    pub(super) fn hash_peer(&self) -> HashPeer {
+        let Downstream { remote, local, .. } = self.served.facts;
+        HashPeer { client: self.origin.client.ip(), remote, local }
     }
 
     /// The route taken; `None` when none matches, or before routing.

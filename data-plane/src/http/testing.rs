@@ -209,6 +209,7 @@ impl Proxy {
             server_name: None,
             tls: None,
             handshake: None,
+            told: None,
             shutdown: self.shutdown.1.clone(),
         };
         tokio::task::spawn_local(serve(Arc::clone(&self.hcm), connection, Rc::clone(&self.worker)));

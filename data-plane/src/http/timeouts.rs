@@ -114,6 +114,7 @@ mod tests {
     fn forward() -> Forward {
         Forward {
             cluster: ClusterChoice::Named("up".into()),
+            metadata_match: None,
             cluster_not_found_status: 503,
             path_rewrite: None,
             host_rewrite: None,

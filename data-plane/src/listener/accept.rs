@@ -3,6 +3,7 @@
 use super::chain_select::Facts;
 use super::client_hello::{self, Hello};
 use super::inspect::{Found, inspect};
+use super::log::Entry;
 use super::runtime::{Chain, Open, Runtime, Served, Shared, Stats};
 use crate::http::{Connection, Worker};
 use crate::stats::Gauge;
@@ -91,11 +92,14 @@ impl Acceptor {
         } else {
             self.address
         };
+        let since = Instant::now();
+        let logs = runtime.logs.as_ref();
         let accepted = Accepted {
             stream,
             peer,
             local,
-            since: Instant::now(),
+            since,
+            log: logs.map(|logs| logs.begin(self.worker.index, peer, local, since)),
             open: self.shared.enter(),
             index: self.index,
             detected: None,
@@ -161,6 +165,8 @@ struct Accepted {
     index: usize,
     detected: Option<Found>,
     hello: Option<Hello>,
+    /// The line about it, where its listener logs connections.
+    log: Option<Box<Entry>>,
     runtime: Arc<Runtime>,
 }
 
@@ -224,9 +230,14 @@ impl Accepted {
     }
 
     /// The chain that serves the connection; without one it ends.
-    fn choose(self) -> Option<(Arc<Chain>, Self)> {
-        let chain = self.chain()?;
-        Some((chain, self))
+    fn choose(mut self) -> Option<(Arc<Chain>, Self)> {
+        let chain = self.chain();
+        if chain.is_none()
+            && let Some(log) = &mut self.log
+        {
+            log.found_no_chain();
+        }
+        Some((chain?, self))
     }
 
     fn chain(&self) -> Option<Arc<Chain>> {
@@ -253,16 +264,22 @@ impl Accepted {
     /// Serves the connection once its handshake is over.
     async fn secure(self, chain: Arc<Chain>, worker: Rc<Worker>, id: u64) {
         let Some(context) = chain.tls.clone() else { return };
-        let (facts, stream, counted) = self.part(&chain);
+        let (facts, stream, mut counted) = self.part(&chain, id);
         let limit = chain.config.transport_socket_connect_timeout.unwrap_or(HANDSHAKE_TIMEOUT);
         let accepted = match tokio::time::timeout(limit, context.accept(stream)).await {
             Ok(Ok(accepted)) => accepted,
             Ok(Err(error)) => {
                 tracing::debug!(peer = %facts.peer, reason = %error.reason, "TLS handshake failed");
+                if let Some(log) = &mut counted.log {
+                    log.not_secured(&error.reason);
+                }
                 return;
             }
             Err(_) => {
                 counted.stats.listener.downstream_cx_transport_socket_connect_timeout.inc();
+                if let Some(log) = &mut counted.log {
+                    log.not_secured_in_time();
+                }
                 return;
             }
         };
@@ -273,7 +290,11 @@ impl Accepted {
             Some(_) => Some(CodecType::Http1),
             None => None,
         };
-        let mut connection = facts.connection(&chain, Io::Server(accepted.stream), id);
+        if let Some(log) = &mut counted.log {
+            log.secured(&accepted.facts, accepted.server_name.as_deref(), handshake);
+        }
+        let mut connection =
+            facts.connection(&chain, Io::Server(accepted.stream), id, counted.log.as_deref());
         connection.detected = detected;
         connection.server_name = accepted.server_name;
         connection.tls = Some(accepted.facts);
@@ -284,13 +305,13 @@ impl Accepted {
 
     /// The connection as filters see it, and what counts it meanwhile.
     fn connect(self, chain: &Arc<Chain>, id: u64) -> (Connection<crate::transport::Stream>, Counts) {
-        let (facts, stream, counts) = self.part(chain);
-        (facts.connection(chain, Io::Tcp(stream), id), counts)
+        let (facts, stream, counts) = self.part(chain, id);
+        (facts.connection(chain, Io::Tcp(stream), id, counts.log.as_deref()), counts)
     }
 
     /// What filters are told, the socket, and what counts the connection meanwhile.
-    fn part(self, chain: &Arc<Chain>) -> (Facade, TcpStream, Counts) {
-        let counts = Counts::new(&self.runtime.stats, self.index, self.since, (self.open, chain.enter()));
+    fn part(mut self, chain: &Arc<Chain>, id: u64) -> (Facade, TcpStream, Counts) {
+        let mut counts = Counts::new(&self.runtime.stats, self.index, self.since, (self.open, chain.enter()));
         let detected = self.detected.and_then(|found| match found {
             Found::Http10 | Found::Http11 => Some(CodecType::Http1),
             Found::Http2 => Some(CodecType::Http2),
@@ -298,6 +319,10 @@ impl Accepted {
         });
         let listener = Arc::clone(&self.runtime.name);
         let server_name = self.hello.and_then(|hello| hello.server_name);
+        counts.log = self.log.take();
+        if let Some(log) = &mut counts.log {
+            log.found_chain(&chain.name, server_name.as_deref(), id);
+        }
         let (peer, local, buffer_limit) = (self.peer, self.local, self.runtime.buffer_limit);
         (Facade { peer, local, detected, server_name, listener, buffer_limit }, self.stream, counts)
     }
@@ -314,9 +339,19 @@ struct Facade {
 }
 
 impl Facade {
-    fn connection(self, chain: &Chain, io: Io, id: u64) -> Connection<crate::transport::Stream> {
+    fn connection(
+        self,
+        chain: &Chain,
+        io: Io,
+        id: u64,
+        log: Option<&Entry>,
+    ) -> Connection<crate::transport::Stream> {
+        let mut io = Counted::new(io, None);
+        if let Some(log) = log {
+            io.tally(Arc::clone(log.moved()));
+        }
         Connection {
-            io: Counted::new(io, None),
+            io,
             id,
             peer: self.peer,
             direct_peer: self.peer,
@@ -330,6 +365,7 @@ impl Facade {
             server_name: self.server_name,
             tls: None,
             handshake: None,
+            told: log.map(|log| Arc::clone(log.told())),
             shutdown: chain.shutdown.clone(),
         }
     }
@@ -356,6 +392,8 @@ struct Counts {
     stats: Arc<Stats>,
     index: usize,
     since: Instant,
+    /// Written when all else is over.
+    log: Option<Box<Entry>>,
     _held: (Open, Served),
 }
 
@@ -367,7 +405,7 @@ impl Counts {
             worker.downstream_cx_total.inc();
             worker.downstream_cx_active.inc();
         }
-        Self { stats: Arc::clone(stats), index, since, _held: held }
+        Self { stats: Arc::clone(stats), index, since, log: None, _held: held }
     }
 }
 

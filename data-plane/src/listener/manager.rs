@@ -1,6 +1,7 @@
 //! The control side of listeners: what is bound, what accepts, what drains.
 
 use super::chain_select::Selector;
+use super::log::Logs;
 use super::runtime::{Chain, Runtime, Shared, Stats};
 use super::sockets::{Plan, Sockets};
 use super::stats::{self, InspectorStats, ManagerStats, TlsInspectorStats};
@@ -67,6 +68,9 @@ pub enum Error {
         #[source]
         reason: BuildError,
     },
+    /// An access log cannot be opened.
+    #[error("access log")]
+    AccessLog(#[source] BuildError),
     /// Two chains serve the same connections.
     #[error("filter chains {first} and {second} match the same connections")]
     DuplicateMatch {
@@ -160,11 +164,15 @@ fn filters(config: &config::Listener) -> Vec<ListenerFilter> {
 type Build =
     Box<dyn Fn(&config::FilterChain, &Scope) -> Result<Arc<dyn NetworkFilter>, BuildError> + Send + Sync>;
 
+/// Opens the access logs of a listener.
+type OpenLogs = Box<dyn Fn(&[config::AccessLog]) -> Result<Option<Arc<Logs>>, BuildError> + Send + Sync>;
+
 struct Inner {
     workers: usize,
     registry: Registry,
     drain_time: Duration,
     build: Build,
+    open_logs: OpenLogs,
     secrets: SecretSlots,
     stats: ManagerStats,
     shared: Arc<Shared>,
@@ -209,8 +217,10 @@ impl Manager {
     pub fn new(options: Options) -> (Self, Vec<WorkerSide>) {
         let Options { workers, registry, drain_time, deps } = options;
         let secrets = deps.secrets.clone();
+        let for_logs = deps.clone();
+        let open_logs: OpenLogs = Box::new(move |configured| Logs::open(configured, &for_logs));
         let build: Build = Box::new(move |chain, listener| network::build(&chain.filters, &deps, listener));
-        Self::with_builder(workers, registry, drain_time, build, secrets)
+        Self::with_builder(workers, registry, drain_time, build, open_logs, secrets)
     }
 
     pub(super) fn with_builder(
@@ -218,6 +228,7 @@ impl Manager {
         registry: Registry,
         drain_time: Duration,
         build: Build,
+        open_logs: OpenLogs,
         secrets: SecretSlots,
     ) -> (Self, Vec<WorkerSide>) {
         let stats = ManagerStats::new(&registry.scope("listener_manager.", "listener_manager.", &[]));
@@ -240,6 +251,7 @@ impl Manager {
             registry,
             drain_time,
             build,
+            open_logs,
             secrets,
             stats,
             shared,
@@ -309,6 +321,7 @@ impl Manager {
             continue_on_timeout: config.continue_on_listener_filters_timeout,
             keepalive: config.tcp_keepalive,
             buffer_limit: config.per_connection_buffer_limit_bytes.into(),
+            logs: (inner.open_logs)(&config.access_log).map_err(Error::AccessLog)?,
             stats,
         });
         for sockets in &sockets {

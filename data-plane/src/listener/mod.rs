@@ -9,6 +9,7 @@ mod accept;
 mod chain_select;
 mod client_hello;
 mod inspect;
+mod log;
 mod manager;
 mod runtime;
 mod sockets;

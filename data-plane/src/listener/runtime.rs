@@ -1,6 +1,7 @@
 //! A listener as workers see it: its chains, how one is chosen, and the counts of its connections.
 
 use super::chain_select::Selector;
+use super::log::Logs;
 use super::stats::{InspectorStats, ListenerStats, TlsInspectorStats, WorkerStats};
 use crate::network::NetworkFilter;
 use crate::stats::Scope;
@@ -74,6 +75,8 @@ pub(super) struct Runtime {
     pub(super) keepalive: Option<TcpKeepalive>,
     /// Of each connection, bytes.
     pub(super) buffer_limit: u64,
+    /// `None`: connections are not logged.
+    pub(super) logs: Option<Arc<Logs>>,
     pub(super) stats: Arc<Stats>,
 }
 

@@ -63,8 +63,14 @@ fn with_workers<F: Future<Output = ()>>(drain_time: Duration, test: impl FnOnce(
             "broken" => Err(BuildError::EmptyChain),
             name => Ok(Arc::new(Teller(name.into()))),
         });
-        let (manager, sides) =
-            Manager::with_builder(2, registry.clone(), drain_time, build, Default::default());
+        let (manager, sides) = Manager::with_builder(
+            2,
+            registry.clone(),
+            drain_time,
+            build,
+            Box::new(|_| Ok(None)),
+            Default::default(),
+        );
         let (process, watch): (_, Shutdown) = shutdown();
         for side in sides {
             let clusters = Clusters::default();

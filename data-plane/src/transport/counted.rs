@@ -3,6 +3,8 @@
 use crate::stats::Counter;
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -15,6 +17,25 @@ pub struct ByteCounters {
     pub tx: Counter,
 }
 
+/// Bytes of one stream, for whoever logs it.
+#[derive(Debug, Default)]
+pub struct Tally {
+    rx: AtomicU64,
+    tx: AtomicU64,
+}
+
+impl Tally {
+    /// Bytes read; exact once the stream is dropped.
+    pub fn received(&self) -> u64 {
+        self.rx.load(Relaxed)
+    }
+
+    /// Bytes written; exact once the stream is dropped.
+    pub fn sent(&self) -> u64 {
+        self.tx.load(Relaxed)
+    }
+}
+
 /// A stream that counts its bytes: locally while busy, into the counters whenever reading would block and when
 /// it is dropped. Forwards vectored writes.
 #[derive(Debug)]
@@ -23,12 +44,19 @@ pub struct Counted<S> {
     rx: u64,
     tx: u64,
     counters: Option<ByteCounters>,
+    tally: Option<Arc<Tally>>,
 }
 
 impl<S> Counted<S> {
     /// Counts into `counters`; into nothing when `None`.
     pub fn new(inner: S, counters: Option<ByteCounters>) -> Self {
-        Self { inner, rx: 0, tx: 0, counters }
+        Self { inner, rx: 0, tx: 0, counters, tally: None }
+    }
+
+    /// Counts into `tally` as well, from now on.
+    pub fn tally(&mut self, tally: Arc<Tally>) {
+        self.flush_counts();
+        self.tally = Some(tally);
     }
 
     /// The stream inside.
@@ -44,6 +72,10 @@ impl<S> Counted<S> {
 
     fn flush_counts(&mut self) {
         let (rx, tx) = (std::mem::take(&mut self.rx), std::mem::take(&mut self.tx));
+        if let Some(tally) = &self.tally {
+            tally.rx.fetch_add(rx, Relaxed);
+            tally.tx.fetch_add(tx, Relaxed);
+        }
         let Some(counters) = &self.counters else { return };
         if rx > 0 {
             counters.rx.add(rx);

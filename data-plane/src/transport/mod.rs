@@ -10,7 +10,7 @@ pub mod socket;
 pub mod tls;
 
 pub use address::local_interface_address;
-pub use counted::{ByteCounters, Counted};
+pub use counted::{ByteCounters, Counted, Tally};
 pub use io::Io;
 
 /// A connection's stream whose bytes are counted.

@@ -2,7 +2,7 @@
 
 use super::breaker::Breaker;
 use super::host::Host;
-use super::host_set::HostSet;
+use super::host_set::{HostSet, Pick};
 use super::limits::Usage;
 use super::outlier::Detection;
 use super::pick::PickRequest;
@@ -11,6 +11,7 @@ use super::tls::ClusterTls;
 use arc_swap::ArcSwap;
 use data_plane_core::config::{self, UpstreamProtocol};
 use data_plane_core::headers::{HeaderId, ResponseHead, Version};
+use data_plane_core::lb::Via;
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 use std::fmt;
@@ -105,20 +106,25 @@ impl Cluster {
         self.hosts.load()
     }
 
-    /// A host for one request; `None` when there is none to send to. Charges `upstream_cx_none_healthy` and
-    /// `lb_healthy_panic`.
-    ///
+    /// A host for one request; `None` when there is none to send to. Charges `upstream_cx_none_healthy`,
+    /// `lb_healthy_panic` and `lb_subsets_*`.
     pub fn pick(&self, request: &PickRequest<'_>) -> Option<Arc<Host>> {
         let hosts = self.hosts.load();
-        let (picked, in_panic) = hosts.pick(request, &self.stats);
-        if picked.is_none() {
+        let Pick { host, in_panic, via } = hosts.pick(request, &self.stats);
+        if host.is_none() {
             self.stats.upstream_cx_none_healthy.inc();
+        }
+        match via {
+            None | Some(Via::Other) => {}
+            Some(Via::Subset) => self.stats.lb_subsets_selected.inc(),
+            Some(Via::Fallback) => self.stats.lb_subsets_fallback.inc(),
+            Some(Via::Panic) => self.stats.lb_subsets_fallback_panic.inc(),
         }
         // As Envoy: nobody at all is a panic too.
         if in_panic || (hosts.is_empty() && self.config.healthy_panic_threshold > 0) {
             self.stats.lb_healthy_panic.inc();
         }
-        picked
+        host
     }
 
     /// Whether connections made under `other` are of the same kind.

@@ -4,7 +4,9 @@ use super::host::Host;
 use super::pick::PickRequest;
 use super::stats::ClusterStats;
 use data_plane_core::config::{self, Assignment, Locality};
-use data_plane_core::lb::{Facts, HostIndex, HostView, PickCx, Picked, Selector, SelectorOptions, mix};
+use data_plane_core::lb::{
+    Facts, HostIndex, HostView, PickCx, Picked, Selector, SelectorOptions, Subsets, Via, mix,
+};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -31,10 +33,30 @@ impl Together {
 #[derive(Debug)]
 pub struct HostSet {
     hosts: Box<[Arc<Host>]>,
-    selector: Selector,
+    choice: Choice,
     together: Together,
-    /// Where the selector's clock starts.
+    /// Where the clock of the choice starts.
     epoch: Instant,
+}
+
+/// How a host is chosen.
+#[derive(Debug)]
+enum Choice {
+    /// Among all.
+    All(Selector),
+    /// Among those with the metadata that is asked for.
+    Subsets(Subsets),
+}
+
+/// A choice that was made.
+#[derive(Debug, Default)]
+pub(super) struct Pick {
+    /// `None` when there is nobody to choose.
+    pub(super) host: Option<Arc<Host>>,
+    /// Hosts were used, or would have been, whatever their health.
+    pub(super) in_panic: bool,
+    /// How, among subsets.
+    pub(super) via: Option<Via>,
 }
 
 impl Default for HostSet {
@@ -43,7 +65,7 @@ impl Default for HostSet {
         let policy = config::LbPolicy::ROUND_ROBIN;
         Self {
             hosts: Box::default(),
-            selector: Selector::build(&policy, &[], SelectorOptions::default(), None, 0),
+            choice: Choice::All(Selector::build(&policy, &[], SelectorOptions::default(), None, 0)),
             together: Together::default(),
             epoch: Instant::now(),
         }
@@ -111,9 +133,16 @@ impl HostSet {
                 }
             })
             .collect();
-        let selector = Selector::build(&cluster.lb, &views, options, Some(&old.selector), seed);
+        let choice = match &cluster.subsets {
+            None => Choice::All(Selector::build(&cluster.lb, &views, options, old.selector(), seed)),
+            Some(config) => {
+                let labels: Vec<_> = hosts.iter().map(|host| &host.labels).collect();
+                let (lb, old) = (&cluster.lb, old.subsets());
+                Choice::Subsets(Subsets::build(config, lb, &views, &labels, options, old, seed))
+            }
+        };
         drop(views);
-        Self { selector, hosts: hosts.into(), together, epoch }
+        Self { choice, hosts: hosts.into(), together, epoch }
     }
 
     /// Whether `assignment` says the same as the one that the set was made of, hosts aside.
@@ -136,8 +165,23 @@ impl HostSet {
         self.hosts.is_empty()
     }
 
-    /// A host, and whether its priority is in panic. `stats` are the cluster's.
-    pub(super) fn pick(&self, request: &PickRequest<'_>, stats: &ClusterStats) -> (Option<Arc<Host>>, bool) {
+    /// Its subsets, where it has any.
+    pub(super) fn subsets(&self) -> Option<&Subsets> {
+        match &self.choice {
+            Choice::All(_) => None,
+            Choice::Subsets(subsets) => Some(subsets),
+        }
+    }
+
+    fn selector(&self) -> Option<&Selector> {
+        match &self.choice {
+            Choice::All(selector) => Some(selector),
+            Choice::Subsets(_) => None,
+        }
+    }
+
+    /// Chooses a host. `stats` are the cluster's.
+    pub(super) fn pick(&self, request: &PickRequest<'_>, stats: &ClusterStats) -> Pick {
         let facts = HostFacts { set: self, stats };
         let mut state = request.random;
         let mut attempt = 0;
@@ -149,12 +193,18 @@ impl HostSet {
                 tried_priorities: request.tried_priorities,
                 facts: &facts,
             };
-            let Picked { host, in_panic } = self.selector.pick(&cx);
+            let (Picked { host, in_panic }, via) = match &self.choice {
+                Choice::All(selector) => (selector.pick(&cx), None),
+                Choice::Subsets(subsets) => {
+                    let (picked, via) = subsets.pick(request.subset, &cx);
+                    (picked, Some(via))
+                }
+            };
             let host = host.and_then(|HostIndex(at)| self.hosts.get(at as usize));
             let enough = attempt == request.avoid_attempts;
             match (host, request.avoid) {
                 (Some(host), Some(avoid)) if !enough && avoid(host) => attempt += 1,
-                _ => return (host.cloned(), in_panic),
+                _ => return Pick { host: host.cloned(), in_panic, via },
             }
         }
     }

@@ -14,6 +14,7 @@ use super::tls::ClusterTls;
 use crate::stats::Registry;
 use crate::transport::tls::slot::SecretSlots;
 use data_plane_core::config::{self, Assignment, Discovery};
+use data_plane_core::lb::Subsets;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -743,7 +744,7 @@ fn watched(config: &config::Cluster, stats: &ClusterStats) -> cluster::Health {
     health
 }
 
-/// Brings the gauges of a cluster's membership up to date.
+/// Brings the gauges of a cluster's membership up to date, with `hosts` about to take the place of those it has.
 fn publish_counts(cluster: &Cluster, hosts: &HostSet) {
     let membership = &cluster.stats.membership;
     let members::Counts { total, healthy, degraded, excluded, max_weight } = members::counts(hosts);
@@ -752,6 +753,17 @@ fn publish_counts(cluster: &Cluster, hosts: &HostSet) {
     membership.membership_degraded.set(degraded);
     membership.membership_excluded.set(excluded);
     membership.max_host_weight.set(max_weight);
+    let old = cluster.hosts();
+    let (old, new) = (old.subsets(), hosts.subsets());
+    if old.is_none() && new.is_none() {
+        return;
+    }
+    membership.lb_subsets_active.set(new.map_or(0, Subsets::len) as u64);
+    membership.lb_subsets_created.add(new.map_or(0, |new| new.more_than(old)) as u64);
+    membership.lb_subsets_removed.add(old.map_or(0, |old| old.more_than(new)) as u64);
+    if let Some(duplicates) = new.and_then(Subsets::duplicates) {
+        cluster.stats.subset_duplicates().set(duplicates);
+    }
 }
 
 /// Tells pools that these hosts take no new requests.

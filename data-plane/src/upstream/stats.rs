@@ -4,7 +4,7 @@
 
 use super::limits::Priority;
 use crate::stat_block;
-use crate::stats::{self, Block, Counter, Histogram, Registry, Scope};
+use crate::stats::{self, Block, Counter, Gauge, Histogram, Registry, Scope};
 use std::ops::Deref;
 use std::sync::{Arc, OnceLock};
 
@@ -22,7 +22,8 @@ stat_block! {
     /// timeouts and retries.
     pub struct ClusterMetrics {
         counters:
-            lb_healthy_panic, retry_or_shadow_abandoned, upstream_cx_close_notify, upstream_cx_connect_fail, upstream_cx_connect_timeout,
+            lb_healthy_panic, lb_subsets_fallback, lb_subsets_fallback_panic, lb_subsets_selected,
+            retry_or_shadow_abandoned, upstream_cx_close_notify, upstream_cx_connect_fail, upstream_cx_connect_timeout,
             upstream_cx_destroy, upstream_cx_destroy_local, upstream_cx_destroy_local_with_active_rq,
             upstream_cx_destroy_remote, upstream_cx_destroy_remote_with_active_rq,
             upstream_cx_destroy_with_active_rq, upstream_cx_http1_total, upstream_cx_http2_total,
@@ -45,9 +46,9 @@ stat_block! {
 stat_block! {
     /// Metrics of one cluster's members and where they come from, `cluster.<name>.`.
     pub struct Membership {
-        counters: assignment_use_cached, init_fetch_timeout, membership_change, update_attempt, update_empty,
-            update_failure, update_no_rebuild, update_rejected, update_success;
-        gauges: max_host_weight, membership_degraded, membership_excluded, membership_healthy,
+        counters: assignment_use_cached, init_fetch_timeout, lb_subsets_created, lb_subsets_removed,
+            membership_change, update_attempt, update_empty, update_failure, update_no_rebuild, update_rejected, update_success;
+        gauges: lb_subsets_active, max_host_weight, membership_degraded, membership_excluded, membership_healthy,
             membership_total, version, warming_state;
         histograms: ;
     }
@@ -97,6 +98,7 @@ pub struct ClusterStats {
     breakers: [Arc<Block>; 2],
     codes: OnceLock<Box<Codes>>,
     rate_limits: OnceLock<Box<RateLimitStats>>,
+    duplicates: OnceLock<Gauge>,
 }
 
 impl ClusterStats {
@@ -117,7 +119,13 @@ impl ClusterStats {
             metrics: OnceLock::new(),
             codes: OnceLock::new(),
             rate_limits: OnceLock::new(),
+            duplicates: OnceLock::new(),
         }
+    }
+
+    /// Hosts that are never used, as their subset has another one; appears once used, as with Envoy.
+    pub(super) fn subset_duplicates(&self) -> &Gauge {
+        self.duplicates.get_or_init(|| self.scope.gauge(&["lb_subsets_single_host_per_subset_duplicate"]))
     }
 
     /// Those of its active health checks.

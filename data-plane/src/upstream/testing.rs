@@ -20,6 +20,7 @@ pub(super) fn cluster(name: &str, discovery: Discovery) -> Cluster {
         discovery,
         lb: LbPolicy::ROUND_ROBIN,
         locality_lb: LocalityLb::Alike,
+        subsets: None,
         fail_traffic_on_panic: false,
         connect_timeout: Duration::from_secs(5),
         protocol: UpstreamProtocol::Http1,

@@ -242,6 +242,26 @@ fn shares(chosen: &[String]) -> BTreeMap<&str, f64> {
 }
 
 #[tokio::test]
+async fn weighted_clusters_go_by_the_hash_where_they_are_told_to() {
+    let hosts = hosts().await;
+    let clusters: Vec<_> = (0..3)
+        .map(|at| cluster(&format!("c{at}"), "lb_policy: RANDOM", &[("", plain(&hosts[at..=at]))]))
+        .collect();
+    let weighted = "weighted_clusters: {use_hash_policy: true, clusters: [{name: c0, weight: 50}, {name: c1, weight: 30}, {name: c2, weight: 20}]}";
+    let by = "hash_policy: [{header: {header_name: x-key}}, {query_parameter: {name: k}}]";
+    let table = format!(
+        "{{match: {{path: /by}}, route: {{{weighted}, {by}}}}}, {{match: {{path: /none}}, route: {{{weighted}}}}}"
+    );
+    let pair = Pair::start(&[http_listener("web", "", &routes(&table))], &clusters).await.unwrap();
+    let (envoy, ours) = tokio::join!(chosen(&pair.envoy, "by", KEYS), chosen(&pair.ours, "by", KEYS));
+    assert_eq!(envoy, ours);
+    assert_eq!(shares(&ours).len(), 3);
+    // Without a hash by chance.
+    let ours = chosen(&pair.ours, "none", KEYS).await;
+    assert_eq!(shares(&ours).len(), 3, "{ours:?}");
+}
+
+#[tokio::test]
 async fn load_is_shared_alike() {
     const REQUESTS: usize = 1_200;
     let hosts = hosts().await;

@@ -23,6 +23,9 @@ async fn local_replies_are_envoys() {
       {match: {path: /max-duration}, route: {cluster: up, timeout: 0s, max_stream_duration: {max_stream_duration: 0.2s}}},
       {match: {path: /idle}, route: {cluster: up, timeout: 0s, idle_timeout: 0.2s}},
       {match: {path: /full}, route: {cluster: full}},
+      {match: {path: /full/high}, route: {cluster: full, priority: HIGH}},
+      {match: {path: /full-high}, route: {cluster: full_high}},
+      {match: {path: /full-high/high}, route: {cluster: full_high, priority: HIGH}},
       {match: {path: /direct}, direct_response: {status: 201, body: {inline_string: made}}},
       {match: {path: /direct-empty}, direct_response: {status: 204}},
       {match: {path: /direct-bare}, direct_response: {status: 503}},
@@ -54,6 +57,11 @@ async fn local_replies_are_envoys() {
         "$ORIGIN",
         "circuit_breakers: {thresholds: [{max_requests: 0, max_pending_requests: 0, max_connections: 0}]}",
     ));
+    all.push(cluster(
+        "full_high",
+        "$ORIGIN",
+        "circuit_breakers: {thresholds: [{priority: HIGH, max_requests: 0, max_pending_requests: 0, max_connections: 0}]}",
+    ));
     let pair = Pair::start(&listeners, &all).await.unwrap();
     let mut cases = Vec::new();
     let ask = |name: &str, path: &str, headers: &[&str]| Case::ask(name, &format!("GET {path}"), headers);
@@ -77,6 +85,9 @@ async fn local_replies_are_envoys() {
         ask("max duration", "/max-duration", &["x-do: never"]),
         ask("idle", "/idle", &["x-do: never"]),
         ask("full", "/full", &[]),
+        ask("full, high priority", "/full/high", &[]),
+        ask("full of high priority", "/full-high", &[]),
+        ask("full of high priority, high priority", "/full-high/high", &[]),
         ask("direct", "/direct", &[]),
         ask("direct, empty", "/direct-empty", &[]),
         ask("direct, no body", "/direct-bare", &[]),

@@ -1,9 +1,8 @@
-//! Host choice: policies, localities, subsets (Envoy `config.cluster.v3.Cluster.*LbConfig` and
+//! Host choice: policies and localities (Envoy `config.cluster.v3.Cluster.*LbConfig` and
 //! `extensions.load_balancing_policies`).
 
 use super::f64Bits;
 use crate::matcher::{Regex, Substitution};
-use serde_json::Value;
 use std::time::Duration;
 
 /// Host choice.
@@ -186,41 +185,4 @@ pub enum LocalityLb {
     Alike,
     /// By their weight and health; those without a weight get nothing.
     Weighted,
-}
-
-/// What a host's metadata `envoy.lb` must hold for a request (`metadata_match` of routes), ordered by key.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct MetadataMatch(Box<[(Box<str>, Value)]>);
-
-impl MetadataMatch {
-    /// Keys and values, ordered by key.
-    pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &Value)> {
-        self.0.iter().map(|(key, value)| (&**key, value))
-    }
-
-    /// Whether it asks for nothing.
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    /// The value asked for under `key`.
-    pub fn get(&self, key: &str) -> Option<&Value> {
-        let at = self.0.binary_search_by(|(known, _)| (**known).cmp(key)).ok()?;
-        Some(&self.0[at].1)
-    }
-
-    /// Both; where both ask for a key, what `over` asks for (a weighted cluster's over its route's).
-    pub fn merged(&self, over: &Self) -> Self {
-        over.0.iter().chain(self.0.iter().filter(|(key, _)| over.get(key).is_none())).cloned().collect()
-    }
-}
-
-impl FromIterator<(Box<str>, Value)> for MetadataMatch {
-    /// Of a key given twice the first counts.
-    fn from_iter<I: IntoIterator<Item = (Box<str>, Value)>>(values: I) -> Self {
-        let mut values: Vec<_> = values.into_iter().collect();
-        values.sort_by(|(a, _), (b, _)| a.cmp(b));
-        values.dedup_by(|(a, _), (b, _)| a == b);
-        Self(values.into())
-    }
 }

@@ -2,7 +2,7 @@
 
 use super::{
     AutoSni, CircuitBreaker, ConfigSource, EndpointCheck, HealthCheck, Http1Options, Http2Options, LbPolicy,
-    Locality, LocalityLb, OutlierDetection, TransportSocketMatch, UpstreamTls,
+    Locality, LocalityLb, OutlierDetection, SubsetConfig, TransportSocketMatch, UpstreamTls,
 };
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -21,6 +21,8 @@ pub struct Cluster {
     pub discovery: Discovery,
     /// Host choice.
     pub lb: LbPolicy,
+    /// Hosts are divided by their metadata, and chosen among within a part; `None`: they are not.
+    pub subsets: Option<Arc<SubsetConfig>>,
     /// Which localities get the requests.
     pub locality_lb: LocalityLb,
     /// In panic, answer that there is no healthy host rather than use unhealthy ones. Not in policies that hash.

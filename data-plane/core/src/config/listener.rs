@@ -33,7 +33,7 @@ pub struct Listener {
     pub tcp_keepalive: Option<TcpKeepalive>,
     /// Replaces the address in `listener.<address>.` stats.
     pub stat_prefix: Option<Box<str>>,
-    /// Logs connections that found no chain or failed early.
+    /// Logs each connection when it ends, those that found no chain too.
     pub access_log: Vec<AccessLog>,
 }
 

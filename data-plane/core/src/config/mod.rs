@@ -18,12 +18,13 @@ mod retry;
 mod route;
 mod secret;
 mod source;
+mod subset;
 mod tls;
 mod tracing;
 
 pub use balance::{
     HashCookie, HashFunction, HashPolicy, HashSource, Hashing, LbPolicy, LeastRequest, LocalityLb, Maglev,
-    MetadataMatch, RingHash, SlowStart,
+    RingHash, SlowStart,
 };
 pub use bootstrap::{Admin, Bootstrap, Dynamic, Locality, LogFormat, MetricsSink, Node, StatsOptions};
 pub use cluster::{
@@ -59,6 +60,9 @@ pub use secret::{
     SecretType, Sensitive, TicketKeys, TlsCertificate, ValidationContext,
 };
 pub use source::{ConfigSource, GrpcSource, GrpcTarget, TransportApi, f64Bits};
+pub use subset::{
+    FALLBACK_LIST, MetadataMatch, SelectorFallback, SubsetConfig, SubsetFallback, SubsetSelector, encode,
+};
 pub use tls::{
     AutoSni, CipherSuite, CommonTls, DownstreamTls, KeyGroup, OcspPolicy, SessionTickets, TlsParams,
     TlsVersion, TransportSocketMatch, UpstreamTls, ValidationSource,

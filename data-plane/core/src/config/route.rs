@@ -1,6 +1,6 @@
 //! Routes (Envoy `config.route.v3.RouteConfiguration`).
 
-use super::{BodyLimit, FilterOverrides, HashPolicy, Mirror, RateLimit, RetryPolicy};
+use super::{BodyLimit, FilterOverrides, HashPolicy, MetadataMatch, Mirror, RateLimit, RetryPolicy};
 use crate::headers::Metadata;
 use crate::headers::edit::HeaderEdits;
 use crate::matcher::{HeaderMatcher, QueryMatcher, Regex, Runtime, Substitution};
@@ -165,6 +165,8 @@ pub enum Action {
 pub struct Forward {
     /// Which cluster.
     pub cluster: ClusterChoice,
+    /// What its requests ask of a host's metadata, in clusters that are divided into subsets; `None`: nothing.
+    pub metadata_match: Option<Arc<MetadataMatch>>,
     /// Status when it does not exist. Default 503.
     pub cluster_not_found_status: u16,
     /// Path rewrite.
@@ -219,6 +221,8 @@ pub struct WeightedClusters {
     pub total: u32,
     /// A request header holding the random value.
     pub random_value_header: Option<Box<str>>,
+    /// The random value is the request's hash by the route's `hash_policy`, where it has one.
+    pub use_hash_policy: bool,
 }
 
 /// A cluster with its weight.
@@ -228,6 +232,8 @@ pub struct ClusterWeight {
     pub name: Box<str>,
     /// Weight; zero is never chosen.
     pub weight: u32,
+    /// What its requests ask of a host's metadata, the route's words taken in; `None`: nothing.
+    pub metadata_match: Option<Arc<MetadataMatch>>,
     /// Edits of requests.
     pub request_edits: HeaderEdits,
     /// Edits of responses.

@@ -264,6 +264,8 @@ pub enum LogType {
     /// The stream ended.
     #[default]
     DownstreamEnd,
+    /// A listener's log, which has no kinds of lines.
+    NotSet,
 }
 
 impl LogType {
@@ -274,6 +276,7 @@ impl LogType {
             Self::DownstreamStart => "DownstreamStart",
             Self::DownstreamPeriodic => "DownstreamPeriodic",
             Self::DownstreamEnd => "DownstreamEnd",
+            Self::NotSet => "NotSet",
         }
     }
 }

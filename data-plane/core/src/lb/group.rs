@@ -16,6 +16,9 @@ pub(super) struct Group {
 pub(super) struct Builder<'a> {
     pub(super) policy: &'a LbPolicy,
     pub(super) hosts: &'a [HostView<'a>],
+    /// Those of the hosts that are chosen among, ascending.
+    pub(super) members: &'a [HostIndex],
+    pub(super) totals: Option<&'a Totals>,
     pub(super) options: &'a SelectorOptions,
     pub(super) earlier: Earlier,
     pub(super) seed: u64,
@@ -29,6 +32,61 @@ struct Locality {
     usable: Vec<HostIndex>,
     /// All that are not excluded.
     counted: u32,
+    members: u32,
+}
+
+/// Localities of a whole cluster, for the weights that they have in a part of it.
+#[derive(Debug)]
+pub(super) struct Totals {
+    list: Vec<Total>,
+    /// Weights shrink with the share of a locality's hosts that are in the part.
+    scaled: bool,
+}
+
+#[derive(Debug)]
+struct Total {
+    priority: u32,
+    locality: u32,
+    weight: u32,
+    hosts: u32,
+}
+
+impl Totals {
+    pub(super) fn new(hosts: &[HostView<'_>], scaled: bool) -> Self {
+        let mut list: Vec<Total> = Vec::new();
+        for host in hosts {
+            let is_its = |total: &Total| (total.priority, total.locality) == (host.priority, host.locality);
+            match list.iter().rposition(is_its) {
+                Some(at) => list[at].hosts += 1,
+                None => list.push(Total {
+                    priority: host.priority,
+                    locality: host.locality,
+                    weight: host.locality_weight,
+                    hosts: 1,
+                }),
+            }
+        }
+        Self { list, scaled }
+    }
+
+    /// Gives localities of a part the weights that they have in it. As in Envoy one that has no host there still
+    /// counts, unless weights are scaled.
+    fn apply(&self, priority: u32, localities: &mut Vec<Locality>) {
+        for total in self.list.iter().filter(|total| total.priority == priority) {
+            match localities.iter_mut().find(|locality| locality.id == total.locality) {
+                Some(locality) if self.scaled => {
+                    let share = (u64::from(total.weight) * u64::from(locality.members)) as f32;
+                    locality.weight = (share / total.hosts as f32).round() as u32;
+                }
+                None if !self.scaled => localities.push(Locality {
+                    id: total.locality,
+                    weight: total.weight,
+                    ..Locality::default()
+                }),
+                Some(_) | None => {}
+            }
+        }
+    }
 }
 
 impl Locality {
@@ -71,7 +129,8 @@ impl Builder<'_> {
 
     fn localities(&self, priority: u32, usable: impl Fn(&HostView<'_>) -> bool) -> Vec<Locality> {
         let mut localities: Vec<Locality> = Vec::new();
-        for (at, host) in self.hosts.iter().enumerate().filter(|(_, host)| host.priority == priority) {
+        let members = self.members.iter().map(|member| (*member, &self.hosts[member.0 as usize]));
+        for (member, host) in members.filter(|(_, host)| host.priority == priority) {
             // Hosts of a locality stand together, mostly.
             let known = localities.iter().rposition(|locality| locality.id == host.locality);
             let known = known.unwrap_or_else(|| {
@@ -81,10 +140,14 @@ impl Builder<'_> {
                 localities.len() - 1
             });
             let locality = &mut localities[known];
+            locality.members += 1;
             locality.counted += u32::from(!host.excluded);
             if usable(host) {
-                locality.usable.push(HostIndex(at as u32));
+                locality.usable.push(member);
             }
+        }
+        if let Some(totals) = self.totals {
+            totals.apply(priority, &mut localities);
         }
         localities
     }

@@ -1,7 +1,8 @@
 //! Host choice: which of a list of hosts gets the next request.
 //!
 //! A [`Balancer`] is built for one list of weighted hosts and shared by all workers; a [`Selector`] adds
-//! priorities, localities, health and panic. Both know hosts by index only: who they are is the caller's affair.
+//! priorities, localities, health and panic; [`Subsets`] have a selector for each part of the hosts. All of them know
+//! hosts by index only: who they are is the caller's affair.
 //! Adding a policy is one file with a `FACTORY`, its `mod` line, and a line in [`BUILTIN`].
 
 mod alias;
@@ -17,9 +18,11 @@ mod ring_hash;
 mod round_robin;
 mod selector;
 mod slow_start;
+mod subset;
 mod twister;
 
 pub use selector::{Picked, Selector, SelectorOptions};
+pub use subset::{Labels, Subsets, Via};
 
 use crate::config::LbPolicy;
 use std::time::Duration;

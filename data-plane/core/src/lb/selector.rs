@@ -1,6 +1,6 @@
 //! Choice over priorities and health: a share of the load for each priority, a balancer for each of its lists.
 
-use super::group::{Builder, Group};
+use super::group::{Builder, Group, Totals};
 use super::list::Earlier;
 use super::priority::{self, Counts, Share};
 use super::{Health, HostIndex, HostView, PickCx, mix};
@@ -82,40 +82,8 @@ impl Selector {
         earlier: Option<&Self>,
         seed: u64,
     ) -> Self {
-        // Priorities that have hosts, so that a gap in the numbers costs nothing.
-        let mut levels: Vec<u32> = hosts.iter().map(|host| host.priority).collect();
-        levels.sort_unstable();
-        levels.dedup();
-        let mut counts = vec![Counts::default(); levels.len()];
-        for host in hosts {
-            if let Ok(level) = levels.binary_search(&host.priority) {
-                counts[level].add(host, options.weighted_priority_health);
-            }
-        }
-        let shares = priority::shares(&counts, options.panic_threshold, options.overprovisioning_factor);
-        let mut known = Earlier::default();
-        for level in earlier.iter().flat_map(|earlier| &earlier.levels) {
-            level.healthy.keep(&mut known);
-            level.degraded.iter().for_each(|group| group.keep(&mut known));
-        }
-        let mut builder = Builder { policy, hosts, options: &options, earlier: known, seed };
-        let level = |((priority, share), counts): ((&u32, &Share), &Counts)| {
-            let in_panic = share.panic;
-            let healthy =
-                builder.group(*priority, in_panic, |host| in_panic || host.health == Health::Healthy);
-            // Envoy: rings and tables are made of healthy hosts only.
-            let degraded = (!in_panic && !policy.hashes() && counts.degraded_hosts > 0)
-                .then(|| builder.group(*priority, false, |host| host.health == Health::Degraded));
-            let availability = counts.availability(options.overprovisioning_factor);
-            Level { priority: *priority, in_panic, availability, healthy, degraded }
-        };
-        let levels = levels.iter().zip(&shares).zip(&counts).map(level).collect();
-        Self {
-            levels,
-            turns: turns(&shares),
-            hashes: policy.hashes(),
-            fail_on_panic: options.fail_traffic_on_panic && !policy.hashes(),
-        }
+        let members: Vec<_> = (0..hosts.len() as u32).map(HostIndex).collect();
+        Plan { policy, hosts, members: &members, totals: None, options, earlier, seed }.build()
     }
 
     /// The next host.
@@ -165,6 +133,63 @@ impl Selector {
             Some(shares) => turns(&shares),
             // Nobody else can take it: all are as good as never tried.
             None => self.turns.clone(),
+        }
+    }
+}
+
+/// What a [`Selector`] over some of a cluster's hosts is built from.
+#[derive(Clone, Copy)]
+pub(super) struct Plan<'a> {
+    pub(super) policy: &'a LbPolicy,
+    /// All hosts of the cluster.
+    pub(super) hosts: &'a [HostView<'a>],
+    /// Those to choose among, ascending.
+    pub(super) members: &'a [HostIndex],
+    /// What localities are in the cluster, where that matters to their weights among the members.
+    pub(super) totals: Option<&'a Totals>,
+    pub(super) options: SelectorOptions,
+    /// What it has for a list with equal hosts is taken over.
+    pub(super) earlier: Option<&'a Selector>,
+    pub(super) seed: u64,
+}
+
+impl Plan<'_> {
+    pub(super) fn build(self) -> Selector {
+        let Self { policy, hosts, members, totals, options, earlier, seed } = self;
+        let views = || members.iter().map(|member| &hosts[member.0 as usize]);
+        // Priorities that have hosts, so that a gap in the numbers costs nothing.
+        let mut levels: Vec<u32> = views().map(|host| host.priority).collect();
+        levels.sort_unstable();
+        levels.dedup();
+        let mut counts = vec![Counts::default(); levels.len()];
+        for host in views() {
+            if let Ok(level) = levels.binary_search(&host.priority) {
+                counts[level].add(host, options.weighted_priority_health);
+            }
+        }
+        let shares = priority::shares(&counts, options.panic_threshold, options.overprovisioning_factor);
+        let mut known = Earlier::default();
+        for level in earlier.iter().flat_map(|earlier| &earlier.levels) {
+            level.healthy.keep(&mut known);
+            level.degraded.iter().for_each(|group| group.keep(&mut known));
+        }
+        let mut builder = Builder { policy, hosts, members, totals, options: &options, earlier: known, seed };
+        let level = |((priority, share), counts): ((&u32, &Share), &Counts)| {
+            let in_panic = share.panic;
+            let healthy =
+                builder.group(*priority, in_panic, |host| in_panic || host.health == Health::Healthy);
+            // Envoy: rings and tables are made of healthy hosts only.
+            let degraded = (!in_panic && !policy.hashes() && counts.degraded_hosts > 0)
+                .then(|| builder.group(*priority, false, |host| host.health == Health::Degraded));
+            let availability = counts.availability(options.overprovisioning_factor);
+            Level { priority: *priority, in_panic, availability, healthy, degraded }
+        };
+        let levels = levels.iter().zip(&shares).zip(&counts).map(level).collect();
+        Selector {
+            levels,
+            turns: turns(&shares),
+            hashes: policy.hashes(),
+            fail_on_panic: options.fail_traffic_on_panic && !policy.hashes(),
         }
     }
 }

@@ -1,5 +1,5 @@
 use super::*;
-use crate::config::{LeastRequest, Maglev, RingHash};
+use crate::config::{LeastRequest, LocalityLb, Maglev, RingHash};
 use proptest::prelude::*;
 
 fn all() -> [LbPolicy; 6] {
@@ -123,6 +123,87 @@ fn workers_that_share_a_rotation_keep_its_distribution() {
         })
     });
     assert_eq!(total, [1_000, 2_000, 5_000]);
+}
+
+/// How often each of `hosts` hosts is picked by `workers` workers that share a selector, `picks` picks in all.
+fn picked_by(selector: &Selector, hosts: usize, workers: u64, picks: u64) -> Vec<u64> {
+    let worker = |seed: u64| {
+        let (mut counts, mut state) = (vec![0; hosts], seed << 32);
+        for _ in 0..picks / workers {
+            let HostIndex(host) = selector.pick(&cx(mix(&mut state), &Busy(&idle))).host.unwrap();
+            counts[host as usize] += 1;
+        }
+        counts
+    };
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (1..=workers).map(|seed| scope.spawn(move || worker(seed))).collect();
+        workers.into_iter().fold(vec![0; hosts], |sum, counts| {
+            sum.iter().zip(counts.join().unwrap()).map(|(a, b)| a + b).collect()
+        })
+    })
+}
+
+#[test]
+fn every_policy_shares_alike_with_one_worker_and_with_many() {
+    const PICKS: u64 = 64_000;
+    let keys: Vec<_> = (0..6).map(|at| format!("10.2.0.{at}:80")).collect();
+    let ill = |at| if at == 5 { Health::Unhealthy } else { Health::Healthy };
+    let host = |at: u32, locality| HostView {
+        weight: 1 + at % 3,
+        health: ill(at),
+        locality,
+        locality_weight: 1 + 2 * locality,
+        key: &keys[at as usize],
+        ..HostView::default()
+    };
+    // One list; two localities by weight; two priorities, the first of which takes 70 %.
+    let alike: Vec<_> = (0..6).map(|at| host(at, 0)).collect();
+    let localities: Vec<_> = (0..6).map(|at| host(at, at % 2)).collect();
+    let spilling: Vec<_> = (0..6)
+        .map(|at| HostView {
+            priority: u32::from(at > 3),
+            health: if at > 1 && at < 4 { Health::Unhealthy } else { ill(at) },
+            ..host(at, 0)
+        })
+        .collect();
+    for policy in all() {
+        for (hosts, locality_lb) in
+            [(&alike, LocalityLb::Alike), (&localities, LocalityLb::Weighted), (&spilling, LocalityLb::Alike)]
+        {
+            let options = SelectorOptions { locality_lb, ..SelectorOptions::default() };
+            let built = || Selector::build(&policy, hosts, options, None, 11);
+            let one = picked_by(&built(), 6, 1, PICKS);
+            let many = picked_by(&built(), 6, 4, PICKS);
+            assert_shares(&many, &one.iter().map(|count| *count as f64).collect::<Vec<_>>(), 0.015);
+            if matches!(policy, LbPolicy::RoundRobin { .. }) && hosts != &spilling {
+                // Not by chance: turns are one rotation.
+                let most = one.iter().zip(&many).map(|(a, b)| a.abs_diff(*b)).max();
+                assert!(most <= Some(3), "{one:?} {many:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_key_finds_the_same_host_from_every_worker() {
+    let keys: Vec<_> = (0..9).map(|at| format!("10.3.0.{at}:80")).collect();
+    let hosts: Vec<_> = keys.iter().map(|key| HostView { key, ..HostView::default() }).collect();
+    for policy in all().into_iter().filter(LbPolicy::hashes) {
+        let selector = Selector::build(&policy, &hosts, SelectorOptions::default(), None, 1);
+        let found = |seed: u64| -> Vec<_> {
+            let mut random = seed;
+            let ask = |key: u64| {
+                let hash = Some(key.wrapping_mul(0x9E37_79B9_7F4A_7C15));
+                selector.pick(&PickCx { hash, ..cx(mix(&mut random), &Busy(&idle)) }).host
+            };
+            (0..500).map(ask).collect()
+        };
+        std::thread::scope(|scope| {
+            let workers: Vec<_> = (1..5).map(|seed| scope.spawn(move || found(seed))).collect();
+            let found: Vec<_> = workers.into_iter().map(|worker| worker.join().unwrap()).collect();
+            assert!(found.windows(2).all(|pair| pair[0] == pair[1]), "{policy:?}");
+        });
+    }
 }
 
 #[test]

@@ -3,8 +3,8 @@
 use super::hash::{self, HashPeer, Hashed};
 use super::redirect;
 use crate::config::{
-    Action, ClusterChoice, ClusterWeight, DirectResponse, FilterOverride, Forward, HostRewrite, PathMatch,
-    PathRewrite, Redirect, Route, RouteConfig, VirtualHost,
+    Action, ClusterChoice, ClusterWeight, DirectResponse, FilterOverride, Forward, HostRewrite,
+    MetadataMatch, PathMatch, PathRewrite, Redirect, Route, RouteConfig, VirtualHost,
 };
 use crate::headers::edit::HeaderEdits;
 use crate::headers::{HeaderId, Record, RequestHead, ResponseHead};
@@ -55,6 +55,14 @@ impl<'a> Matched<'a> {
     /// The request's hash by the route's policies.
     pub fn hash(&self, head: &RequestHead, peer: &HashPeer) -> Hashed {
         self.forward().map(|forward| hash::hash(&forward.hash_policy, head, peer)).unwrap_or_default()
+    }
+
+    /// What is asked of a host's metadata by the weighted cluster, else by the route.
+    pub fn metadata_match(&self) -> Option<&'a Arc<MetadataMatch>> {
+        match self.weight() {
+            Some(weight) => weight.metadata_match.as_ref(),
+            None => self.forward()?.metadata_match.as_ref(),
+        }
     }
 
     /// To keep over awaits.

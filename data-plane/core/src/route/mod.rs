@@ -18,7 +18,7 @@ pub use hash::{HashPeer, Hashed};
 pub use matched::{Answer, Matched, RouteId};
 
 use crate::config::{
-    Action, ClusterChoice, Redirect, RequireTls, Route, RouteConfig, RouteMatch, VirtualHost,
+    Action, ClusterChoice, HashPolicy, Redirect, RequireTls, Route, RouteConfig, RouteMatch, VirtualHost,
     WeightedClusters,
 };
 use crate::headers::format::is_grpc;
@@ -41,6 +41,8 @@ pub struct RouteQuery<'a> {
     pub internal: bool,
     /// Overrides of fractions; `None`: none.
     pub runtime: Option<Runtime<'a>>,
+    /// Whose request it is, where weighted clusters go by the request's hash; `None`: they go by chance.
+    pub peer: Option<HashPeer>,
 }
 
 /// A route configuration, indexed.
@@ -163,7 +165,7 @@ impl RouteQuery<'_> {
     fn choose_cluster(&self, route: &Route) -> u32 {
         match &route.action {
             Action::Forward(forward) => match &forward.cluster {
-                ClusterChoice::Weighted(weighted) => self.weigh(weighted),
+                ClusterChoice::Weighted(weighted) => self.weigh(weighted, &forward.hash_policy),
                 ClusterChoice::Named(_) | ClusterChoice::Header(_) => 0,
             },
             Action::Redirect(_) | Action::Direct(_) => 0,
@@ -171,13 +173,15 @@ impl RouteQuery<'_> {
     }
 
     /// A cluster by weight. A cluster of weight zero is never chosen.
-    fn weigh(&self, weighted: &WeightedClusters) -> u32 {
+    fn weigh(&self, weighted: &WeightedClusters, hash_policy: &[HashPolicy]) -> u32 {
         let given = weighted.random_value_header.as_ref().and_then(|name| {
             // Envoy: a header with several values, or without a number, is as good as none.
             let mut values = self.head.headers.get_all(name.as_bytes());
             let value = values.next().filter(|_| values.next().is_none())?;
             std::str::from_utf8(value).ok()?.parse::<u64>().ok()
         });
+        let hash = self.peer.filter(|_| weighted.use_hash_policy);
+        let given = given.or_else(|| hash::hash(hash_policy, self.head, &hash?).hash);
         let total: u64 = weighted.clusters.iter().map(|cluster| u64::from(cluster.weight)).sum();
         let mut left = given.unwrap_or(self.random) % total.max(1);
         for (at, cluster) in weighted.clusters.iter().enumerate() {

@@ -24,7 +24,7 @@ fn head(authority: &str, path: &str) -> RequestHead {
 }
 
 fn query(head: &RequestHead) -> RouteQuery<'_> {
-    RouteQuery { head, random: 0, is_tls: false, internal: false, runtime: None }
+    RouteQuery { head, random: 0, is_tls: false, internal: false, runtime: None, peer: None }
 }
 
 fn matches(path: PathMatch) -> RouteMatch {
@@ -54,6 +54,7 @@ fn route(name: &str, matches: RouteMatch, action: Action) -> Route {
 fn forward(cluster: ClusterChoice) -> Forward {
     Forward {
         cluster,
+        metadata_match: None,
         cluster_not_found_status: 503,
         path_rewrite: None,
         host_rewrite: None,
@@ -361,6 +362,7 @@ mod clusters {
             .map(|(name, weight)| ClusterWeight {
                 name: (*name).into(),
                 weight: *weight,
+                metadata_match: None,
                 request_edits: HeaderEdits { remove: vec!["x-gone".into()], ..HeaderEdits::default() },
                 response_edits: HeaderEdits::default(),
                 host_rewrite: Some(format!("{name}.local").into()),
@@ -372,6 +374,7 @@ mod clusters {
             clusters,
             total,
             random_value_header: header.map(Into::into),
+            use_hash_policy: false,
         });
         routes(vec![route("r", matches(prefix("/")), Action::Forward(Box::new(forward(choice))))])
     }

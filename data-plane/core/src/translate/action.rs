@@ -3,11 +3,13 @@
 use super::edits::{self, Direction};
 use super::field::{self, ignored, required, unsupported};
 use super::route::{HEDGING, Scope};
-use super::{duration, filters, hash, matcher, mirror, ratelimit, retry};
+use super::{duration, filters, hash, matcher, metadata, mirror, ratelimit, retry};
 use crate::config::{
-    BodyLimit, ClusterChoice, ClusterWeight, Forward, HostRewrite, PathRewrite, WeightedClusters,
+    BodyLimit, ClusterChoice, ClusterWeight, Forward, HostRewrite, MetadataMatch, PathRewrite,
+    WeightedClusters,
 };
 use crate::path::{Diagnostics, Path, Rejected};
+use std::sync::Arc;
 use std::time::Duration;
 use xds_types::envoy::config::core::v3::RoutingPriority;
 use xds_types::envoy::config::route::v3 as proto;
@@ -63,7 +65,6 @@ pub(super) fn forward(
         cluster_specifier,
         host_rewrite_specifier,
     } = proto;
-    unsupported!(d, at, "subset balancing is not built yet"; metadata_match);
     unsupported!(d, at; retry_policy_typed_config);
     unsupported!(d, at, HEDGING; hedge_policy);
     unsupported!(d, at, "upgrades are set on the connection manager"; upgrade_configs);
@@ -83,7 +84,8 @@ pub(super) fn forward(
         None => inherited.retry.clone(),
     };
     let mirrors = mirror::mirrors(request_mirror_policies, &inherited.mirrors, at, d);
-    let cluster = cluster_choice(cluster_specifier, at, d, scope);
+    let metadata_match = metadata::of_hosts(metadata_match, &at.field("metadata_match"), d).map(Arc::new);
+    let cluster = cluster_choice(cluster_specifier, metadata_match.as_ref(), at, d, scope);
     let path_rewrite = path_rewrite_of(prefix_rewrite, regex_rewrite, at, d);
     let host_rewrite = host_rewrite(host_rewrite_specifier, at, d);
     let idle_at = at.field("idle_timeout");
@@ -120,6 +122,7 @@ pub(super) fn forward(
         body_limit: body_limit.unwrap_or(inherited.body_limit),
         mirrors,
         cluster: cluster?,
+        metadata_match,
         path_rewrite: path_rewrite?,
         host_rewrite: host_rewrite?,
     })
@@ -175,6 +178,7 @@ impl StreamDurations {
 
 fn cluster_choice(
     proto: Option<ClusterSpecifier>,
+    metadata_match: Option<&Arc<MetadataMatch>>,
     at: &Path<'_>,
     d: &mut Diagnostics,
     scope: Scope<'_>,
@@ -189,7 +193,8 @@ fn cluster_choice(
             Ok(ClusterChoice::Header(name.to_ascii_lowercase().into()))
         }
         Some(ClusterSpecifier::WeightedClusters(proto)) => {
-            Ok(ClusterChoice::Weighted(weighted(proto, &at.field("weighted_clusters"), d, scope)?))
+            let at = at.field("weighted_clusters");
+            Ok(ClusterChoice::Weighted(weighted(proto, metadata_match, &at, d, scope)?))
         }
         Some(ClusterSpecifier::ClusterSpecifierPlugin(_)) => {
             Err(d.reject(&at.field("cluster_specifier_plugin"), "not supported"))
@@ -213,25 +218,30 @@ fn cluster_name(name: String, at: &Path<'_>, d: &mut Diagnostics, scope: Scope<'
 
 fn weighted(
     proto: proto::WeightedCluster,
+    metadata_match: Option<&Arc<MetadataMatch>>,
     at: &Path<'_>,
     d: &mut Diagnostics,
     scope: Scope<'_>,
 ) -> Result<WeightedClusters, Rejected> {
     let proto::WeightedCluster { clusters, total_weight, runtime_key_prefix, random_value_specifier } = proto;
     unsupported!(d, at, "runtime does not override weights"; runtime_key_prefix);
+    let mut use_hash_policy = false;
     let random_value_header = match random_value_specifier {
         Some(RandomValueSpecifier::HeaderName(name)) => {
             edits::name(&name, &at.field("header_name"), d)?;
             Some(name.to_ascii_lowercase().into())
         }
-        Some(RandomValueSpecifier::UseHashPolicy(used)) if used.value => {
-            return Err(d.reject(&at.field("use_hash_policy"), "hash policies are not built yet"));
+        Some(RandomValueSpecifier::UseHashPolicy(used)) => {
+            use_hash_policy = used.value;
+            None
         }
-        Some(RandomValueSpecifier::UseHashPolicy(_)) | None => None,
+        None => None,
     };
     let clusters_at = at.field("clusters");
     let before = d.rejections();
-    let clusters = field::each(clusters, &clusters_at, d, |proto, at, d| cluster_weight(proto, at, d, scope));
+    let clusters = field::each(clusters, &clusters_at, d, |proto, at, d| {
+        cluster_weight(proto, metadata_match, at, d, scope)
+    });
     let sum: u64 = clusters.iter().map(|c| u64::from(c.weight)).sum();
     let total = match u32::try_from(sum) {
         Ok(0) if d.rejections() == before => {
@@ -243,11 +253,13 @@ fn weighted(
         }
     };
     ignored!(d, at, "deprecated: the weights' own sum is used"; total_weight = total);
-    Ok(WeightedClusters { clusters, total, random_value_header })
+    Ok(WeightedClusters { clusters, total, random_value_header, use_hash_policy })
 }
 
+/// `inherited` is the route's: what the weighted cluster asks for goes over it.
 fn cluster_weight(
     proto: ProtoWeight,
+    inherited: Option<&Arc<MetadataMatch>>,
     at: &Path<'_>,
     d: &mut Diagnostics,
     scope: Scope<'_>,
@@ -265,12 +277,18 @@ fn cluster_weight(
         host_rewrite_specifier,
     } = proto;
     unsupported!(d, at, "not supported in weighted clusters"; cluster_header);
-    unsupported!(d, at, "subset balancing is not built yet"; metadata_match);
+    let metadata_match = metadata::of_hosts(metadata_match, &at.field("metadata_match"), d);
+    let metadata_match = match (inherited, metadata_match) {
+        (Some(route), Some(own)) => Some(Arc::new(route.merged(&own))),
+        (None, Some(own)) => Some(Arc::new(own)),
+        (route, None) => route.cloned(),
+    };
     let overrides = filters::per_route(typed_per_filter_config, at, d, scope.options);
     let host_rewrite = host_rewrite_specifier.map(|WeightHostRewrite::HostRewriteLiteral(host)| host.into());
     Ok(ClusterWeight {
         name: cluster_name(name, &at.field("name"), d, scope),
         weight: required(weight, &at.field("weight"), d)?.value,
+        metadata_match,
         request_edits: edits::edits(
             Direction::Request,
             request_headers_to_add,

@@ -84,7 +84,6 @@ pub(super) fn cluster(
         lb_config,
     } = proto;
     unsupported!(d, at, "only transport_socket_matches is"; transport_socket_matcher);
-    unsupported!(d, at, "subset balancing is not built yet"; lb_subset_config);
     unsupported!(d, at;
         upstream_bind_config,
         filters,
@@ -99,7 +98,6 @@ pub(super) fn cluster(
     ignored!(d, at, "is for ORIGINAL_DST clusters"; cleanup_interval);
     ignored!(d, at, "connections are not closed for full buffers"; per_connection_buffer_high_watermark_timeout);
     ignored!(d, at, "connections to hosts that fail are left to end by themselves"; close_connections_on_host_health_failure);
-    ignored!(d, at, "buffers are bounded by the codecs"; per_connection_buffer_limit_bytes);
     let transport_socket = tls::upstream(transport_socket, &at.field("transport_socket"), d, o);
     let matches_at = at.field("transport_socket_matches");
     let transport_socket_matches = tls::upstream_matches(transport_socket_matches, &matches_at, d, o);
@@ -133,7 +131,11 @@ pub(super) fn cluster(
     let metadata_at = at.field("metadata");
     let breaker = metadata.and_then(|proto| breaker::of_metadata(proto, &metadata_at, d));
     let common_lb = common_lb(common_lb_config, &at.field("common_lb_config"), d);
-    let lb = lb::policy(lb_policy, lb_config, load_balancing_policy, &common_lb.balancing, at, d);
+    let lb = lb::Fields { lb_policy, lb_config, load_balancing_policy, lb_subset_config }.read(
+        &common_lb.balancing,
+        at,
+        d,
+    );
     let tcp_keepalive =
         connection_options(upstream_connection_options, &at.field("upstream_connection_options"), d);
     let connect_timeout =
@@ -184,6 +186,7 @@ pub(super) fn cluster(
         close_connections_on_host_change: common_lb.close_connections,
         discovery: discovery?,
         lb: lb.policy,
+        subsets: lb.subsets,
         locality_lb: lb.locality_lb,
         fail_traffic_on_panic: lb.fail_traffic_on_panic,
         name: name.into(),

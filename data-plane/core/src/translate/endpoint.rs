@@ -18,7 +18,7 @@ use xds_types::google::protobuf::Struct;
 const OVERPROVISIONING_FACTOR: u32 = 140;
 
 /// The metadata that is read.
-const LABELS: &str = "envoy.lb";
+pub(super) const LABELS: &str = "envoy.lb";
 
 /// The metadata that chooses transport sockets.
 const TRANSPORT_LABELS: &str = "envoy.transport_socket_match";

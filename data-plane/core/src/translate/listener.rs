@@ -82,7 +82,6 @@ pub(super) fn listener(
     ignored!(d, at, "connections are opened and accepted as plain TCP"; tcp_fast_open_queue_length, enable_mptcp);
     ignored!(d, at, "accepting yields by itself"; max_connections_to_accept_per_socket_event);
     ignored!(d, at, "there is no such limit here"; ignore_global_conn_limit, bypass_overload_manager);
-    ignored!(d, at, "connections that find no chain are counted, not logged"; access_log);
     if let Some(DeprecatedV1 { bind_to_port }) = deprecated_v1 {
         let at = at.field("deprecated_v1");
         unsupported!(d, at, "listeners that others hand connections to are not supported"; bind_to_port = true);

@@ -58,6 +58,12 @@ const FIXTURES: &[(&str, &str, &str)] = &[
         "cluster_maglev_extension",
         include_str!("cluster_maglev_extension.yaml"),
     ),
+    ("envoy.config.cluster.v3.Cluster", "cluster_subsets", include_str!("cluster_subsets.yaml")),
+    (
+        "envoy.config.cluster.v3.Cluster",
+        "cluster_subsets_extension",
+        include_str!("cluster_subsets_extension.yaml"),
+    ),
     ("envoy.config.endpoint.v3.ClusterLoadAssignment", "endpoints", include_str!("endpoints.yaml")),
     (
         "envoy.extensions.transport_sockets.tls.v3.Secret",

@@ -290,6 +290,7 @@ fn endpoints_keep_health_weight_and_labels() {
 fn a_bare_route_has_envoys_defaults() {
     let expected = Forward {
         cluster: ClusterChoice::Named("c".into()),
+        metadata_match: None,
         cluster_not_found_status: 503,
         path_rewrite: None,
         host_rewrite: None,

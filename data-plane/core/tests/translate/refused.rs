@@ -742,7 +742,32 @@ fn clusters() {
             &["transport_socket.typed_config: transport socket \"tls\" of type \
                envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext is not supported"],
         ),
-        (cluster("lb_subset_config: {}"), &["lb_subset_config: subset balancing is not built yet"]),
+        (
+            cluster("lb_subset_config: {locality_weight_aware: true, subset_selectors: [{keys: [a]}]}"),
+            &[
+                "lb_subset_config.locality_weight_aware: requires common_lb_config.locality_weighted_lb_config",
+            ],
+        ),
+        (
+            cluster(
+                "lb_subset_config: {subset_selectors: [{keys: [a], fallback_keys_subset: [a]}, {keys: [a, b], \
+                 fallback_policy: KEYS_SUBSET}, {keys: [a, b], fallback_policy: KEYS_SUBSET, \
+                 fallback_keys_subset: [c]}, {keys: [a, b], fallback_policy: KEYS_SUBSET, fallback_keys_subset: [b, a]}]}",
+            ),
+            &[
+                "lb_subset_config.subset_selectors[0].fallback_keys_subset: is for fallback_policy KEYS_SUBSET",
+                "lb_subset_config.subset_selectors[1].fallback_keys_subset: is required by fallback_policy KEYS_SUBSET",
+                "lb_subset_config.subset_selectors[2].fallback_keys_subset: must hold nothing but some of keys",
+                "lb_subset_config.subset_selectors[3].fallback_keys_subset: must not hold all of keys",
+            ],
+        ),
+        (
+            cluster(
+                "lb_subset_config: {}, load_balancing_policy: {policies: [{typed_extension_config: {name: a, \
+                 typed_config: {\"@type\": type.googleapis.com/envoy.extensions.load_balancing_policies.random.v3.Random}}}]}",
+            ),
+            &["lb_subset_config: excludes load_balancing_policy: list the policy subset there"],
+        ),
         (
             cluster("http_protocol_options: {}, http2_protocol_options: {}"),
             &["http2_protocol_options: excludes http_protocol_options unless protocol_selection is \

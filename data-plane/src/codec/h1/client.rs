@@ -5,7 +5,7 @@ use super::framing::{Decoded, Decoder, Length, Limits};
 use super::link::{LONG_BODY, is_closed};
 use super::parse::{self, Parsed, ResponseParts};
 use super::write::WriteBuf;
-use crate::codec::buffer::{self, Size};
+use crate::codec::buffer;
 use crate::codec::{
     Body, BodyError, BodySource, ClientOptions, ExchangeError, ExchangeErrorKind, Frame, Io,
     ProtocolErrorKind,
@@ -98,7 +98,7 @@ impl<S: Io> ClientConn<S> {
         let upgrade = asks_upgrade(head);
         let tunnel = upgrade || &*head.method == "CONNECT";
         let remaining = if tunnel { Some(0) } else { body.remaining() };
-        let mut write = WriteBuf::default();
+        let mut write = WriteBuf::new(self.options.buffer_limit);
         let case = NameCase::of(&self.options.http1);
         let encoder = match encode::request_head(write.head(), head, remaining, upgrade, case) {
             Ok(encoder) => encoder,
@@ -262,7 +262,7 @@ impl<S: Io> Flow<S> {
     /// Reads once. Ready with whether the connection goes on.
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
         let long = self.full || self.decoder.remaining().is_some_and(|n| n > LONG_BODY);
-        let size = if long { Size::Large } else { Size::Small };
+        let size = self.conn.options.buffer_limit.reads(long);
         let polled = buffer::poll_fill(&mut self.conn.io, &mut self.read, size, cx);
         if polled.is_ready() {
             self.full = self.read.len() == self.read.capacity();

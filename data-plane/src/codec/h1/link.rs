@@ -3,7 +3,7 @@
 
 use super::framing::{Decoded, Decoder, Limits};
 use super::write::WriteBuf;
-use crate::codec::buffer::{self, Size};
+use crate::codec::buffer::{self, BufferLimit};
 use crate::codec::{BodyError, BodySource, Frame, Io, ServerOptions};
 use bytes::BytesMut;
 use std::cell::RefCell;
@@ -33,6 +33,7 @@ pub(super) struct Link<S> {
     reader: Option<Waker>,
     /// `100 Continue` is to be written before the body is waited for.
     pub(super) owes_continue: bool,
+    buffer_limit: BufferLimit,
     limits: Limits,
 }
 
@@ -44,18 +45,19 @@ pub(super) enum Ended {
 }
 
 impl<S: Io> Link<S> {
-    pub(super) fn new(io: S, read: BytesMut, options: &ServerOptions) -> Self {
+    pub(super) fn new(io: S, read: BytesMut, options: &ServerOptions, buffer_limit: BufferLimit) -> Self {
         Self {
             io,
             read,
             ended: None,
-            write: WriteBuf::default(),
+            write: WriteBuf::new(buffer_limit),
             written: 0,
             decoder: Decoder::done(),
             tunnel: false,
             sequence: 0,
             reader: None,
             owes_continue: false,
+            buffer_limit,
             limits: Limits {
                 trailers: options.http1.enable_trailers,
                 max_trailer_bytes: options.max_head_bytes,
@@ -70,7 +72,7 @@ impl<S: Io> Link<S> {
             return Poll::Pending;
         }
         let long = self.decoder.remaining().is_some_and(|n| n > LONG_BODY);
-        let size = if long { Size::Large } else { Size::Small };
+        let size = self.buffer_limit.reads(long);
         match ready!(buffer::poll_fill(&mut self.io, &mut self.read, size, cx)) {
             Ok(0) => self.ended = Some(Ended::Closed),
             Ok(_) => {}

@@ -7,8 +7,8 @@ use super::parse::{self, Parsed, RequestParts, details};
 use crate::codec::signals::Signals;
 use crate::codec::timer::{Timer, earlier};
 use crate::codec::{
-    Body, ConnectionEnd, EndReason, Frame, Handler, Io, ProtocolError, ProtocolErrorKind, Reply, Request,
-    ServerOptions, buffer,
+    Body, BufferLimit, ConnectionEnd, EndReason, Frame, Handler, Io, ProtocolError, ProtocolErrorKind, Reply,
+    Request, ServerOptions, buffer,
 };
 use crate::task::{Phase, Shutdown};
 use bytes::{Bytes, BytesMut};
@@ -31,12 +31,13 @@ pub(in crate::codec) async fn serve<S: Io, H: Handler>(
     received: BytesMut,
     born: Instant,
     options: &ServerOptions,
+    limit: BufferLimit,
     handler: Rc<H>,
     shutdown: Shutdown,
 ) -> ConnectionEnd {
     handler.started(Version::Http11);
     let mut connection = Connection {
-        link: Rc::new(RefCell::new(Link::new(io, received, options))),
+        link: Rc::new(RefCell::new(Link::new(io, received, options, limit))),
         options,
         handler,
         signals: Signals::new(shutdown),

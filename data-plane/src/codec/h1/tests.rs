@@ -2,7 +2,7 @@
 
 use super::{ClientConn, Reuse};
 use crate::codec::testing::{
-    Fake, Served, client_options, converse, ok, options, read, request, served, text,
+    Fake, Served, client_options, converse, limit, ok, options, read, request, served, text,
 };
 use crate::codec::{Body, BodyError, EndReason, ExchangeErrorKind, Frame, Reply};
 use crate::task::Phase;
@@ -515,7 +515,7 @@ async fn a_waiting_connection_is_a_small_future() {
     let (_client, server) = duplex(1024);
     let (_process, watch) = crate::task::shutdown();
     let options = options();
-    let future = crate::codec::serve(server, CodecType::Auto, &options, Fake::echo(), watch);
+    let future = crate::codec::serve(server, CodecType::Auto, &options, limit(), Fake::echo(), watch);
     assert!(std::mem::size_of_val(&future) <= 1024, "{} bytes", std::mem::size_of_val(&future));
 }
 

@@ -1,7 +1,7 @@
 //! What waits to be written: small pieces copied together, so that a head leaves with the first of its body in one
 //! system call; large ones kept apart and written from where they are.
 
-use crate::codec::buffer;
+use crate::codec::buffer::{self, BufferLimit};
 use bytes::{Buf, Bytes};
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -10,11 +10,11 @@ use tokio::io::AsyncWrite;
 
 /// Pieces up to this are copied, bytes.
 const COPIED: usize = 16 * 1024;
-/// Copied bytes that may wait, beyond which no more of a body is asked for.
+/// Copied bytes that may wait, beyond which no more of a body is asked for; less where the connection's limit is lower.
 const HIGH_WATER: usize = 32 * 1024;
 
 /// Bytes queued for a connection. Bounded: [`WriteBuf::has_room`] tells when to ask for more.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct WriteBuf {
     /// Written first, from `at` on.
     copied: Vec<u8>,
@@ -25,9 +25,21 @@ pub(super) struct WriteBuf {
     tail: &'static [u8],
     /// Something was written that the stream may hold back until it is flushed.
     unflushed: bool,
+    high_water: usize,
 }
 
 impl WriteBuf {
+    pub(super) fn new(limit: BufferLimit) -> Self {
+        Self {
+            copied: Vec::new(),
+            at: 0,
+            large: Bytes::new(),
+            tail: b"",
+            unflushed: false,
+            high_water: limit.at_most(HIGH_WATER),
+        }
+    }
+
     /// Where to write a head or a line. Only while there is room.
     pub(super) fn head(&mut self) -> &mut Vec<u8> {
         debug_assert!(self.large.is_empty(), "a large piece is still to be written");
@@ -52,7 +64,7 @@ impl WriteBuf {
 
     /// Whether another piece may be queued.
     pub(super) fn has_room(&self) -> bool {
-        self.large.is_empty() && self.copied.len() - self.at < HIGH_WATER
+        self.large.is_empty() && self.copied.len() - self.at < self.high_water
     }
 
     /// Whether all is written and flushed.

@@ -5,7 +5,7 @@
 //! back-pressure.
 
 use crate::codec::Io;
-use crate::codec::buffer;
+use crate::codec::buffer::{self, BufferLimit};
 use bytes::{Buf, BytesMut};
 use std::cell::RefCell;
 use std::io::{self, IoSlice};
@@ -14,7 +14,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// Bytes that may wait to be written.
+/// Bytes that may wait to be written; less where the connection's limit is lower.
 const CAPACITY: usize = 64 * 1024;
 
 struct Inner<S> {
@@ -25,6 +25,7 @@ struct Inner<S> {
     at: usize,
     unflushed: bool,
     shut: bool,
+    capacity: usize,
 }
 
 impl<S: Io> Inner<S> {
@@ -55,7 +56,7 @@ impl<S: Io> Inner<S> {
     }
 
     fn room(&self) -> usize {
-        CAPACITY.saturating_sub(self.queued.len() - self.at)
+        self.capacity.saturating_sub(self.queued.len() - self.at)
     }
 
     fn queue(&mut self, bytes: &[u8]) -> usize {
@@ -63,7 +64,7 @@ impl<S: Io> Inner<S> {
         if self.queued.capacity() == 0 {
             self.queued = buffer::take_write();
         }
-        if self.at > 0 && self.queued.len() + taken > CAPACITY {
+        if self.at > 0 && self.queued.len() + taken > self.capacity {
             self.queued.drain(..self.at);
             self.at = 0;
         }
@@ -79,8 +80,9 @@ pub(super) struct Batch<S>(Rc<RefCell<Inner<S>>>);
 pub(super) struct Flusher<S>(Rc<RefCell<Inner<S>>>);
 
 /// Wraps a stream from which `received` has been read already.
-pub(super) fn batch<S: Io>(io: S, received: BytesMut) -> (Batch<S>, Flusher<S>) {
-    let inner = Inner { io, received, queued: Vec::new(), at: 0, unflushed: false, shut: false };
+pub(super) fn batch<S: Io>(io: S, received: BytesMut, limit: BufferLimit) -> (Batch<S>, Flusher<S>) {
+    let capacity = limit.at_most(CAPACITY);
+    let inner = Inner { io, received, queued: Vec::new(), at: 0, unflushed: false, shut: false, capacity };
     let shared = Rc::new(RefCell::new(inner));
     (Batch(Rc::clone(&shared)), Flusher(shared))
 }

@@ -61,14 +61,14 @@ pub async fn connect<S: Io>(
     options: Arc<ClientOptions>,
 ) -> Result<(Client, impl Future<Output = ()> + 'static), ExchangeError> {
     let http2 = options.http2.clone();
-    let (stream, flusher) = batch(io, BytesMut::new());
+    let (stream, flusher) = batch(io, BytesMut::new(), options.buffer_limit);
     let handshake = h2::client::Builder::new()
         .enable_push(false)
         .initial_window_size(http2.initial_stream_window)
         .initial_connection_window_size(http2.initial_connection_window)
         .header_table_size(http2.header_table_size)
         .max_header_list_size(u32::try_from(options.max_head_bytes).unwrap_or(u32::MAX))
-        .max_send_buffer_size(MAX_SEND_BUFFER)
+        .max_send_buffer_size(options.buffer_limit.at_most(MAX_SEND_BUFFER))
         .max_local_error_reset_streams(Some(http2.max_reset_streams))
         .handshake::<_, Bytes>(stream);
     let (requests, mut connection) = handshake.await.map_err(|error| ExchangeError {

@@ -7,7 +7,7 @@ use super::keepalive::Keepalive;
 use crate::codec::h1::decimal;
 use crate::codec::signals::Signals;
 use crate::codec::timer::{Timer, earlier};
-use crate::codec::{Body, ConnectionEnd, EndReason, Handler, Io, Reply, Request, ServerOptions};
+use crate::codec::{Body, BufferLimit, ConnectionEnd, EndReason, Handler, Io, Reply, Request, ServerOptions};
 use crate::task::{Phase, Shutdown};
 use bytes::{Bytes, BytesMut};
 use data_plane_core::headers::{HeaderId, Version};
@@ -33,16 +33,17 @@ pub(in crate::codec) async fn serve<S: Io, H: Handler>(
     received: BytesMut,
     born: Instant,
     options: &ServerOptions,
+    limit: BufferLimit,
     handler: Rc<H>,
     shutdown: Shutdown,
 ) -> ConnectionEnd {
     handler.started(Version::Http2);
-    let (stream, flusher) = batch(io, received);
+    let (stream, flusher) = batch(io, received, limit);
     let mut signals = Signals::new(shutdown);
     let mut timer = Timer::default();
     let patience = options.request_headers_timeout.or(options.stream_idle_timeout);
     let give_up = patience.map(|d| born + d);
-    let mut handshake = builder(options).handshake::<_, Bytes>(stream);
+    let mut handshake = builder(options, limit).handshake::<_, Bytes>(stream);
     let shaken = poll_fn(|cx| {
         let shaken = Pin::new(&mut handshake).poll(cx);
         let _ = flusher.poll_flush(cx);
@@ -86,7 +87,7 @@ pub(in crate::codec) async fn serve<S: Io, H: Handler>(
     ConnectionEnd { reason, requests }
 }
 
-fn builder(options: &ServerOptions) -> h2::server::Builder {
+fn builder(options: &ServerOptions, limit: BufferLimit) -> h2::server::Builder {
     let http2 = &options.http2;
     let mut builder = h2::server::Builder::new();
     builder
@@ -95,7 +96,7 @@ fn builder(options: &ServerOptions) -> h2::server::Builder {
         .initial_connection_window_size(http2.initial_connection_window)
         .header_table_size(http2.header_table_size)
         .max_header_list_size(u32::try_from(options.max_head_bytes).unwrap_or(u32::MAX))
-        .max_send_buffer_size(MAX_SEND_BUFFER)
+        .max_send_buffer_size(limit.at_most(MAX_SEND_BUFFER))
         .max_pending_accept_reset_streams(MAX_PENDING_ACCEPT_RESETS)
         .max_local_error_reset_streams(Some(http2.max_reset_streams));
     if http2.allow_connect {

@@ -1,7 +1,7 @@
 //! Behaviour of HTTP/2 connections: both sides against each other, and against the bare `h2` crate.
 
 use super::{Client, connect};
-use crate::codec::testing::{Fake, Served, client_options, ok, options, read, request, served, text};
+use crate::codec::testing::{Fake, Served, client_options, limit, ok, options, read, request, served, text};
 use crate::codec::{
     Body, BodyError, BodySource, ConnectionEnd, EndReason, ExchangeErrorKind, Frame, Reply, ServerOptions,
 };
@@ -437,6 +437,7 @@ async fn answers_of_a_turn_leave_in_few_writes() {
         Counted(far, Rc::clone(&writes)),
         CodecType::Auto,
         &options,
+        limit(),
         handler,
         watch,
     ));

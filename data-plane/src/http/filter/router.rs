@@ -15,7 +15,7 @@ use crate::http::stream::StreamCx;
 use crate::http::timeouts::{self, RouteTimeout};
 use crate::http::{BuildError, Deps};
 use crate::upstream::{Cluster, Priority};
-use data_plane_core::config::{Forward, HttpFilter, HttpFilterKind, RetryPolicy};
+use data_plane_core::config::{Forward, HttpFilter, HttpFilterKind, MetadataMatch, RetryPolicy};
 use data_plane_core::guard::retry::Retries;
 use data_plane_core::headers::{HeaderId, Record, RequestHead, ResponseHead};
 use data_plane_core::route::{Answer, Matched};
@@ -65,12 +65,28 @@ fn build(config: &HttpFilter, _deps: &Deps) -> Option<Result<Built, BuildError>>
     })))
 }
 
+/// Metadata of streams that hosts are chosen by.
+const ASKED_OF_HOSTS: &str = "envoy.lb";
+
+/// What is asked of a host's metadata: by the route, and over that by what filters said of the stream.
+fn wanted(matched: &Matched<'_>, cx: &StreamCx) -> Option<Arc<MetadataMatch>> {
+    let of_route = matched.metadata_match();
+    let Some(said) = cx.metadata().namespace(ASKED_OF_HOSTS) else { return of_route.cloned() };
+    let said: MetadataMatch = said.iter().collect();
+    Some(Arc::new(match of_route {
+        Some(of_route) => of_route.merged(&said),
+        None => said,
+    }))
+}
+
 /// Where a request goes.
 pub(in crate::http) struct Target {
     cluster: Arc<Cluster>,
     /// The host of the request becomes the name of the host that is chosen.
     rewrite_host: bool,
     priority: Priority,
+    /// What is asked of the host's metadata, where that matters.
+    subset: Option<Arc<MetadataMatch>>,
     /// The policy, where it has hosts that further tries avoid.
     avoid: Option<Arc<RetryPolicy>>,
     /// What there is beside one attempt.
@@ -116,6 +132,7 @@ impl Router {
             // Before the route edits the request, as Envoy.
             cx.hash_request(&matched, head);
         }
+        let subset = cluster.config.subsets.is_some().then(|| wanted(&matched, cx)).flatten();
         cx.cluster = Some(Arc::clone(&cluster));
         let retries = Retries::new(forward.retry.as_ref(), head);
         let timeout = self.prepare(&matched, forward, head, cx);
@@ -132,6 +149,7 @@ impl Router {
             cluster,
             rewrite_host: matched.wants_endpoint_host(),
             priority: Priority::high(forward.high_priority),
+            subset,
             avoid: forward.retry.as_ref().filter(|policy| policy.chooses_hosts()).map(Arc::clone),
             plan,
         })

@@ -1,6 +1,6 @@
 //! `load_balancing_policy`: the first policy that is known counts.
 
-use super::{Balancing, common, maglev, ring};
+use super::{Balancing, common, maglev, ring, subset};
 use crate::config::{HashFunction, Hashing, LbPolicy, LeastRequest, LocalityLb, RingHash};
 use crate::path::{Diagnostics, Path, Rejected};
 use crate::translate::extension;
@@ -13,6 +13,7 @@ use xds_types::envoy::extensions::load_balancing_policies::maglev::v3::Maglev as
 use xds_types::envoy::extensions::load_balancing_policies::random::v3::Random;
 use xds_types::envoy::extensions::load_balancing_policies::ring_hash::v3 as ring_hash;
 use xds_types::envoy::extensions::load_balancing_policies::round_robin::v3::RoundRobin;
+use xds_types::envoy::extensions::load_balancing_policies::subset::v3::Subset;
 use xds_types::envoy::extensions::load_balancing_policies::wrr_locality::v3::WrrLocality;
 
 pub(super) fn by_list(
@@ -72,8 +73,13 @@ fn extension_policy(proto: Policy, at: &Path<'_>, d: &mut Diagnostics) -> Result
     } else if extension::is::<WrrLocality>(packed) {
         let WrrLocality { endpoint_picking_policy } = extension::open(packed, &at, d)?;
         let at = at.field("endpoint_picking_policy");
-        let picking = required(endpoint_picking_policy, &at, d)?;
-        Balancing { locality_lb: LocalityLb::Weighted, ..by_list(picking, &at, d)? }
+        let picking = by_list(required(endpoint_picking_policy, &at, d)?, &at, d)?;
+        if picking.subsets.is_some() {
+            return Err(d.reject(&at, "subsets are not made within localities"));
+        }
+        Balancing { locality_lb: LocalityLb::Weighted, ..picking }
+    } else if extension::is::<Subset>(packed) {
+        subset::of_list(extension::open(packed, &at, d)?, &at, d)?
     } else {
         d.ignored(&at, format_args!("policy {name:?} is not supported: the next one is tried"));
         return Ok(Known::No(name));
@@ -81,7 +87,7 @@ fn extension_policy(proto: Policy, at: &Path<'_>, d: &mut Diagnostics) -> Result
 }
 
 fn hashed(policy: LbPolicy, locality_lb: LocalityLb) -> Balancing {
-    Balancing { policy, locality_lb, fail_traffic_on_panic: false }
+    Balancing { policy, subsets: None, locality_lb, fail_traffic_on_panic: false }
 }
 
 fn round_robin(proto: RoundRobin, at: &Path<'_>, d: &mut Diagnostics) -> Balancing {

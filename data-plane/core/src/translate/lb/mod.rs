@@ -2,13 +2,15 @@
 
 mod common;
 mod list;
+mod subset;
 
 use super::field;
-use crate::config::{Hashing, LbPolicy, LeastRequest, LocalityLb, Maglev, RingHash};
+use crate::config::{Hashing, LbPolicy, LeastRequest, LocalityLb, Maglev, RingHash, SubsetConfig};
 use crate::path::{Diagnostics, Path, Rejected};
+use std::sync::Arc;
 use xds_types::envoy::config::cluster::v3 as proto;
 use xds_types::envoy::config::cluster::v3::cluster::{
-    LbConfig, LbPolicy as PolicyEnum, LeastRequestLbConfig, MaglevLbConfig, RingHashLbConfig,
+    LbConfig, LbPolicy as PolicyEnum, LbSubsetConfig, LeastRequestLbConfig, MaglevLbConfig, RingHashLbConfig,
     RoundRobinLbConfig, ring_hash_lb_config,
 };
 
@@ -17,43 +19,67 @@ pub(super) use common::{Common, read as common};
 /// How hosts are chosen.
 pub(super) struct Balancing {
     pub(super) policy: LbPolicy,
+    /// The policy chooses within a part of the hosts.
+    pub(super) subsets: Option<Arc<SubsetConfig>>,
     pub(super) locality_lb: LocalityLb,
     pub(super) fail_traffic_on_panic: bool,
 }
 
 impl Balancing {
     fn of(policy: LbPolicy, common: &Common) -> Self {
-        Self { policy, locality_lb: common.locality_lb, fail_traffic_on_panic: common.fail_traffic_on_panic }
+        Self {
+            policy,
+            subsets: None,
+            locality_lb: common.locality_lb,
+            fail_traffic_on_panic: common.fail_traffic_on_panic,
+        }
     }
 }
 
-/// The policy of a cluster: the first of the list that is known, else the enum's.
-pub(super) fn policy(
-    lb_policy: i32,
-    lb_config: Option<LbConfig>,
-    list: Option<proto::LoadBalancingPolicy>,
-    common: &Common,
-    at: &Path<'_>,
-    d: &mut Diagnostics,
-) -> Result<Balancing, Rejected> {
-    let enum_at = at.field("lb_policy");
-    let chosen = field::variant(lb_policy, &enum_at, d)?;
-    let Some(list) = list else { return by_enum(chosen, lb_config, common, at, d) };
-    const WHY: &str = "load_balancing_policy takes its place";
-    if !matches!(chosen, PolicyEnum::RoundRobin | PolicyEnum::LoadBalancingPolicyConfig) {
-        d.ignored(&enum_at, WHY);
+/// What a cluster says of its policy.
+pub(super) struct Fields {
+    pub(super) lb_policy: i32,
+    pub(super) lb_config: Option<LbConfig>,
+    pub(super) load_balancing_policy: Option<proto::LoadBalancingPolicy>,
+    pub(super) lb_subset_config: Option<LbSubsetConfig>,
+}
+
+impl Fields {
+    /// The policy of a cluster: the first of the list that is known, else the enum's.
+    pub(super) fn read(
+        self,
+        common: &Common,
+        at: &Path<'_>,
+        d: &mut Diagnostics,
+    ) -> Result<Balancing, Rejected> {
+        let Self { lb_policy, lb_config, load_balancing_policy, lb_subset_config } = self;
+        let enum_at = at.field("lb_policy");
+        let chosen = field::variant(lb_policy, &enum_at, d)?;
+        let subset_at = at.field("lb_subset_config");
+        let Some(list) = load_balancing_policy else {
+            let subsets = subset::of_cluster(lb_subset_config, common.locality_lb, &subset_at, d);
+            let balancing = by_enum(chosen, lb_config, common, at, d)?;
+            return Ok(Balancing { subsets: subsets?, ..balancing });
+        };
+        if lb_subset_config.is_some() {
+            return Err(d.reject(&subset_at, "excludes load_balancing_policy: list the policy subset there"));
+        }
+        const WHY: &str = "load_balancing_policy takes its place";
+        if !matches!(chosen, PolicyEnum::RoundRobin | PolicyEnum::LoadBalancingPolicyConfig) {
+            d.ignored(&enum_at, WHY);
+        }
+        if let Some(config) = lb_config {
+            d.ignored(&at.field(config_field(&config)), WHY);
+        }
+        let common_at = at.field("common_lb_config");
+        if common.hashing.is_some() {
+            d.ignored(&common_at.field("consistent_hashing_lb_config"), WHY);
+        }
+        if let Some(field) = common.locality_field {
+            d.ignored(&common_at.field(field), WHY);
+        }
+        list::by_list(list, &at.field("load_balancing_policy"), d)
     }
-    if let Some(config) = lb_config {
-        d.ignored(&at.field(config_field(&config)), WHY);
-    }
-    let common_at = at.field("common_lb_config");
-    if common.hashing.is_some() {
-        d.ignored(&common_at.field("consistent_hashing_lb_config"), WHY);
-    }
-    if let Some(field) = common.locality_field {
-        d.ignored(&common_at.field(field), WHY);
-    }
-    list::by_list(list, &at.field("load_balancing_policy"), d)
 }
 
 fn config_field(config: &LbConfig) -> &'static str {

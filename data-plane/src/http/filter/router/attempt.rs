@@ -102,8 +102,12 @@ impl Router {
 
     /// A host for the next attempt. Further tries avoid what the policy wants avoided.
     fn choose(&self, target: &Target, cx: &mut StreamCx) -> Option<Arc<Host>> {
-        let request =
-            PickRequest { random: cx.served.worker.random(), hash: cx.hash, ..PickRequest::default() };
+        let request = PickRequest {
+            random: cx.served.worker.random(),
+            hash: cx.hash,
+            subset: target.subset.as_deref(),
+            ..PickRequest::default()
+        };
         let Some(policy) = target.avoid.as_deref().filter(|_| cx.attempts > 1) else {
             return target.cluster.pick(&request);
         };
