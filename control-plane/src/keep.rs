@@ -72,7 +72,10 @@ impl Keeper {
             lost: read_instances(&kept.instances).map(Arc::new).collect(),
             live: kept.live,
         };
-        file.0.into_iter().filter_map(|(name, kept)| Some((ServiceName::new(&name).ok()?, hold(kept)))).collect()
+        file.0
+            .into_iter()
+            .filter_map(|(name, kept)| Some((ServiceName::new(&name).ok()?, hold(kept))))
+            .collect()
     }
 
     /// Tells what was kept, before any source does.

@@ -152,12 +152,8 @@ impl Pipeline {
         let cache = Arc::new(Cache::new());
         let trust = options.trust.clone();
         let (accept, accepts) = mpsc::channel(loss::ACCEPT_QUEUE);
-        let handle = Handle {
-            view: view.subscribe(),
-            cache: cache.clone(),
-            trust: trust.clone(),
-            accepts: accept,
-        };
+        let handle =
+            Handle { view: view.subscribe(), cache: cache.clone(), trust: trust.clone(), accepts: accept };
         let (compiler, metrics) = (Compiler::new(trust), Metrics::new());
         (Self { options, events, view, cache, compiler, losses, accepts, metrics }, handle)
     }

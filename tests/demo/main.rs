@@ -199,7 +199,9 @@ async fn acts(control: &Control, dir: &TempDir, web: SocketAddr) -> Result<Vec<P
     let stage = Stage { control, dir, load };
 
     println!("a route change under load ({CLIENTS} clients), no restart:");
-    for backends in [[("blue", 100), ("green", 0)], [("blue", 50), ("green", 50)], [("blue", 0), ("green", 100)]] {
+    for backends in
+        [[("blue", 100), ("green", 0)], [("blue", 50), ("green", 50)], [("blue", 0), ("green", 100)]]
+    {
         stage.share(&backends).await?;
     }
     stage.bad_canary().await?;
@@ -291,8 +293,10 @@ spec:
 }
 
 fn route(backends: &[(&str, u32)]) -> String {
-    let backends: Vec<_> =
-        backends.iter().map(|(service, weight)| format!("{{service: {service}, weight: {weight}}}")).collect();
+    let backends: Vec<_> = backends
+        .iter()
+        .map(|(service, weight)| format!("{{service: {service}, weight: {weight}}}"))
+        .collect();
     format!(
         "
 kind: Route

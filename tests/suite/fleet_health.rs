@@ -92,7 +92,10 @@ async fn status_shows_how_envoy_and_our_proxy_see_a_service() {
         client.get(&format!("http://127.0.0.1:{port}/status/503")).await?;
         let web = service(&control, "web").await?;
         let odd = &web["disagreeing"][0];
-        ensure!(web["disagreeing_count"] == 1 && odd["node"] == "ours-1" && odd["ejected"].is_u64(), "{web:#}");
+        ensure!(
+            web["disagreeing_count"] == 1 && odd["node"] == "ours-1" && odd["ejected"].is_u64(),
+            "{web:#}"
+        );
         Ok(())
     })
     .await;

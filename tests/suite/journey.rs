@@ -224,6 +224,44 @@ async fn a_failed_consul_check_takes_an_instance_out_and_its_recovery_brings_it_
     }
 }
 
+/// Blue-green: each time the route names a cluster that the client does not have yet, and no longer the one it has.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_request_fails_when_all_traffic_moves_to_a_service_that_is_new_to_the_client() {
+    let route = |port: u16, service: &str| {
+        format!(
+            "
+kind: Gateway
+name: edge
+spec: {{group: edge, listeners: [{{name: web, address: 127.0.0.1, port: {port}}}]}}
+---
+kind: Route
+name: web
+spec: {{gateways: [edge], rules: [{{backends: [{{service: {service}}}]}}]}}
+"
+        )
+    };
+    for (peer, delta) in [(true, true), (true, false), (false, true), (false, false)] {
+        let peer = if peer { Peer::Ours { delta } } else { Peer::Envoy { delta } };
+        let control = Control::start(&[]).await.unwrap();
+        let (blue, green) = (Upstream::start("blue").await.unwrap(), Upstream::start("green").await.unwrap());
+        control.register("blue", "blue", blue.addr, None).await.unwrap();
+        control.register("green", "green", green.addr, None).await.unwrap();
+        let port = e2e::process::free_port().unwrap();
+        control.apply(&route(port, "blue")).await.unwrap();
+        let traffic = Traffic::start(peer, &control).await.unwrap();
+        traffic.reaches("blue").await;
+        for expected in ["green", "blue", "green"] {
+            control.apply(&route(port, expected)).await.unwrap();
+            eventually(&format!("{expected} is reached by {peer:?}"), async || {
+                let answered = traffic.never_fails().await;
+                ensure!(answered == expected, "{answered} answered");
+                Ok(())
+            })
+            .await;
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn services_come_from_consul_while_configuration_is_in_etcd() {
     let (etcd, consul) = (Etcd::start().await.unwrap(), Consul::start().await.unwrap());

@@ -163,7 +163,8 @@ pub(crate) fn instances(answer: &Value) {
 /// Proxies that see a service otherwise than most, and how.
 fn disagreeing(service: &Value) -> String {
     let one = |node: &Value| {
-        let mut told = format!("{} ({} of {}", text(node, "node"), number(node, "healthy"), number(node, "total"));
+        let mut told =
+            format!("{} ({} of {}", text(node, "node"), number(node, "healthy"), number(node, "total"));
         if number(node, "ejected") != "0" {
             told += &format!(", {} ejected", number(node, "ejected"));
         }

@@ -297,7 +297,10 @@ impl Api {
     ///
     /// # Errors
     /// Nothing is held of it; the name is malformed.
-    pub async fn accept_loss(&self, request: v1::AcceptLossRequest) -> Result<v1::AcceptLossResponse, ApiError> {
+    pub async fn accept_loss(
+        &self,
+        request: v1::AcceptLossRequest,
+    ) -> Result<v1::AcceptLossResponse, ApiError> {
         let service = service_name(&request.service)?;
         let let_go = self.pipeline.accept_loss(service.clone()).await;
         let let_go = let_go.ok_or_else(|| ApiError::NotFound(format!("a hold of service {service}")))?;

@@ -302,7 +302,8 @@ async fn bootstrap_text(
     query: RawQuery,
 ) -> Result<Response, ApiError> {
     super::guarded::may(&caller, Role::Viewer)?;
-    let known = ["group", "node", "delta", "xds", "admin", "report", "xds_ca", "xds_cert", "xds_key", "xds_sni"];
+    let known =
+        ["group", "node", "delta", "xds", "admin", "report", "xds_ca", "xds_cert", "xds_key", "xds_sni"];
     let query = Query::read(query, &known)?;
     let options = query.0.into_iter().collect();
     let text = (s.bootstrap)(&options).map_err(ApiError::Invalid)?;

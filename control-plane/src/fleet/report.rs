@@ -221,7 +221,9 @@ mod tests {
     #[test]
     fn a_report_counts_until_it_is_too_old_and_each_cluster_by_itself() {
         let (mut reports, start) = (Reports::default(), Instant::now());
-        for (name, value) in [("web.membership_total", 4), ("web.membership_healthy", 3), ("old.membership_total", 1)] {
+        for (name, value) in
+            [("web.membership_total", 4), ("web.membership_healthy", 3), ("old.membership_total", 1)]
+        {
             assert!(take(&mut reports, "a", &format!("cluster.{name}"), value, start));
         }
         assert_eq!(seen(&reports, "web", start), [(3, 4)]);
@@ -266,9 +268,8 @@ mod tests {
 
     #[test]
     fn those_disagree_who_are_fewer_or_see_fewer_healthy() {
-        let one = |id: &str, healthy| {
-            (reporter(id), Membership { total: 4, healthy, ..Membership::default() })
-        };
+        let one =
+            |id: &str, healthy| (reporter(id), Membership { total: 4, healthy, ..Membership::default() });
         for (seen, expected) in [
             (vec![], vec![]),
             (vec![one("a", 2), one("b", 2)], vec![]),

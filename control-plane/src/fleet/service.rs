@@ -77,7 +77,10 @@ impl Fleet {
     /// Nobody has reported yet.
     pub fn new() -> Self {
         describe_counter!("fleet_report_messages_total", "Messages of metrics received from proxies.");
-        describe_counter!("fleet_report_dropped_total", "Numbers passed over because there was no room for them.");
+        describe_counter!(
+            "fleet_report_dropped_total",
+            "Numbers passed over because there was no room for them."
+        );
         describe_gauge!("fleet_reporting_nodes", "Proxies whose reports count.");
         Self {
             shared: Arc::new(Shared {
@@ -106,9 +109,11 @@ impl Fleet {
     }
 
     async fn read(&self, peer: &Peer, mut stream: Streaming<Packed>) -> Result<(), Status> {
-        let _slot = self.shared.streams.try_acquire().map_err(|_| {
-            Status::resource_exhausted("too many proxies report to this control plane")
-        })?;
+        let _slot = self
+            .shared
+            .streams
+            .try_acquire()
+            .map_err(|_| Status::resource_exhausted("too many proxies report to this control plane"))?;
         let mut reporter: Option<Reporter> = None;
         loop {
             let next = tokio::time::timeout(SILENCE, stream.next()).await;
@@ -129,7 +134,9 @@ impl Fleet {
                 reporter = Some(who(identifier, peer)?);
             }
             let Some(reporter) = &reporter else {
-                return Err(Status::invalid_argument("the first message must say who reports (identifier.node)"));
+                return Err(Status::invalid_argument(
+                    "the first message must say who reports (identifier.node)",
+                ));
             };
             self.take(reporter, &message.families);
         }

@@ -146,8 +146,9 @@ impl Guard {
             .chain(left.iter().filter(|(of, _)| of == service).map(|(_, id)| id))
             .collect();
         // One that came back under another name is back.
-        let is_lost =
-            |i: &Instance| !live.contains_key(&i.id) && !parted.contains(&i.id) && !sockets.contains(&i.socket());
+        let is_lost = |i: &Instance| {
+            !live.contains_key(&i.id) && !parted.contains(&i.id) && !sockets.contains(&i.socket())
+        };
 
         let losses = self.losses.entry(service.clone()).or_default();
         losses.gone.retain(|_, lost| is_lost(&lost.instance));
@@ -177,7 +178,9 @@ impl Guard {
             Some(since) => self.options.longest.map(|longest| since + longest),
             None => {
                 let gone = losses.gone.values().map(|lost| lost.at);
-                gone.chain(losses.sizes.front().map(|(_, until)| *until)).min().map(|at| at + self.options.window)
+                gone.chain(losses.sizes.front().map(|(_, until)| *until))
+                    .min()
+                    .map(|at| at + self.options.window)
             }
         };
         self.losses.values().filter_map(one).min()

@@ -55,7 +55,10 @@ impl Losses {
     pub(super) fn new(options: Options, kept: &BTreeMap<ServiceName, Hold>) -> Self {
         describe_gauge!("mass_loss_held_services", "Services most of whose instances are lost, and held.");
         describe_gauge!("mass_loss_held_instances", "Lost instances that are held.");
-        describe_counter!("mass_loss_holds_total", "Times that most of a service was lost at once, and held.");
+        describe_counter!(
+            "mass_loss_holds_total",
+            "Times that most of a service was lost at once, and held."
+        );
         let epoch = (Instant::now(), SystemTime::now());
         let mut guard = Guard::new(options);
         for (service, hold) in kept {

@@ -65,7 +65,9 @@ async fn a_proxy_starts_and_then_hears_of_changes_only() {
         c.nothing().await;
 
         let service = ServiceName::new("cart").unwrap();
-        control.send(Event::ReplaceService { source: the_source(), service, instances: vec![], why: Gone::Lost }).await;
+        control
+            .send(Event::ReplaceService { source: the_source(), service, instances: vec![], why: Gone::Lost })
+            .await;
         let eds = c.accept(EDS, &["cart"]).await;
         assert_eq!(eds.message::<ClusterLoadAssignment>("cart").endpoints, [], "an empty assignment is sent");
     }

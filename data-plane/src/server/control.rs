@@ -134,7 +134,8 @@ async fn build(boot: Boot, options: Options) -> Result<Built, StartError> {
     let routes = RouteSlots::default();
     let fails_health_checks = Arc::new(AtomicBool::new(false));
     let node = Arc::new(xds::node(&boot.config.node));
-    let sinks = Sinks::open(&boot.config.stats, &node, &exporters).map_err(system("cannot open a stats sink"))?;
+    let sinks =
+        Sinks::open(&boot.config.stats, &node, &exporters).map_err(system("cannot open a stats sink"))?;
     let deps = Deps {
         secrets: secrets.clone(),
         stats: registry.clone(),

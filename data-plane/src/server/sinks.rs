@@ -124,6 +124,8 @@ impl Sink {
                 });
             };
             match value {
+                // Never counted: Envoy sends only what is used.
+                MetricValue::Counter(0) => {}
                 MetricValue::Counter(total) => {
                     let told = if self.config.counters_as_deltas {
                         self.before.insert(full.clone(), total);
@@ -140,7 +142,10 @@ impl Sink {
                 }
                 MetricValue::Histogram(seen) => {
                     if self.config.summaries {
-                        push(MetricType::Summary, ProtoMetric { summary: Some(summary(&seen)), ..one.clone() });
+                        push(
+                            MetricType::Summary,
+                            ProtoMetric { summary: Some(summary(&seen)), ..one.clone() },
+                        );
                     }
                     if self.config.histograms {
                         push(MetricType::Histogram, ProtoMetric { histogram: Some(histogram(&seen)), ..one });
@@ -155,7 +160,8 @@ impl Sink {
 
 fn add(value: &mut MetricValue, more: &MetricValue) {
     match (value, more) {
-        (MetricValue::Counter(sum), MetricValue::Counter(n)) | (MetricValue::Gauge(sum), MetricValue::Gauge(n)) => {
+        (MetricValue::Counter(sum), MetricValue::Counter(n))
+        | (MetricValue::Gauge(sum), MetricValue::Gauge(n)) => {
             *sum = sum.wrapping_add(*n);
         }
         (MetricValue::Histogram(sum), MetricValue::Histogram(seen)) => sum.merge(seen),

@@ -131,7 +131,8 @@ fn shown(seen: &Seen, name: &str, deltas: bool) -> Vec<String> {
             MetricType::Counter => format!("{}", metric.counter.as_ref().unwrap().value()),
             MetricType::Gauge => format!("{}", metric.gauge.as_ref().unwrap().value()),
             MetricType::Summary => {
-                let all: Vec<_> = metric.summary.as_ref().unwrap().quantile.iter().map(|q| q.quantile()).collect();
+                let all: Vec<_> =
+                    metric.summary.as_ref().unwrap().quantile.iter().map(|q| q.quantile()).collect();
                 format!("{all:?}")
             }
             MetricType::Histogram => {
@@ -150,7 +151,8 @@ fn shown(seen: &Seen, name: &str, deltas: bool) -> Vec<String> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn metrics_are_sent_as_envoy_sends_them() {
     const REQUESTS: usize = 3;
-    let plain = ["cluster.web.upstream_rq_total", "cluster.web.membership_total", "cluster.web.membership_healthy"];
+    let plain =
+        ["cluster.web.upstream_rq_total", "cluster.web.membership_total", "cluster.web.membership_healthy"];
     let histogram = "cluster.web.upstream_rq_time";
     let labelled = ["cluster.upstream_rq_total", "cluster.membership_healthy", "http.downstream_rq_total"];
     for (options, names) in [

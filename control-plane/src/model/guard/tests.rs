@@ -233,7 +233,8 @@ fn an_accepted_loss_is_let_go_and_not_held_again() {
 
 #[test]
 fn a_hold_of_the_process_before_goes_on_with_its_time() {
-    let mut scene = Scene { guard: Guard::new(Options::default()), all: BTreeMap::new(), now: Instant::now() };
+    let mut scene =
+        Scene { guard: Guard::new(Options::default()), all: BTreeMap::new(), now: Instant::now() };
     let lost = (1..=4).map(|n| Arc::new(instance(n))).collect();
     scene.guard.restore(service(), scene.now, lost, 0);
     scene.now += Duration::from_secs(100);

@@ -138,7 +138,12 @@ fn a_service_may_be_replaced_as_a_whole() {
     );
     assert_eq!(ports(&world, "cart"), [2]);
     assert_eq!(ports(&world, "other"), [0; 0], "instances of other services do not slip in");
-    let gone = Event::ReplaceService { source: first(), service: service("cart"), instances: vec![], why: Gone::Lost };
+    let gone = Event::ReplaceService {
+        source: first(),
+        service: service("cart"),
+        instances: vec![],
+        why: Gone::Lost,
+    };
     assert!(apply(world, gone).0.services().is_empty());
 }
 
@@ -184,7 +189,10 @@ fn held_instances_are_served_beside_and_instead_of_those_that_are_there() {
         [instance("cart", "a", 1), instance("cart", "b", 2)]
             .map(|instance| Event::UpsertInstance { source: first(), instance }),
     );
-    world.hold(&service("cart"), vec![Arc::new(instance("cart", "b", 20)), Arc::new(instance("cart", "c", 3))]);
+    world.hold(
+        &service("cart"),
+        vec![Arc::new(instance("cart", "b", 20)), Arc::new(instance("cart", "c", 3))],
+    );
     world.hold(&service("gone"), vec![Arc::new(instance("gone", "x", 9))]);
     assert_eq!(ports(&world, "cart"), [1, 20, 3]);
     assert_eq!(ports(&world, "gone"), [9]);
@@ -197,7 +205,12 @@ fn any_event() -> impl Strategy<Value = Event> {
     let id = prop_oneof![Just("1"), Just("2"), Just("3")];
     (source, name, id, 1u16..4, 0u8..5).prop_map(|(source, name, id, port, what)| match what {
         0 => Event::UpsertInstance { source, instance: instance(name, id, port) },
-        1 => Event::RemoveInstance { source, service: service(name), id: InstanceId::new(id).unwrap(), why: Gone::Lost },
+        1 => Event::RemoveInstance {
+            source,
+            service: service(name),
+            id: InstanceId::new(id).unwrap(),
+            why: Gone::Lost,
+        },
         2 => Event::ReplaceService {
             source,
             service: service(name),

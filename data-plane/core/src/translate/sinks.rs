@@ -23,7 +23,10 @@ pub(super) fn sinks(
         let packed = extension::packed(Some(&packed), at, d)?;
         let at = at.field("typed_config");
         if !extension::is::<MetricsServiceConfig>(packed) {
-            d.ignored(&at, "only envoy.stat_sinks.metrics_service is built; stats are scraped from the admin server");
+            d.ignored(
+                &at,
+                "only envoy.stat_sinks.metrics_service is built; stats are scraped from the admin server",
+            );
             return Ok(None);
         }
         metrics_service(extension::open(packed, &at, d)?, &at, d, sources).map(Some)
@@ -49,10 +52,14 @@ fn metrics_service(
     let mode: Result<HistogramEmitMode, _> =
         field::variant(histogram_emit_mode, &at.field("histogram_emit_mode"), d);
     let service_at = at.field("grpc_service");
-    let target = required(grpc_service, &service_at, d)
-        .and_then(|proto| source::grpc_service(proto, "reports are sent again with backoff", &service_at, d))?;
+    let target = required(grpc_service, &service_at, d).and_then(|proto| {
+        source::grpc_service(proto, "reports are sent again with backoff", &service_at, d)
+    })?;
     if !sources.clusters.contains(&target.cluster) {
-        let told = format!("{:?} is not a static cluster of the bootstrap, or gets its endpoints by EDS", target.cluster);
+        let told = format!(
+            "{:?} is not a static cluster of the bootstrap, or gets its endpoints by EDS",
+            target.cluster
+        );
         return Err(d.reject(&service_at.field("envoy_grpc").field("cluster_name"), told));
     }
     let mode = mode?;
