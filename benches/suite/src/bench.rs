@@ -176,7 +176,11 @@ impl Bench {
         let running = program.start()?;
         let mut subject = Subject { peer, proxy, running, ready: Duration::ZERO };
         let request = subject.request(0);
-        client::await_answer(&request, || subject.running.check())?;
+        if subject.proxy.listeners[0].extra == Extra::Tls {
+            client::await_connection(request.port, || subject.running.check())?;
+        } else {
+            client::await_answer(&request, || subject.running.check())?;
+        }
         subject.ready = start.elapsed();
         Ok(subject)
     }

@@ -30,10 +30,10 @@ pub(crate) fn settle() -> Result<()> {
     Ok(())
 }
 
-/// Connections that load and proxy can both hold, `wanted` at most: a proxy needs some files besides.
+/// Connections that a proxy can hold on both sides, `wanted` at most: it needs some files besides.
 pub(crate) fn connections(wanted: usize) -> usize {
     let files = getrlimit(Resource::Nofile).current.and_then(|n| usize::try_from(n).ok());
-    files.map_or(wanted, |files| wanted.min(files.saturating_sub(1_500)))
+    files.map_or(wanted, |files| wanted.min(files.saturating_sub(1_000) / 2))
 }
 
 /// CPU time of all of a process's threads so far, user and system.

@@ -6,9 +6,10 @@
 //! since absolute figures drift.
 //!
 //! Modules, low to high: [`machine`], [`results`], [`process`], [`config`], [`load`], [`bench`], [`stage`],
-//! [`report`], [`plot`].
+//! [`compare`], [`report`], [`plot`].
 
 mod bench;
+mod compare;
 mod config;
 mod load;
 mod machine;
@@ -53,6 +54,9 @@ struct Args {
     /// Folder for RESULTS.md and plots/; nothing is written without
     #[arg(long)]
     out: Option<PathBuf>,
+    /// Instead of all this: compare --proxy by instructions with this earlier build of it
+    #[arg(long)]
+    base: Option<PathBuf>,
 }
 
 fn main() -> Result<()> {
@@ -73,6 +77,9 @@ fn main() -> Result<()> {
     let noise = machine::noise();
     let start = Instant::now();
     let mut bench = Bench::start(plan, programs)?;
+    if let Some(base) = &args.base {
+        return compare::run(&bench, base, &args.proxy);
+    }
     for stage in stages {
         (stage.run)(&mut bench).with_context(|| format!("stage {}", stage.name))?;
     }

@@ -2,12 +2,13 @@
 
 use crate::machine;
 use anyhow::{Context, Result, bail, ensure};
+use rustix::process::{Pid, Signal, kill_process};
 use std::fs::File;
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A program to start.
 #[derive(Clone, Debug)]
@@ -69,6 +70,18 @@ impl Running {
             Some(status) => bail!("{} ended with {status}: {}", self.name, self.last_words()),
             None => Ok(()),
         }
+    }
+
+    /// Asks it to end and waits until it has.
+    pub(crate) fn end(&mut self, patience: Duration) -> Result<()> {
+        let pid = i32::try_from(self.pid()).ok().and_then(Pid::from_raw).context("no process id")?;
+        kill_process(pid, Signal::TERM)?;
+        let start = Instant::now();
+        while self.child.try_wait()?.is_none() {
+            ensure!(start.elapsed() < patience, "{} does not end: {}", self.name, self.last_words());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Ok(())
     }
 
     fn last_words(&self) -> String {

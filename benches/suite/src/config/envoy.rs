@@ -83,7 +83,12 @@ fn listener(at: usize, listener: &Listener, proxy: &Proxy, name: &str) -> Value 
     let mut manager = json!({
         "@type": format!("{TYPES}.filters.network.http_connection_manager.v3.HttpConnectionManager"),
         "stat_prefix": format!("bench{at}"),
-        "route_config": {"name": format!("routes{at}"), "virtual_hosts": virtual_hosts(listener, proxy)},
+        "route_config": {
+            "name": format!("routes{at}"),
+            // Clusters come from the file, later.
+            "validate_clusters": proxy.clusters == 0,
+            "virtual_hosts": virtual_hosts(listener, proxy),
+        },
         "http_filters": filters,
     });
     match listener.extra {

@@ -27,7 +27,7 @@ pub(crate) fn text(proxy: &Proxy) -> String {
     let _ = write!(
         out,
         "
-  client_max_body_size 4m;
+  client_max_body_size 4m; client_body_buffer_size 128k;
   ssl_certificate {dir}/cert.pem; ssl_certificate_key {dir}/key.pem; ssl_protocols TLSv1.2 TLSv1.3; ssl_session_cache off;
   upstream up {{ server 127.0.0.1:{}; keepalive 512; keepalive_requests 1000000000; keepalive_timeout 1h; }}
 ",

@@ -75,13 +75,26 @@ impl Client {
 }
 
 /// Asks on new connections until one is answered with success.
-pub(crate) fn await_answer(request: &Request, mut check: impl FnMut() -> Result<()>) -> Result<()> {
+pub(crate) fn await_answer(request: &Request, check: impl FnMut() -> Result<()>) -> Result<()> {
+    await_success(request.port, check, || Client::connect(request.port)?.ask(request).map(drop))
+}
+
+/// Connects until a connection is accepted.
+pub(crate) fn await_connection(port: u16, check: impl FnMut() -> Result<()>) -> Result<()> {
+    await_success(port, check, || Client::connect(port).map(drop))
+}
+
+fn await_success(
+    port: u16,
+    mut check: impl FnMut() -> Result<()>,
+    mut attempt: impl FnMut() -> Result<()>,
+) -> Result<()> {
     let start = Instant::now();
     loop {
-        match Client::connect(request.port).and_then(|mut client| client.ask(request)) {
-            Ok(_) => return Ok(()),
+        match attempt() {
+            Ok(()) => return Ok(()),
             Err(error) if start.elapsed() > 2 * PATIENCE => {
-                return Err(error).with_context(|| format!("port {} does not answer", request.port));
+                return Err(error).with_context(|| format!("port {port} does not answer"));
             }
             Err(_) => {
                 check()?;

@@ -13,7 +13,6 @@ const MANY: usize = 10_000;
 const RATE: f64 = 9_600.0;
 
 pub(super) fn run(bench: &mut Bench) -> Result<()> {
-    let subjects = bench.launch_all(&[(Routes::ONE, Extra::None)])?;
     let many = machine::connections(MANY);
     let kinds = [
         ("1 connection, one request after the other".to_owned(), 1, Pace::Closed),
@@ -22,7 +21,10 @@ pub(super) fn run(bench: &mut Bench) -> Result<()> {
     for (what, connections, pace) in kinds {
         for round in 0..bench.plan.rounds {
             bench.say(&what, round);
-            for subject in &subjects {
+            for peer in bench.plan.peers.clone() {
+                // One at a time and fresh: the backend could not hold the pools that all of them keep.
+                let proxy = bench.proxy(&[(Routes::ONE, Extra::None)])?;
+                let subject = &bench.launch(peer, proxy)?;
                 let (request, time) = (subject.request(0), bench.plan.time);
                 let (load, _) = bench.measure(cpu_row(Group::Connections, &what), round, subject, |_| {
                     paced::run(&request, connections, pace, time)
