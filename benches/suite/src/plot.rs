@@ -23,8 +23,8 @@ struct Bars {
     bars: Vec<(Peer, f64)>,
 }
 
-const WIDTH: f64 = 900.0;
-const LEFT: f64 = 330.0;
+const WIDTH: f64 = 940.0;
+const LEFT: f64 = 360.0;
 const RIGHT: f64 = 80.0;
 const TOP: f64 = 84.0;
 const BAR: f64 = 14.0;
