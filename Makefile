@@ -7,7 +7,7 @@ export PROTOC := $(CURDIR)/.dev/bin/protoc
 # The demo's store: embedded, etcd or consul.
 STORE ?= embedded
 
-.PHONY: help demo test unit e2e check fmt lint doc release bench bench-http bench-xds bench-ratelimit bench-core deny tools clean
+.PHONY: help demo test unit e2e check fmt lint doc release bench bench-http bench-suite bench-compare bench-xds bench-ratelimit bench-core deny tools clean
 
 help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):[^#]*## /  \1\t/' | expand -t 14
@@ -54,11 +54,23 @@ release: ## The binaries as shipped, in target/release
 	@deploy/dev/build.sh
 	cargo build --release -p data-plane -p control-plane -p portolan-cli --bins
 
-bench: bench-http bench-xds bench-ratelimit ## The side-by-side benchmarks
+bench: ## The proxy beside Envoy, nginx and HAProxy: benches/RESULTS.md and plots, 20 minutes. QUICK=1, ROUNDS=3, ONLY=stage
+	@$(MAKE) --no-print-directory bench-suite
+	target/release/bench-suite --out benches
 
-bench-http: ## Our proxy beside Envoy, nginx and HAProxy: CPU per request, as ratios. ROUNDS=3
+bench-http: ## The same for requests of every kind only, printed. PEERS=portolan,envoy
+	@$(MAKE) --no-print-directory bench-suite
+	target/release/bench-suite --only requests
+
+bench-suite: # What both need.
 	@deploy/dev/build.sh
-	benches/http.sh
+	@deploy/dev/bench.sh
+	cargo build --release -p data-plane --bins
+	cargo build --release -p bench-suite
+
+bench-compare: ## Instructions for a request beside those of BASE=revision, by valgrind; fails above 5 %
+	@deploy/dev/build.sh
+	benches/compare.sh
 
 bench-xds: ## The control plane: store write to last ACK over N simulated proxies
 	@deploy/dev/build.sh

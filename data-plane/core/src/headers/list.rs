@@ -4,6 +4,7 @@
 
 use super::name::HeaderId;
 use std::borrow::Cow;
+use std::cell::RefCell;
 
 /// Longest name. Codecs refuse heads long before: Envoy's largest limit is 8 MiB for all headers together.
 const MAX_NAME: usize = (1 << 24) - 1;
@@ -27,10 +28,42 @@ impl Entry {
 }
 
 /// Headers in order, names in the case they were given.
+///
+/// The memory of a dropped list serves the next one of the same thread, so that a request allocates none.
 #[derive(Clone, Debug, Default)]
 pub struct HeaderList {
     bytes: Vec<u8>,
     entries: Vec<Entry>,
+}
+
+/// Bytes and headers that a new list has room for: what most heads need.
+const USUAL: (usize, usize) = (1024, 24);
+/// Larger ones than this are freed and not kept: bytes, headers.
+const KEPT_SIZE: (usize, usize) = (16 * 1024, 256);
+/// Most lists that a thread keeps. With more in use at a time the rest are allocated and freed.
+const KEPT: usize = 64;
+
+thread_local! {
+    static SPARE: RefCell<Vec<(Vec<u8>, Vec<Entry>)>> = const { RefCell::new(Vec::new()) };
+}
+
+impl Drop for HeaderList {
+    fn drop(&mut self) {
+        let size = (self.bytes.capacity(), self.entries.capacity());
+        // Small ones are copies, which have room for nothing more.
+        if size.0 < USUAL.0 || size.1 < USUAL.1 || size.0 > KEPT_SIZE.0 || size.1 > KEPT_SIZE.1 {
+            return;
+        }
+        self.clear();
+        let memory = (std::mem::take(&mut self.bytes), std::mem::take(&mut self.entries));
+        // A thread that ends has nothing to keep it for.
+        let _ = SPARE.try_with(|spare| {
+            let spare = &mut *spare.borrow_mut();
+            if spare.len() < KEPT {
+                spare.push(memory);
+            }
+        });
+    }
 }
 
 /// One header.
@@ -193,6 +226,9 @@ impl HeaderList {
         if name.len() > MAX_NAME {
             return;
         }
+        if self.entries.capacity() == 0 {
+            self.make_room();
+        }
         let (Some(name_at), Some(value_at)) = (self.store(name), self.store(value)) else { return };
         self.entries.push(Entry {
             id,
@@ -202,6 +238,13 @@ impl HeaderList {
             name_at,
             value_at,
         });
+    }
+
+    /// On the first header, since many a list never has one.
+    fn make_room(&mut self) {
+        let spare = SPARE.try_with(|spare| spare.borrow_mut().pop()).ok().flatten();
+        (self.bytes, self.entries) =
+            spare.unwrap_or_else(|| (Vec::with_capacity(USUAL.0), Vec::with_capacity(USUAL.1)));
     }
 
     /// Where `part` lies now; `None` when offsets would not fit.
@@ -313,6 +356,30 @@ mod tests {
         assert_eq!(list.byte_size(), 70_003);
         list.remove(name.as_bytes());
         assert_eq!(text(&list), pairs(&[("a", "b")]));
+    }
+
+    #[test]
+    fn a_lists_memory_serves_the_next_and_nothing_of_it_shows() {
+        let first = list(&[("secret", "value"), ("b", "2")]);
+        let memory = first.bytes.as_ptr();
+        drop(first);
+        let mut second = HeaderList::default();
+        assert_eq!(second.bytes.capacity(), 0, "a list without headers takes nothing");
+        second.append(b"c", b"3");
+        assert_eq!(second.bytes.as_ptr(), memory);
+        assert_eq!(text(&second), pairs(&[("c", "3")]));
+        assert_eq!(second.get(b"secret"), None);
+    }
+
+    #[test]
+    fn memory_that_is_kept_is_bounded_in_number_and_size() {
+        let large = list(&[("x", &"v".repeat(KEPT_SIZE.0 + 1))]);
+        drop(large);
+        drop((0..KEPT * 2).map(|_| list(&[("a", "1")])).collect::<Vec<_>>());
+        SPARE.with_borrow(|spare| {
+            assert_eq!(spare.len(), KEPT);
+            assert!(spare.iter().all(|(bytes, _)| bytes.capacity() <= KEPT_SIZE.0 && bytes.is_empty()));
+        });
     }
 
     #[test]

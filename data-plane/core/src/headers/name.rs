@@ -140,7 +140,7 @@ impl HeaderId {
         let last = name[length - 1].to_ascii_lowercase();
         for id in same_length {
             let known = id.as_str().as_bytes();
-            if known[length - 1] == last && known.eq_ignore_ascii_case(name) {
+            if known[length - 1] == last && is_same(known, name) {
                 return *id;
             }
         }
@@ -148,9 +148,33 @@ impl HeaderId {
     }
 }
 
+/// Whether `name` is `known`, which is in lower case and has letters, digits and hyphens only, in any case. Both are
+/// of one length.
+///
+/// Without branches, so that many bytes are compared at a time: this is asked for every header. The bit that tells
+/// the cases apart is set in all bytes of `known`; other bytes that differ by it only are controls.
+fn is_same(known: &[u8], name: &[u8]) -> bool {
+    known.iter().zip(name).fold(0, |differs, (k, n)| differs | ((n | 0x20) ^ k) | u8::from(*n < 0x20)) == 0
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_are_compared_as_without_case() {
+        for id in HeaderId::ALL {
+            let known = id.as_str().as_bytes();
+            assert!(known.iter().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-' | b':')), "{id:?}");
+            for at in 0..known.len() {
+                for byte in 0..=u8::MAX {
+                    let mut name = known.to_vec();
+                    name[at] = byte;
+                    assert_eq!(is_same(known, &name), known.eq_ignore_ascii_case(&name), "{id:?} {at} {byte}");
+                }
+            }
+        }
+    }
 
     #[test]
     fn every_well_known_name_is_found_in_any_case() {

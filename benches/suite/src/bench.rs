@@ -1,0 +1,232 @@
+//! What all stages share: programs, folders, ports, the running backend, and the results.
+
+use crate::config::{self, Extra, Listener, Proxy, Routes, backend};
+use crate::load::{Load, Request, client};
+use crate::machine::{LOAD_CORE, PROXY_CORE};
+use crate::process::{Program, Running, free_port, place};
+use crate::results::{Group, Peer, Results, Row};
+use anyhow::{Context, Result, ensure};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// How much is measured.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    pub(crate) peers: Vec<Peer>,
+    pub(crate) rounds: usize,
+    /// Of one load.
+    pub(crate) time: Duration,
+    pub(crate) quick: bool,
+}
+
+/// A run.
+pub(crate) struct Bench {
+    pub(crate) plan: Plan,
+    pub(crate) programs: Programs,
+    pub(crate) results: Results,
+    /// DER of the certificate that all TLS listeners show.
+    pub(crate) certificate: Vec<u8>,
+    pub(crate) backend: u16,
+    /// Answers `changed`.
+    pub(crate) other: u16,
+    collector: u16,
+    dir: TempDir,
+    _backend: Running,
+}
+
+/// Where programs are.
+#[derive(Clone, Debug)]
+pub(crate) struct Programs {
+    pub(crate) portolan: PathBuf,
+    pub(crate) envoy: PathBuf,
+    /// Of nginx, HAProxy and the load generators.
+    pub(crate) bin: PathBuf,
+}
+
+impl Programs {
+    /// Those that `deploy/dev` installs into `dev`.
+    pub(crate) fn find(portolan: &Path, dev: &Path) -> Result<Self> {
+        // The program itself: the `envoy` on the path is Python, which starts it, and that takes time.
+        let packages = dev.join("python/lib");
+        let envoy = std::fs::read_dir(&packages)
+            .with_context(|| format!("{}: deploy/dev/bench.sh installs it", packages.display()))?
+            .filter_map(|python| Some(python.ok()?.path().join("site-packages/envoy/_bin/envoy")))
+            .find(|path| path.exists())
+            .context("no Envoy: deploy/dev/bench.sh installs it")?;
+        let programs = Self { portolan: portolan.canonicalize()?, envoy, bin: dev.join("bin").canonicalize()? };
+        for tool in ["nginx", "haproxy", "wrk", "h2load"] {
+            ensure!(programs.bin.join(tool).exists(), "no {tool}: deploy/dev/bench.sh installs it");
+        }
+        Ok(programs)
+    }
+
+    pub(crate) fn of(&self, peer: Peer) -> PathBuf {
+        match peer {
+            Peer::Portolan => self.portolan.clone(),
+            Peer::Envoy => self.envoy.clone(),
+            Peer::Nginx => self.bin.join("nginx"),
+            Peer::Haproxy => self.bin.join("haproxy"),
+        }
+    }
+}
+
+/// A proxy under measurement.
+pub(crate) struct Subject {
+    pub(crate) peer: Peer,
+    pub(crate) proxy: Proxy,
+    pub(crate) running: Running,
+    /// From its start to its first answer.
+    pub(crate) ready: Duration,
+}
+
+impl Subject {
+    /// The request that only the last rule of a listener takes.
+    pub(crate) fn request(&self, listener: usize) -> Request {
+        let Listener { port, routes, .. } = self.proxy.listeners[listener];
+        let last = routes.count() - 1;
+        Request { path: routes.path(last), host: routes.host(last), ..Request::plain(port) }
+    }
+
+    /// Where the listener with `extra` is.
+    pub(crate) fn port(&self, extra: Extra) -> u16 {
+        let found = self.proxy.listeners.iter().find(|listener| listener.extra == extra);
+        found.unwrap_or(&self.proxy.listeners[0]).port
+    }
+}
+
+impl Bench {
+    pub(crate) fn start(plan: Plan, programs: Programs) -> Result<Self> {
+        let dir = tempfile::Builder::new().prefix("portolan-bench").tempdir()?;
+        let certificate = config::certificates(dir.path())?;
+        let (backend, other, collector) = (free_port()?, free_port()?, free_port()?);
+        let text = backend::write(dir.path(), backend, other, collector)?;
+        let program = Program {
+            name: "backend".into(),
+            path: programs.bin.join("nginx"),
+            args: vec!["-c".into(), text.display().to_string()],
+            core: LOAD_CORE,
+            dir: dir.path().to_owned(),
+        };
+        let mut running = program.start()?;
+        for port in [backend, other, collector] {
+            client::await_answer(&Request::plain(port), || running.check())?;
+        }
+        let results = Results::default();
+        Ok(Self { plan, programs, results, certificate, backend, other, collector, dir, _backend: running })
+    }
+
+    /// What a proxy with such listeners is told; every port is its own.
+    pub(crate) fn proxy(&self, listeners: &[(Routes, Extra)]) -> Result<Proxy> {
+        let listener = |&(routes, extra)| Ok(Listener { port: free_port()?, routes, extra });
+        Ok(Proxy {
+            listeners: listeners.iter().map(listener).collect::<Result<_>>()?,
+            admin: free_port()?,
+            backend: self.backend,
+            collector: self.collector,
+            dir: self.dir.path().to_owned(),
+            clusters: 0,
+        })
+    }
+
+    /// Starts a proxy on its core, alone or beside others that rest, and waits until its first listener answers.
+    pub(crate) fn launch(&self, peer: Peer, proxy: Proxy) -> Result<Subject> {
+        let program = self.prepare(peer, &proxy)?;
+        self.begin(peer, proxy, &program)
+    }
+
+    /// Writes what the proxy is told.
+    pub(crate) fn prepare(&self, peer: Peer, proxy: &Proxy) -> Result<Program> {
+        let name = format!("{peer:?}").to_lowercase();
+        let path = self.dir.path().join(match peer {
+            Peer::Portolan | Peer::Envoy => format!("{name}.json"),
+            Peer::Nginx | Peer::Haproxy => format!("{name}.conf"),
+        });
+        let text = match peer {
+            Peer::Portolan | Peer::Envoy => {
+                if proxy.clusters > 0 {
+                    let clusters = config::envoy::clusters(proxy, 0, proxy.backend).to_string();
+                    place(&config::envoy::clusters_file(proxy, &name), clusters)?;
+                }
+                config::envoy::bootstrap(proxy, &name).to_string()
+            }
+            Peer::Nginx => config::nginx::text(proxy),
+            Peer::Haproxy => config::haproxy::text(proxy)?,
+        };
+        std::fs::write(&path, text)?;
+        let path = path.display().to_string();
+        let args: &[&str] = match peer {
+            Peer::Portolan => &["-c", &path, "--concurrency", "1", "-l", "error"],
+            Peer::Envoy => &["-c", &path, "--concurrency", "1", "-l", "error", "--disable-hot-restart"],
+            Peer::Nginx => &["-c", &path],
+            Peer::Haproxy => &["-db", "-f", &path],
+        };
+        Ok(Program {
+            name,
+            path: self.programs.of(peer),
+            args: args.iter().map(ToString::to_string).collect(),
+            core: PROXY_CORE,
+            dir: self.dir.path().to_owned(),
+        })
+    }
+
+    /// Starts what [`Self::prepare`] has prepared.
+    pub(crate) fn begin(&self, peer: Peer, proxy: Proxy, program: &Program) -> Result<Subject> {
+        let start = Instant::now();
+        let running = program.start()?;
+        let mut subject = Subject { peer, proxy, running, ready: Duration::ZERO };
+        let request = subject.request(0);
+        if subject.proxy.listeners[0].extra == Extra::Tls {
+            client::await_connection(request.port, || subject.running.check())?;
+        } else {
+            client::await_answer(&request, || subject.running.check())?;
+        }
+        subject.ready = start.elapsed();
+        Ok(subject)
+    }
+
+    /// Starts all peers with the same listeners.
+    pub(crate) fn launch_all(&self, listeners: &[(Routes, Extra)]) -> Result<Vec<Subject>> {
+        let launch = |&peer| self.launch(peer, self.proxy(listeners)?);
+        self.plan.peers.iter().map(launch).collect()
+    }
+
+    /// Runs a load on a proxy and keeps its CPU time for each request as a figure.
+    pub(crate) fn measure(
+        &mut self,
+        row: Row<'_>,
+        round: usize,
+        subject: &Subject,
+        load: impl FnOnce(&Subject) -> Result<Load>,
+    ) -> Result<(Load, f64)> {
+        let before = subject.running.cpu()?;
+        let load = load(subject).with_context(|| format!("{}, {}", row.what, subject.peer.name()))?;
+        let spent = subject.running.cpu()?.saturating_sub(before);
+        ensure!(load.requests > 0, "{}, {}: nothing was answered", row.what, subject.peer.name());
+        if load.errors > 0 {
+            let remark = format!(
+                "{}, {}: {} of {} requests failed in round {}.",
+                row.what,
+                subject.peer.name(),
+                load.errors,
+                load.requests + load.errors,
+                round + 1,
+            );
+            eprintln!("  {remark}");
+            self.results.remarks.push(remark);
+        }
+        let each = spent.as_secs_f64() * 1e6 / load.requests as f64;
+        self.results.add(row, subject.peer, round, each);
+        Ok((load, each))
+    }
+
+    /// Tells how far the run is.
+    pub(crate) fn say(&self, what: &str, round: usize) {
+        eprintln!("{what}: round {} of {}", round + 1, self.plan.rounds);
+    }
+}
+
+/// A row of CPU time.
+pub(crate) fn cpu_row(group: Group, what: &str) -> Row<'_> {
+    Row { group, what, unit: "us CPU/request" }
+}

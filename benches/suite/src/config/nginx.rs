@@ -1,0 +1,82 @@
+//! nginx.
+
+use crate::config::{ENDPOINTS, Extra, Listener, Proxy, Routes};
+use std::fmt::Write;
+use std::path::Path;
+
+/// What every nginx here says, up to within `http {`.
+pub(crate) fn head(dir: &Path, name: &str) -> String {
+    let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+        .map(|kind| format!("{kind}_temp_path {}/{name}.{kind}; ", dir.display()))
+        .concat();
+    format!(
+        "worker_processes 1; daemon off; master_process off; pid {dir}/{name}.pid; error_log {dir}/{name}.err error;
+events {{ worker_connections 19000; use epoll; multi_accept on; }}
+http {{
+  access_log off; keepalive_requests 1000000000; keepalive_timeout 1h; tcp_nodelay on;
+  server_names_hash_max_size 65536; server_names_hash_bucket_size 128; {temporary}",
+        dir = dir.display(),
+    )
+}
+
+const PASS: &str = "proxy_http_version 1.1; proxy_set_header Connection \"\"; proxy_set_header Host $http_host;";
+
+/// Its whole configuration.
+pub(crate) fn text(proxy: &Proxy) -> String {
+    let mut out = head(&proxy.dir, "nginx");
+    let _ = write!(
+        out,
+        "
+  client_max_body_size 4m; client_body_buffer_size 128k;
+  ssl_certificate {dir}/cert.pem; ssl_certificate_key {dir}/key.pem; ssl_protocols TLSv1.2 TLSv1.3; ssl_session_cache off;
+  upstream up {{ server 127.0.0.1:{}; keepalive 512; keepalive_requests 1000000000; keepalive_timeout 1h; }}
+",
+        proxy.backend,
+        dir = proxy.dir.display(),
+    );
+    for i in 0..proxy.clusters {
+        let servers: String =
+            (1..=ENDPOINTS).map(|at| format!("server 127.0.0.{at}:{}; ", proxy.backend)).collect();
+        let _ = writeln!(out, "  upstream c{i} {{ {servers}}}");
+    }
+    for listener in &proxy.listeners {
+        servers(&mut out, listener, proxy);
+    }
+    out + "}\n"
+}
+
+fn servers(out: &mut String, listener: &Listener, proxy: &Proxy) {
+    let how = match listener.extra {
+        Extra::Tls => " ssl",
+        Extra::Http2 => " http2",
+        _ => "",
+    };
+    let log = match listener.extra {
+        // As Envoy does: written by the buffer, and once a second.
+        Extra::AccessLog => {
+            format!("access_log {}/nginx.access.log combined buffer=64k flush=1s;", proxy.dir.display())
+        }
+        _ => String::new(),
+    };
+    let listen = format!("listen 127.0.0.1:{}{how}", listener.port);
+    let _ = writeln!(out, "  server {{ {listen} backlog=8192; {log}");
+    let location = |out: &mut String, what: &str, to: &str| {
+        let _ = writeln!(out, "    location {what} {{ proxy_pass http://{to}; {PASS} }}");
+    };
+    match listener.routes {
+        _ if proxy.clusters > 0 => location(out, "/", &format!("c{}", proxy.clusters - 1)),
+        Routes::Prefixes(1) => location(out, "/", "up"),
+        Routes::Prefixes(n) => (0..n).for_each(|i| location(out, &listener.routes.path(i), "up")),
+        Routes::Regexes(n) => {
+            (0..n).for_each(|i| location(out, &format!("~ ^{}$", Routes::regex(i)), "up"));
+        }
+        Routes::Hosts(n) => {
+            let _ = writeln!(out, "    location / {{ return 404; }}");
+            for i in 0..n {
+                let _ = writeln!(out, "  }}\n  server {{ {listen}; server_name {};", listener.routes.host(i));
+                location(out, "/", "up");
+            }
+        }
+    }
+    out.push_str("  }\n");
+}
