@@ -1,9 +1,9 @@
 //! The HTTP connection manager: what is built once from its configuration, and what it keeps of a connection.
 
-use super::access_log::Sink;
 use super::chain::ChainConfig;
 use super::conduct;
 use super::grpc_log::GrpcLog;
+use super::line_log::LineLog;
 use super::local_reply::{Cause, LocalReply};
 use super::route_slot::RouteSlot;
 use super::stats::Stats;
@@ -15,8 +15,7 @@ use crate::codec::{
 use crate::runtime::Runtime;
 use crate::stats::{Counter, Scope};
 use crate::trace::Tracer;
-use data_plane_core::accesslog::{Filter, Renderer};
-use data_plane_core::config::{self, AccessLogSink, RouteSource};
+use data_plane_core::config::{self, RouteSource};
 use data_plane_core::headers::forwarded::{self, Rules};
 use data_plane_core::headers::{
     Downstream, HeaderId, HeaderList, LogType, Process, Record, RequestHead, ResponseHead, Version,
@@ -40,15 +39,8 @@ pub struct Hcm {
     pub(super) runtime: Runtime,
     pub(super) tracer: Option<Tracer>,
     options: ServerOptions,
-    logs: Vec<Log>,
+    logs: Vec<LineLog>,
     grpc_logs: Vec<GrpcLog>,
-}
-
-/// One access log.
-struct Log {
-    filter: Option<Filter>,
-    renderer: Renderer,
-    sink: Arc<Sink>,
 }
 
 impl Hcm {
@@ -68,7 +60,7 @@ impl Hcm {
             }
             RouteSource::Rds { name, .. } => deps.routes.slot(name),
         };
-        let logs = config.access_log.iter().map(|log| Log::open(log, deps)).collect::<Result<_, _>>()?;
+        let logs = config.access_log.iter().map(|log| LineLog::open(log, deps)).collect::<Result<_, _>>()?;
         Ok(Arc::new(Self {
             stats: Stats::new(&scope, listener, prefix),
             routes,
@@ -133,9 +125,7 @@ impl Hcm {
     fn write_logs(&self, cx: &StreamCx, record: &Record<'_>) {
         let runtime = |key: &str| self.runtime.per_million(key);
         for log in &self.logs {
-            if log.filter.as_ref().is_none_or(|filter| filter.passes(record, cx.random, Some(&runtime))) {
-                log.sink.append(cx.served.worker.index, |out| log.renderer.render(record, out));
-            }
+            log.append(cx.served.worker.index, record, cx.random, Some(&runtime));
         }
         for log in &self.grpc_logs {
             log.append(cx.served.worker.index, record, cx.random, Some(&runtime));
@@ -171,21 +161,6 @@ impl Hcm {
             headers.set_id(HeaderId::XRequestId, id);
         }
         forwarded::append_via(headers, &self.config.via);
-    }
-}
-
-impl Log {
-    fn open(config: &config::AccessLog, deps: &Deps) -> Result<Self, BuildError> {
-        let sink = deps.access_logs.open(&config.sink).map_err(|source| BuildError::AccessLog {
-            path: match &config.sink {
-                AccessLogSink::File(path) => path.display().to_string(),
-                AccessLogSink::Stdout => "stdout".into(),
-                AccessLogSink::Stderr => "stderr".into(),
-            },
-            source,
-        })?;
-        let renderer = Renderer::new(&config.format);
-        Ok(Self { filter: config.filter.as_ref().map(Filter::new), renderer, sink })
     }
 }
 

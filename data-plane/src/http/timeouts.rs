@@ -113,6 +113,7 @@ mod tests {
 
     fn forward() -> Forward {
         Forward {
+            upgrades: Vec::new(),
             cluster: ClusterChoice::Named("up".into()),
             cluster_not_found_status: 503,
             path_rewrite: None,

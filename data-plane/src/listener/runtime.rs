@@ -1,7 +1,7 @@
 //! A listener as workers see it: its chains, how one is chosen, and the counts of its connections.
 
 use super::chain_select::Selector;
-use super::stats::{InspectorStats, ListenerStats, TlsInspectorStats, WorkerStats};
+use super::stats::{InspectorStats, ListenerStats, ProxyProtocolStats, TlsInspectorStats, WorkerStats};
 use crate::network::NetworkFilter;
 use crate::stats::Scope;
 use crate::task::{Phase, Shutdown, ShutdownTrigger};
@@ -69,6 +69,8 @@ pub(super) struct Runtime {
     pub(super) chains: Vec<Arc<Chain>>,
     pub(super) default_chain: Option<Arc<Chain>>,
     pub(super) filters: Vec<ListenerFilter>,
+    /// Of the PROXY protocol filter, if there is one.
+    pub(super) proxy_protocol: Option<ProxyProtocolStats>,
     pub(super) filters_timeout: Option<Duration>,
     pub(super) continue_on_timeout: bool,
     pub(super) keepalive: Option<TcpKeepalive>,

@@ -22,7 +22,7 @@ impl NetworkFilter for Http {
 }
 
 fn build(config: &config::NetworkFilter, deps: &Deps, listener: &Scope) -> Option<BuildResult> {
-    let config::NetworkFilter::Http(config) = config;
+    let config::NetworkFilter::Http(config) = config else { return None };
     Some(
         Hcm::build(Arc::clone(config), deps, listener)
             .map(|hcm| Arc::new(Http(hcm)) as Arc<dyn NetworkFilter>),

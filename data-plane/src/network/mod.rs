@@ -4,6 +4,8 @@
 //! that exports `FACTORY`, its `mod` line, and its line in [`BUILTIN`].
 
 mod http;
+mod relay;
+mod tcp_proxy;
 
 use crate::http::{BuildError, Connection, Deps, Worker};
 use crate::stats::Scope;
@@ -35,7 +37,7 @@ pub struct Factory {
 }
 
 /// Every kind of filter there is.
-pub const BUILTIN: &[Factory] = &[http::FACTORY];
+pub const BUILTIN: &[Factory] = &[http::FACTORY, tcp_proxy::FACTORY];
 
 /// Builds the filters of a chain. `listener` is the scope `listener.<address>.`.
 ///

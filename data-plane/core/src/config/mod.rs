@@ -18,6 +18,7 @@ mod retry;
 mod route;
 mod secret;
 mod source;
+mod tcp;
 mod tls;
 mod tracing;
 
@@ -40,7 +41,9 @@ pub use http::{
     CodecType, EscapedSlashes, Hcm, Http1Options, Http2Options, LocalReplyConfig, PathNormalization,
     RouteSource, ServerHeader, StripPort, Underscores,
 };
-pub use listener::{FilterChain, FilterChainMatch, Listener, ListenerFilter, NetworkFilter};
+pub use listener::{
+    FilterChain, FilterChainMatch, Listener, ListenerFilter, NetworkFilter, ProxyProtocolFilter,
+};
 pub use log::{AccessLog, AccessLogFilter, AccessLogFormat, AccessLogSink, Comparison, JsonFormat};
 pub use metadata::{HeaderRule, HeaderSource, HeaderToMetadata, MetadataValue, SetMetadata};
 pub use ratelimit::{
@@ -59,9 +62,10 @@ pub use secret::{
     SecretType, Sensitive, TicketKeys, TlsCertificate, ValidationContext,
 };
 pub use source::{ConfigSource, GrpcSource, GrpcTarget, TransportApi, f64Bits};
+pub use tcp::{TcpClusters, TcpLogOptions, TcpProxy};
 pub use tls::{
-    AutoSni, CipherSuite, CommonTls, DownstreamTls, KeyGroup, OcspPolicy, SessionTickets, TlsParams,
-    TlsVersion, TransportSocketMatch, UpstreamTls, ValidationSource,
+    AutoSni, CipherSuite, CommonTls, DownstreamTls, KeyGroup, OcspPolicy, ProxyProtocolVersion,
+    SessionTickets, TlsParams, TlsVersion, TransportSocketMatch, UpstreamTls, ValidationSource,
 };
 pub use tracing::{
     Collector, CustomTag, Decorator, HttpTarget, OpenTelemetry, RouteTracing, Sampler, Sampling, TagSource,

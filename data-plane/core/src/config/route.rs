@@ -164,6 +164,8 @@ pub enum Action {
 /// Sending to a cluster (Envoy `RouteAction`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Forward {
+    /// Upgrade types that are accepted or not whatever the connection manager says, lowercase.
+    pub upgrades: Vec<(Box<str>, bool)>,
     /// Which cluster.
     pub cluster: ClusterChoice,
     /// Status when it does not exist. Default 503.

@@ -1,7 +1,7 @@
 //! Filter chains: what they match, that no two match the same, and their network filters.
 
 use super::field::{self, ignored, unsupported};
-use super::{Options, address, duration, extension, http, tls};
+use super::{Options, address, duration, extension, http, tcp, tls};
 use crate::config::{FilterChain, FilterChainMatch, NetworkFilter};
 use crate::path::{Diagnostics, Path, Rejected};
 use std::sync::Arc;
@@ -9,6 +9,7 @@ use xds_types::envoy::config::listener::v3 as proto;
 use xds_types::envoy::config::listener::v3::filter::ConfigType;
 use xds_types::envoy::config::listener::v3::filter_chain_match::ConnectionSourceType;
 use xds_types::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
+use xds_types::envoy::extensions::filters::network::tcp_proxy::v3::TcpProxy;
 
 /// The filter chains of a listener; no connection can match two of them equally well.
 pub(super) fn chains(
@@ -58,7 +59,7 @@ fn chain(
         transport_socket_connect_timeout,
         name,
     } = proto;
-    unsupported!(d, at, "the PROXY protocol is not supported"; use_proxy_proto = false);
+    unsupported!(d, at, "deprecated: use the listener filter proxy_protocol"; use_proxy_proto = false);
     ignored!(d, at, "has no reader"; metadata);
     let transport_socket = tls::downstream(transport_socket, &at.field("transport_socket"), d, o);
     let timeout_at = at.field("transport_socket_connect_timeout");
@@ -111,6 +112,10 @@ fn network_filter(
     if extension::is::<HttpConnectionManager>(packed) {
         let hcm = http::manager(extension::open(packed, &at, d)?, &at, d, o)?;
         return Ok(NetworkFilter::Http(Arc::new(hcm)));
+    }
+    if extension::is::<TcpProxy>(packed) {
+        let tcp = tcp::proxy(extension::open(packed, &at, d)?, &at, d, o)?;
+        return Ok(NetworkFilter::Tcp(Arc::new(tcp)));
     }
     Err(extension::unknown("network filter", &name, packed, &at, d))
 }

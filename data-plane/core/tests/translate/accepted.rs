@@ -32,7 +32,7 @@ pub(super) fn as_cluster(config: Config) -> config::Cluster {
 
 fn as_hcm(config: Config) -> Arc<Hcm> {
     let Config::Listener(listener) = config else { panic!("a listener") };
-    let NetworkFilter::Http(hcm) = &listener.filter_chains[0].filters[0];
+    let NetworkFilter::Http(hcm) = &listener.filter_chains[0].filters[0] else { panic!("HTTP") };
     hcm.clone()
 }
 
