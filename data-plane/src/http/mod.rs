@@ -83,6 +83,12 @@ pub enum BuildError {
     /// A chain without filters.
     #[error("a filter chain needs at least one filter")]
     EmptyChain,
+    /// The last filter serves nothing.
+    #[error("the last network filter must be a terminal one")]
+    NoTerminal,
+    /// A filter after one that serves.
+    #[error("a terminal network filter must be the last one")]
+    TerminalNotLast,
     /// No factory takes the configuration.
     #[error("no such filter is built in")]
     UnknownFilter,

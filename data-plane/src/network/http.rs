@@ -1,6 +1,6 @@
 //! The HTTP connection manager as a network filter.
 
-use super::{BuildResult, Factory, LocalBoxFuture, NetworkFilter};
+use super::{BuildResult, Built, Factory, LocalBoxFuture, NetworkFilter};
 use crate::http::{self, Connection, Deps, Hcm, Worker};
 use crate::stats::Scope;
 use crate::transport::{ByteCounters, Stream};
@@ -25,6 +25,6 @@ fn build(config: &config::NetworkFilter, deps: &Deps, listener: &Scope) -> Optio
     let config::NetworkFilter::Http(config) = config else { return None };
     Some(
         Hcm::build(Arc::clone(config), deps, listener)
-            .map(|hcm| Arc::new(Http(hcm)) as Arc<dyn NetworkFilter>),
+            .map(|hcm| Built::Terminal(Arc::new(Http(hcm)))),
     )
 }

@@ -61,7 +61,9 @@ impl Boot {
             let chains = l.filter_chains.iter().chain(&l.default_filter_chain);
             chains.flat_map(|c| &c.filters).any(|filter| match filter {
                 config::NetworkFilter::Http(hcm) => matches!(hcm.routes, config::RouteSource::Rds { .. }),
-                config::NetworkFilter::Tcp(_) => false,
+                config::NetworkFilter::Tcp(_)
+                | config::NetworkFilter::DirectResponse(_)
+                | config::NetworkFilter::ConnectionLimit(_) => false,
             })
         };
         lds.is_none()

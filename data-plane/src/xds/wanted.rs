@@ -177,7 +177,9 @@ pub(super) fn routes_of(listener: &config::Listener) -> impl Iterator<Item = (&s
     chains.flat_map(|chain| &chain.filters).filter_map(|filter| {
         let hcm: &Arc<config::Hcm> = match filter {
             config::NetworkFilter::Http(hcm) => hcm,
-            config::NetworkFilter::Tcp(_) => return None,
+            config::NetworkFilter::Tcp(_)
+            | config::NetworkFilter::DirectResponse(_)
+            | config::NetworkFilter::ConnectionLimit(_) => return None,
         };
         match &hcm.routes {
             RouteSource::Rds { name, source } => Some((&**name, &*hcm.stat_prefix, source)),

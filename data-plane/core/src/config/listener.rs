@@ -109,4 +109,28 @@ pub enum NetworkFilter {
     Http(Arc<Hcm>),
     /// `envoy.filters.network.tcp_proxy`.
     Tcp(Arc<TcpProxy>),
+    /// `envoy.filters.network.direct_response`: these bytes.
+    DirectResponse(Arc<[u8]>),
+    /// `envoy.filters.network.connection_limit`.
+    ConnectionLimit(ConnectionLimit),
+}
+
+impl NetworkFilter {
+    /// Whether it serves connections, and so must be the last of its chain.
+    pub fn is_terminal(&self) -> bool {
+        !matches!(self, Self::ConnectionLimit(_))
+    }
+}
+
+/// A limit of connections at a time, over all workers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConnectionLimit {
+    /// Of its stats: `connection_limit.<prefix>.`.
+    pub stat_prefix: Box<str>,
+    /// At least 1.
+    pub max_connections: u64,
+    /// How long a connection over the limit is left open. Default 0.
+    pub delay: Duration,
+    /// Default true.
+    pub enabled: bool,
 }

@@ -42,7 +42,8 @@ pub use http::{
     RouteSource, ServerHeader, StripPort, Underscores,
 };
 pub use listener::{
-    FilterChain, FilterChainMatch, Listener, ListenerFilter, NetworkFilter, ProxyProtocolFilter,
+    ConnectionLimit, FilterChain, FilterChainMatch, Listener, ListenerFilter, NetworkFilter,
+    ProxyProtocolFilter,
 };
 pub use log::{AccessLog, AccessLogFilter, AccessLogFormat, AccessLogSink, Comparison, JsonFormat};
 pub use metadata::{HeaderRule, HeaderSource, HeaderToMetadata, MetadataValue, SetMetadata};

@@ -3,7 +3,7 @@
 mod session;
 mod stats;
 
-use super::{BuildResult, Factory, LocalBoxFuture, NetworkFilter};
+use super::{BuildResult, Built, Factory, LocalBoxFuture, NetworkFilter};
 use crate::http::{BuildError, Connection, Deps, LineLog, Worker};
 use crate::runtime::Runtime;
 use crate::stats::Scope;
@@ -43,7 +43,7 @@ impl NetworkFilter for TcpProxy {
 
 fn build(config: &config::NetworkFilter, deps: &Deps, _listener: &Scope) -> Option<BuildResult> {
     let config::NetworkFilter::Tcp(config) = config else { return None };
-    Some(Proxy::new(config, deps).map(|proxy| Arc::new(TcpProxy(Arc::new(proxy))) as Arc<dyn NetworkFilter>))
+    Some(Proxy::new(config, deps).map(|proxy| Built::Terminal(Arc::new(TcpProxy(Arc::new(proxy))))))
 }
 
 impl Proxy {
