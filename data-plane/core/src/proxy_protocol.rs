@@ -88,6 +88,14 @@ pub fn read(bytes: &[u8], wanted: Wanted) -> Result<Found, Malformed> {
     Ok(if bytes.is_empty() { Found::Partial } else { Found::Absent })
 }
 
+/// The version that the beginning of `bytes` claims; `None`: none, or more bytes are needed to tell.
+pub fn claimed(bytes: &[u8]) -> Option<Version> {
+    if bytes.starts_with(SIGNATURE) {
+        return Some(Version::V2);
+    }
+    bytes.starts_with(WORD).then_some(Version::V1)
+}
+
 /// Whether `bytes` begin with `word`, as far as they go.
 fn begins(bytes: &[u8], word: &[u8]) -> bool {
     !bytes.is_empty() && bytes.iter().zip(word).all(|(a, b)| a == b)

@@ -33,31 +33,43 @@ pub(super) async fn take(
         v1: !(filter.disallow_v1 && filter.optional),
         v2: !(filter.disallow_v2 && filter.optional),
     };
-    let looked = peek(stream, MAX_READ, |bytes| match proxy_protocol::read(bytes, wanted) {
-        Ok(Found::Partial) => None,
-        other => Some(other),
+    let disallowed = |version: &Version| match version {
+        Version::V1 => filter.disallow_v1,
+        Version::V2 => filter.disallow_v2,
+    };
+    let looked = peek(stream, MAX_READ, |bytes| {
+        // The rest of what is not taken anyway is not looked at.
+        let claimed = proxy_protocol::claimed(bytes).filter(|version| disallowed(version) && !filter.optional);
+        match (claimed, proxy_protocol::read(bytes, wanted)) {
+            (Some(version), _) => Some(Err(version)),
+            (None, Ok(Found::Partial)) => None,
+            (None, read) => Some(Ok(read)),
+        }
     });
     let header = match looked.await? {
-        None | Some(Ok(Found::Partial)) => return Ok(Taken::Closed),
-        Some(Ok(Found::Header(header))) => header,
-        Some(Ok(Found::Absent)) if filter.optional => {
+        None | Some(Ok(Ok(Found::Partial))) => return Ok(Taken::Closed),
+        Some(Ok(Ok(Found::Header(header)))) => header,
+        Some(Ok(Ok(Found::Absent))) if filter.optional => {
             stats.not_found_allowed.inc();
             return Ok(Taken::Passed(None));
         }
-        Some(Ok(Found::Absent)) => {
+        Some(Ok(Ok(Found::Absent))) => {
             stats.not_found_disallowed.inc();
             return Ok(stats.refuse());
         }
-        Some(Err(malformed)) => return Ok(stats.malformed(malformed)),
+        Some(Ok(Err(malformed))) => return Ok(stats.malformed(malformed)),
+        // Envoy counts these as found, and not as errors.
+        Some(Err(Version::V1)) => {
+            stats.v1_found.inc();
+            stats.v1_disallowed.inc();
+            return Ok(Taken::Refused);
+        }
+        Some(Err(Version::V2)) => {
+            stats.v2_found.inc();
+            stats.v2_disallowed.inc();
+            return Ok(Taken::Refused);
+        }
     };
-    let (disallowed, count) = match header.version {
-        Version::V1 => (filter.disallow_v1, &stats.v1_disallowed),
-        Version::V2 => (filter.disallow_v2, &stats.v2_disallowed),
-    };
-    if disallowed {
-        count.inc();
-        return Ok(stats.refuse());
-    }
     let mut buffer = [0; SKIPPED];
     let mut left = header.length;
     while left > 0 {

@@ -289,6 +289,7 @@ fn endpoints_keep_health_weight_and_labels() {
 #[test]
 fn a_bare_route_has_envoys_defaults() {
     let expected = Forward {
+        upgrades: Vec::new(),
         cluster: ClusterChoice::Named("c".into()),
         cluster_not_found_status: 503,
         path_rewrite: None,
