@@ -14,6 +14,6 @@ mod world;
 pub use check::addresses_clash;
 pub use id::{InstanceId, InvalidName, Kind, ObjectKey, ObjectName, ServiceName, SourceId, UnknownKind};
 pub use instance::{Health, Instance, InvalidInstance, MAX_WEIGHT};
-pub use object::{Content, Object, listener_address, listener_name};
+pub use object::{Content, Object, carries_bytes, is_for, listener_address, listener_name};
 pub use problem::{Problem, Problems, Severity};
 pub use world::{Change, Contribution, Event, Gone, Held, Sync, World, apply};

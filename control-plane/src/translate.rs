@@ -6,6 +6,7 @@
 
 mod admission;
 pub mod bootstrap;
+mod bytes;
 mod catalog;
 mod cluster;
 mod compile;

@@ -7,12 +7,13 @@ use std::path::Path;
 use xds_types::resource;
 use xds_types::text::Source;
 
-const DOCUMENTS: [&str; 2] = ["resources.md", "rate-limit-service.md"];
+const DOCUMENTS: [&str; 3] = ["resources.md", "rate-limit-service.md", "tcp.md"];
 
 fn examples(document: &str) -> Vec<String> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs").join(document);
     let text = std::fs::read_to_string(&path).unwrap();
-    let blocks = text.split("```yaml\n").skip(1);
+    // Bootstraps of proxies are held elsewhere.
+    let blocks = text.split("```yaml\n").skip(1).filter(|block| !block.starts_with("static_resources:"));
     blocks.map(|block| block.split("```").next().unwrap().to_owned()).collect()
 }
 
@@ -20,7 +21,7 @@ fn examples(document: &str) -> Vec<String> {
 fn every_example_is_admitted() {
     for document in DOCUMENTS {
         let all = examples(document);
-        assert!(all.len() >= 2, "{document} must have examples");
+        assert!(!all.is_empty(), "{document} must have examples");
         // Those of one document belong together: a Route's Gateway stands in another block.
         let text = all.join("---\n");
         let parsed = resource::parse(Source { name: document, text: &text });

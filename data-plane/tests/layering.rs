@@ -30,7 +30,7 @@ const CORE: Layers = &[
     &["matcher"],
     &["guard"],
     &["config"],
-    &["ratelimit", "saying"],
+    &["proxy_protocol", "ratelimit", "saying"],
     &["lb"],
     &["accesslog"],
     &["trace"],

@@ -128,6 +128,11 @@ impl Envoy {
         self.dir.path()
     }
 
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
     /// The process itself.
     pub fn process(&mut self) -> &mut Process {
         &mut self.process

@@ -74,3 +74,52 @@ impl GrpcClient {
         }
     }
 }
+
+/// A gRPC server (Python's grpcio) of every kind of call.
+#[derive(Debug)]
+pub struct GrpcEcho {
+    dir: TempDir,
+    _child: Child,
+    /// Its port on 127.0.0.1.
+    pub port: u16,
+}
+
+impl GrpcEcho {
+    /// Starts one.
+    ///
+    /// # Errors
+    /// grpcio is not installed.
+    pub async fn start() -> Result<Self> {
+        let dir = TempDir::new()?;
+        let script = dir.path().join("echo.py");
+        std::fs::write(&script, include_str!("grpc_echo.py"))?;
+        let mut child = Command::new(installed("python-grpc"))
+            .arg(&script)
+            .arg("serve")
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .context("python-grpc; `make test` installs it")?;
+        let mut lines = BufReader::new(child.stdout.take().context("its output")?).lines();
+        let line = tokio::time::timeout(DEADLINE, lines.next_line()).await.context("no port")??;
+        let port = line.context("the gRPC server has ended")?.trim().parse()?;
+        Ok(Self { dir, _child: child, port })
+    }
+
+    /// How calls of every kind go through the proxy at `addr`, a line each.
+    ///
+    /// # Errors
+    /// The client does not end.
+    pub async fn talk(&self, addr: SocketAddr) -> Result<String> {
+        let child = Command::new(installed("python-grpc"))
+            .arg(self.dir.path().join("echo.py"))
+            .arg("talk")
+            .arg(addr.port().to_string())
+            .stderr(Stdio::null())
+            .kill_on_drop(true)
+            .output();
+        let output = tokio::time::timeout(4 * DEADLINE, child).await.context("the client hangs")??;
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+}

@@ -19,6 +19,7 @@ pub mod proxy;
 pub mod redis;
 pub mod rls;
 pub mod store;
+pub mod tcp;
 pub mod upstream;
 pub mod wire;
 

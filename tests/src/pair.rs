@@ -6,7 +6,7 @@ use crate::envoy::Envoy;
 use crate::process::{built, free_port, installed};
 use crate::rls::Rls;
 use crate::wire::{Origin, Role, Wire};
-use crate::{eventually, h2wire};
+use crate::{eventually, h2wire, tcp};
 use anyhow::{Context, Result};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -39,6 +39,8 @@ pub struct Side {
     pub h2: h2wire::Origin,
     /// Its rate limit service.
     pub rls: Rls,
+    /// Its origin of bytes.
+    pub tcp: tcp::Origin,
     /// A port at which nobody listens.
     refused: u16,
     dir: TempDir,
@@ -131,7 +133,7 @@ pub fn routes(routes: &str) -> String {
     format!("virtual_hosts: [{{name: all, domains: [\"*\"], routes: [{routes}]}}]")
 }
 
-/// A cluster of one endpoint; `port` may be `$ORIGIN`, `$H2`, `$RLS` or `$REFUSED`.
+/// A cluster of one endpoint; `port` may be `$ORIGIN`, `$H2`, `$RLS`, `$TCP` or `$REFUSED`.
 pub fn cluster(name: &str, port: &str, fields: &str) -> String {
     let comma = if fields.is_empty() { "" } else { ", " };
     format!(
@@ -144,21 +146,39 @@ pub fn cluster(name: &str, port: &str, fields: &str) -> String {
 pub const SPEAKS_H2: &str = "typed_extension_protocol_options: {envoy.extensions.upstreams.http.v3.HttpProtocolOptions: {\"@type\": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions, explicit_http_config: {http2_protocol_options: {}}}}";
 
 impl Pair {
-    /// Starts both on these listeners and clusters, one worker each. `$ORIGIN`, `$H2`, `$RLS`, `$REFUSED` are ports and
+    /// Starts both on these listeners and clusters, one worker each. `$ORIGIN`, `$H2`, `$RLS`, `$TCP`, `$REFUSED` are ports and
     /// `$DIR` a folder.
     ///
     /// # Errors
     /// One of them is missing or does not start.
     pub async fn start(listeners: &[String], clusters: &[String]) -> Result<Self> {
+        Self::start_with(listeners, clusters, &[], &[]).await
+    }
+
+    /// As [`Self::start`], with ports by further names, Envoy's and ours, and further arguments.
+    ///
+    /// # Errors
+    /// One of them is missing or does not start.
+    pub async fn start_with(
+        listeners: &[String],
+        clusters: &[String],
+        ports: &[(&str, [u16; 2])],
+        args: &[&str],
+    ) -> Result<Self> {
         let config = format!(
             "{{admin: {{address: {{socket_address: {{address: 127.0.0.1, port_value: 0}}}}}}, node: {{id: node-1, cluster: fleet}}, \
              static_resources: {{listeners: [\n{}\n], clusters: [\n{}\n]}}}}\n",
             listeners.join(",\n"),
             clusters.join(",\n")
         );
+        let of = |side: usize| {
+            ports.iter().fold(config.clone(), |c, (name, ports)| c.replace(name, &ports[side].to_string()))
+        };
+        let (theirs, own) = (of(0), of(1));
+        let envoys = [args, &["--disable-hot-restart"]].concat();
         let (envoy, ours) = tokio::try_join!(
-            Side::start("envoy", installed("envoy"), &config, &["--disable-hot-restart"]),
-            Side::start("proxy", built("portolan-proxy")?, &config, &[]),
+            Side::start("envoy", installed("envoy"), &theirs, &envoys),
+            Side::start("proxy", built("portolan-proxy")?, &own, args),
         )?;
         Ok(Self { envoy, ours })
     }
@@ -219,12 +239,14 @@ pub fn difference(envoy: &str, ours: &str) -> String {
 impl Side {
     async fn start(name: &'static str, program: PathBuf, config: &str, args: &[&str]) -> Result<Self> {
         let (origin, h2, rls) = (Origin::start().await?, h2wire::Origin::start().await?, Rls::start().await?);
+        let tcp = tcp::Origin::start().await?;
         let refused = free_port()?;
         let dir = TempDir::new()?;
         let config = config
             .replace("$ORIGIN", &origin.addr.port().to_string())
             .replace("$H2", &h2.addr.port().to_string())
             .replace("$RLS", &rls.addr.port().to_string())
+            .replace("$TCP", &tcp.addr.port().to_string())
             .replace("$REFUSED", &refused.to_string())
             .replace("$DIR", &dir.path().display().to_string());
         let args = [args, &["--concurrency", "1"]].concat();
@@ -235,7 +257,7 @@ impl Side {
             let (name, addr) = line.split_once("::").context("a line of /listeners")?;
             listeners.insert(name.to_owned(), addr.parse()?);
         }
-        Ok(Self { name, proxy, origin, h2, rls, refused, dir, listeners })
+        Ok(Self { name, proxy, origin, h2, rls, tcp, refused, dir, listeners })
     }
 
     /// Where a listener is.
@@ -327,6 +349,7 @@ impl Side {
         let ports = [
             (self.origin.addr.port(), "$ORIGIN"),
             (self.h2.addr.port(), "$H2"),
+            (self.tcp.addr.port(), "$TCP"),
             (self.refused, "$REFUSED"),
             (self.proxy.admin.port(), "$ADMIN"),
         ];

@@ -152,6 +152,11 @@ impl Wire {
         Ok(Self::new(TcpStream::connect(addr).await?))
     }
 
+    /// Over a connection there is.
+    pub fn of(stream: TcpStream) -> Self {
+        Self::new(stream)
+    }
+
     fn new(stream: TcpStream) -> Self {
         let _ = stream.set_nodelay(true);
         Self { stream, buffer: Vec::new() }
@@ -188,6 +193,45 @@ impl Wire {
     pub async fn rest(&mut self) -> Result<Vec<u8>> {
         while self.more().await? {}
         Ok(std::mem::take(&mut self.buffer))
+    }
+
+    /// The next bytes, so many.
+    ///
+    /// # Errors
+    /// They do not come.
+    pub async fn bytes(&mut self, count: usize) -> Result<Vec<u8>> {
+        while self.buffer.len() < count {
+            ensure!(self.more().await?, "the connection ends after {} bytes", self.buffer.len());
+        }
+        Ok(self.buffer.drain(..count).collect())
+    }
+
+    /// Sends these bytes and reads so many meanwhile; what was sent, and what was read.
+    ///
+    /// # Errors
+    /// The connection ends.
+    pub async fn exchange(&mut self, bytes: &[u8], count: usize) -> Result<(usize, Vec<u8>)> {
+        let mut got = std::mem::take(&mut self.buffer);
+        let (mut reader, mut writer) = self.stream.split();
+        let read = async {
+            while got.len() < count {
+                let read = timeout(DEADLINE, reader.read_buf(&mut got)).await.context("peer is silent")??;
+                ensure!(read > 0, "the connection ends");
+            }
+            Ok(())
+        };
+        let write = async { anyhow::Ok(writer.write_all(bytes).await?) };
+        tokio::try_join!(read, write)?;
+        self.buffer = got.split_off(count);
+        Ok((bytes.len(), got))
+    }
+
+    /// Ends this side.
+    ///
+    /// # Errors
+    /// The connection is gone.
+    pub async fn finish(&mut self) -> Result<()> {
+        Ok(self.stream.shutdown().await?)
     }
 
     async fn line(&mut self) -> Result<Option<String>> {

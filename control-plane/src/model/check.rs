@@ -3,6 +3,7 @@
 //! Called at admission and for what was written past it, by `translate`, which adds the checks that need other
 //! objects or compiled resources. Never stops at the first error.
 
+mod bytes;
 mod gateway;
 mod policy;
 mod resilience;
@@ -19,6 +20,7 @@ use xds_types::portolan::config::v1::{Resource, resource::Spec};
 
 use super::{ObjectKey, Problems};
 
+pub use bytes::problems as bytes;
 pub use gateway::addresses_clash;
 pub use policy::{OWN_DOMAIN, limit_name};
 pub(crate) use resilience::{grpc_conditions, statuses};

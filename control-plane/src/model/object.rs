@@ -174,9 +174,25 @@ pub fn listener_name(l: &Listener) -> String {
     }
     let protocol = match listener::Protocol::try_from(l.protocol) {
         Ok(listener::Protocol::Https) => "https",
+        Ok(listener::Protocol::Tcp) => "tcp",
+        Ok(listener::Protocol::TlsPassthrough) => "tls-passthrough",
         Ok(listener::Protocol::Http) | Err(_) => "http",
     };
     format!("{protocol}-{}", l.port)
+}
+
+/// Whether a listener carries bytes and knows no requests.
+pub fn carries_bytes(l: &Listener) -> bool {
+    use listener::Protocol::{Tcp, TlsPassthrough};
+    matches!(listener::Protocol::try_from(l.protocol), Ok(Tcp | TlsPassthrough))
+}
+
+/// Whether a route is for a listener of a gateway that it is attached to.
+pub fn is_for(route: &Route, l: &Listener) -> bool {
+    match route.listeners.is_empty() {
+        true => !carries_bytes(l),
+        false => route.listeners.contains(&listener_name(l)),
+    }
 }
 
 /// The address of a listener, or its default; `None` when it is not an IP address.

@@ -19,11 +19,11 @@ use xds_types::portolan::config::v1::{
 };
 
 use super::policy::{self, Policies};
-use super::{Dialect, Trust, cluster, listener, names, route, tls};
+use super::{Dialect, Trust, bytes, cluster, listener, names, route, tls};
 use crate::authority::Authority;
 use crate::model::{
     Content, Kind, Object, ObjectKey, ObjectName, Problem, Problems, Severity, SourceId, World,
-    addresses_clash, check, listener_address, listener_name,
+    addresses_clash, carries_bytes, check, is_for, listener_address, listener_name,
 };
 use crate::secret::AUTHORITY;
 
@@ -117,6 +117,20 @@ pub fn admit(current: &Objects, writes: &[Resource], deletes: &[ObjectKey], trus
             for (other, taken) in view.gateways.iter().filter(|(other, _)| **other != key) {
                 if let Some((path, message)) = clash(spec, taken, other) {
                     found.error(key, path, message);
+                }
+            }
+        }
+    }
+    // Routes that were there and do not fit what becomes of their gateway.
+    for (name, route) in view
+        .routes
+        .iter()
+        .filter(|(name, _)| !keys.iter().any(|k| k.kind == Kind::Route && k.name.as_str() == **name))
+    {
+        for key in keys.iter().filter(|k| k.kind == Kind::Gateway) {
+            if route.gateways.iter().any(|g| g == key.name.as_str()) {
+                for (path, message) in view.misfits(name, route) {
+                    found.error(key, "spec.listeners", format!("Route/{name}: {path}: {message}"));
                 }
             }
         }
@@ -232,8 +246,8 @@ fn alone(key: &ObjectKey, resource: &Resource, trust: &Trust) -> Problems {
             if tls::is_on(&spec.listeners) && !trust.vault.lasts() {
                 found.error(key, "spec.listeners", NO_AUTHORITY);
             }
-            listener::listeners(key, spec, Mode::Off, &[], &mut found);
-            for l in &spec.listeners {
+            listener::listeners(key, spec, Mode::Off, &[], &[], &mut found);
+            for l in spec.listeners.iter().filter(|l| !carries_bytes(l)) {
                 listener::route_configuration(key, spec, l, &[], &Policies::default(), &mut found);
             }
         }
@@ -337,6 +351,48 @@ impl<'a> References<'a> {
         }
     }
 
+    /// Why a route cannot serve listeners that it is for.
+    fn misfits(&self, name: &str, spec: &Route) -> Vec<(String, String)> {
+        let mut found = Vec::new();
+        let attached =
+            |gateway: &ObjectKey, route: &Route| route.gateways.iter().any(|g| g == gateway.name.as_str());
+        let gateways = || self.gateways.iter().filter(|(key, _)| attached(key, spec));
+        for (i, wanted) in spec.listeners.iter().enumerate() {
+            let has = |g: &Gateway| g.listeners.iter().any(|l| listener_name(l) == *wanted);
+            if gateways().next().is_some() && !gateways().any(|(_, g)| has(g)) {
+                let message = format!("none of the gateways has a listener `{wanted}`");
+                found.push((format!("spec.listeners[{i}]"), message));
+            }
+        }
+        for (key, gateway) in gateways() {
+            for l in gateway.listeners.iter().filter(|l| carries_bytes(l) && is_for(spec, l)) {
+                found.extend(check::bytes(spec, l));
+                let own = bytes::effective(spec, l);
+                let at = listener_name(l);
+                if own.is_empty() {
+                    let message = format!("are not among the hostnames of listener `{at}` of {key}");
+                    found.push(("spec.hosts".to_owned(), message));
+                }
+                let others = self.routes.iter().filter(|(other, _)| **other != name);
+                for (other, route) in others.filter(|(_, r)| attached(key, r) && is_for(r, l)) {
+                    let same = bytes::effective(route, l).into_iter().find(|host| own.contains(host));
+                    match same.as_deref() {
+                        Some("*") => found.push((
+                            "spec.listeners".to_owned(),
+                            format!("listener `{at}` of {key} is taken by Route/{other}"),
+                        )),
+                        Some(host) => found.push((
+                            "spec.hosts".to_owned(),
+                            format!("`{host}` at listener `{at}` of {key} is taken by Route/{other}"),
+                        )),
+                        None => {}
+                    }
+                }
+            }
+        }
+        found
+    }
+
     fn check_route(&self, key: &ObjectKey, spec: &Route, severity: Severity, found: &mut Problems) {
         let mut say = |path: String, message: String| {
             found.extend([Problem { object: Some(key.clone()), path, message, severity }]);
@@ -345,6 +401,9 @@ impl<'a> References<'a> {
             if !self.has_gateway(name) {
                 say(format!("spec.gateways[{i}]"), format!("there is no Gateway `{name}`"));
             }
+        }
+        for (path, message) in self.misfits(key.name.as_str(), spec) {
+            say(path, message);
         }
         for (i, rule) in spec.rules.iter().enumerate() {
             for (j, b) in rule.backends.iter().enumerate() {

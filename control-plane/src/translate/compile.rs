@@ -9,13 +9,14 @@ use xds_types::envoy::config::route::v3::Route as EnvoyRoute;
 use xds_types::envoy::extensions::filters::network::http_connection_manager::v3::HttpFilter;
 use xds_types::portolan::config::v1::mutual_tls::Mode;
 
+use super::bytes::{self, Carried};
 use super::catalog::{Catalog, Ingredients};
 use super::grpc::Resolver;
 use super::listener::{Attached, listeners, route_configuration};
 use super::policy::Policies;
 use super::{Dialect, Objects, Trust, cluster, names, route, tls};
 use crate::authority::{Authority, Identity};
-use crate::model::{Kind, Object, ObjectKey, Problems, ServiceName, World};
+use crate::model::{Kind, Object, ObjectKey, Problems, ServiceName, World, carries_bytes};
 use crate::secret::AUTHORITY;
 use crate::snapshot::{Dangling, Published, Resource, Set, Snapshot, withhold_dangling};
 
@@ -57,6 +58,7 @@ struct Listeners {
     /// What its service says of mutual TLS.
     mtls: Mode,
     filters: Vec<HttpFilter>,
+    carried: Vec<Carried>,
     made: Vec<Arc<Resource>>,
 }
 
@@ -168,15 +170,17 @@ impl Compiler {
             let on_it = attached.get(key.name.as_str()).unwrap_or(&none);
             let routes: Vec<_> = on_it.iter().map(|a| (a.key.name.as_str(), a.spec)).collect();
             let filters = policies.filters(key.name.as_str(), &routes);
-            if self.listeners.get(key).is_none_or(|l| l.mtls != mtls || l.filters != filters) {
-                let made =
-                    listeners(key, spec, mtls, &filters, &mut ignored).into_iter().map(Arc::new).collect();
-                self.listeners
-                    .insert(key.clone(), Listeners { object: gateway.clone(), mtls, filters, made });
+            let carried = bytes::carried(spec, on_it.iter().map(|a| (a.key, a.spec)));
+            let same = |l: &Listeners| l.mtls == mtls && l.filters == filters && l.carried == carried;
+            if !self.listeners.get(key).is_some_and(same) {
+                let made = listeners(key, spec, mtls, &filters, &carried, &mut ignored);
+                let made = made.into_iter().map(Arc::new).collect();
+                let object = gateway.clone();
+                self.listeners.insert(key.clone(), Listeners { object, mtls, filters, carried, made });
             }
             let own = self.listeners.get(key).map_or(&[][..], |l| &l.made);
             let mut configurations: Vec<Arc<Resource>> = Vec::new();
-            for l in &spec.listeners {
+            for l in spec.listeners.iter().filter(|l| !carries_bytes(l)) {
                 configurations.push(Arc::new(route_configuration(
                     key,
                     spec,

@@ -19,33 +19,35 @@ use xds_types::envoy::extensions::access_loggers::file::v3::{
     FileAccessLog, file_access_log::AccessLogFormat,
 };
 use xds_types::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::{
-    CodecType, ForwardClientCertDetails, RouteSpecifier, SetCurrentClientCertDetails,
+    CodecType, ForwardClientCertDetails, RouteSpecifier, SetCurrentClientCertDetails, UpgradeConfig,
 };
 use xds_types::envoy::extensions::filters::network::http_connection_manager::v3::{
     HttpConnectionManager, HttpFilter, Rds,
 };
 use xds_types::google::protobuf::BoolValue;
 use xds_types::portolan::config::v1::mutual_tls::Mode;
-use xds_types::portolan::config::v1::{AccessLog as Log, Gateway, GatewayLimits, Listener, Route};
+use xds_types::portolan::config::v1::{AccessLog as Log, Gateway, GatewayLimits, Listener, Route, listener};
 
+use super::bytes::{self, Carried};
 use super::hosts::{self, Group};
 use super::parts::{address, ads, check_rules, router, yes};
 use super::patch::Patches;
 use super::policy::Policies;
 use super::{names, tls};
-use crate::model::{ObjectKey, Problems, listener_address, listener_name};
+use crate::model::{ObjectKey, Problems, carries_bytes, is_for, listener_address, listener_name};
 use crate::snapshot::{Reference, Resource};
 
 const PATCHES: &[&str] = &["listener", "http_connection_manager", "route_configuration"];
 
 /// The listeners of a gateway. Each names the route configuration of its own name.
 ///
-/// `filters` come before the router; `service_mtls` is what the Service says that the gateway stands before.
+/// `filters` come before the router, `carried` is what listeners of bytes serve; `service_mtls` is what the Service says that the gateway stands before.
 pub(super) fn listeners(
     key: &ObjectKey,
     spec: &Gateway,
     service_mtls: Mode,
     filters: &[HttpFilter],
+    carried: &[Carried],
     found: &mut Problems,
 ) -> Vec<Resource> {
     let Gateway {
@@ -70,9 +72,16 @@ pub(super) fn listeners(
             None => sockets.push(vec![l]),
         }
     }
-    let all = All { log: access_log.as_ref(), remote, hops: *trusted_hops, limits: limits.as_ref(), filters };
+    let all = All {
+        log: access_log.as_ref(),
+        remote,
+        hops: *trusted_hops,
+        limits: limits.as_ref(),
+        filters,
+        carried,
+    };
     let maker = Maker { key, spec, service_mtls, all, patches: &patches };
-    sockets.iter().map(|on_it| maker.listener(on_it, found)).collect()
+    sockets.iter().filter_map(|on_it| maker.listener(on_it, found)).collect()
 }
 
 /// What all listeners of a gateway have alike.
@@ -82,6 +91,7 @@ struct All<'a> {
     hops: u32,
     limits: Option<&'a GatewayLimits>,
     filters: &'a [HttpFilter],
+    carried: &'a [Carried],
 }
 
 /// What the listeners of a gateway are made of.
@@ -93,18 +103,37 @@ struct Maker<'a> {
     patches: &'a Patches<'a>,
 }
 
+/// Chains that carry bytes, and the secrets they name.
+struct Carriers {
+    chains: Vec<FilterChain>,
+    references: Vec<Reference>,
+}
+
 impl Maker<'_> {
-    /// The listener of all that share a socket, named by the first.
-    fn listener(&self, on_it: &[&Listener], found: &mut Problems) -> Resource {
+    /// The listener of all that share a socket, named by the first. `None`: nothing is served there.
+    fn listener(&self, on_it: &[&Listener], found: &mut Problems) -> Option<Resource> {
         let (key, first) = (self.key, on_it[0]);
         let name = names::listener(key.name.as_str(), &listener_name(first));
         let (mut filter_chains, mut references) = (Vec::new(), Vec::new());
+        let mut origin = vec![key.clone()];
         for l in on_it {
             let mtls = match Mode::try_from(l.mtls) {
                 Ok(Mode::Default) | Err(_) if l.tls.is_none() => self.service_mtls,
                 Ok(own) => own,
                 Err(_) => Mode::Off,
             };
+            if carries_bytes(l) {
+                for carried in self.all.carried.iter().filter(|c| c.listener == listener_name(l)) {
+                    origin.push(carried.route.clone());
+                    references.extend(
+                        carried.clusters().map(|name| Reference::new(ResourceType::Cluster, &**name)),
+                    );
+                    let inbound = self.carrier(l, carried, mtls, found);
+                    references.extend(inbound.references);
+                    filter_chains.extend(inbound.chains);
+                }
+                continue;
+            }
             let inbound = tls::inbound(l, &self.spec.service, mtls);
             references.extend(inbound.references);
             for chain in inbound.chains {
@@ -118,6 +147,9 @@ impl Maker<'_> {
                 });
             }
         }
+        if filter_chains.is_empty() {
+            return None;
+        }
         // A wrong address was reported by the checks of the object; it is never emitted.
         let ip = listener_address(first).map(|ip| ip.to_string()).unwrap_or_default();
         let chosen = filter_chains.iter().any(|chain| chain.filter_chain_match.is_some());
@@ -126,7 +158,13 @@ impl Maker<'_> {
             address: Some(address(&ip, first.port)),
             filter_chains,
             per_connection_buffer_limit_bytes: self.all.limits.and_then(|l| l.buffer_bytes),
-            listener_filters: if chosen { vec![tls::inspector()] } else { Vec::new() },
+            // What the header hides is looked at once it is off.
+            listener_filters: first
+                .proxy_protocol
+                .then(bytes::proxy_protocol)
+                .into_iter()
+                .chain(chosen.then(tls::inspector))
+                .collect(),
             ..EnvoyListener::default()
         };
         let mut message = self.patches.apply("listener", message, found);
@@ -135,7 +173,26 @@ impl Maker<'_> {
             message.name = name.to_string();
         }
         check_rules(&message, key, "listener", found);
-        Resource::encode(ResourceType::Listener, name, &message, references, vec![key.clone()])
+        Some(Resource::encode(ResourceType::Listener, name, &message, references, origin))
+    }
+
+    /// The chains that carry bytes.
+    fn carrier(&self, l: &Listener, carried: &Carried, mtls: Mode, found: &mut Problems) -> Carriers {
+        let proxy = carried.proxy(self.key.name.as_str(), self.all.log.map(access_log), self.all.limits);
+        check_rules(&proxy, self.key, "tcp_proxy", found);
+        let chain = |socket, filter_chain_match| FilterChain {
+            filters: vec![bytes::filter(&proxy)],
+            filter_chain_match,
+            transport_socket: socket,
+            ..FilterChain::default()
+        };
+        if l.protocol == i32::from(listener::Protocol::TlsPassthrough) {
+            let chains = vec![chain(None, Some(carried.matching()))];
+            return Carriers { chains, references: Vec::new() };
+        }
+        let inbound = tls::inbound(l, &self.spec.service, mtls);
+        let chains = inbound.chains.into_iter().map(|c| chain(c.socket, c.matching)).collect();
+        Carriers { chains, references: inbound.references }
     }
 
     /// The connection manager of a listener, and the routes that it names.
@@ -180,6 +237,11 @@ fn manager(key: &ObjectKey, spec: &Listener, all: &All<'_>) -> HttpConnectionMan
         // Paths are matched by prefix: `/a/../b` and `//b` must not get past a rule.
         normalize_path: yes(),
         merge_slashes: true,
+        // As users of the Gateway API expect; a route's timeout does not count while the client's side is open.
+        upgrade_configs: vec![UpgradeConfig {
+            upgrade_type: "websocket".to_owned(),
+            ..UpgradeConfig::default()
+        }],
         route_specifier: Some(RouteSpecifier::Rds(Rds {
             config_source: Some(ads()),
             route_config_name: name.to_string(),
@@ -264,8 +326,11 @@ pub(super) fn route_configuration(
     found: &mut Problems,
 ) -> Resource {
     let name = names::listener(key.name.as_str(), &listener_name(listener));
-    let by_host =
-        attached.iter().enumerate().map(|(i, a)| (i, hosts::effective(&a.spec.hosts, &listener.hostnames)));
+    let by_host = attached
+        .iter()
+        .enumerate()
+        .filter(|(_, a)| is_for(a.spec, listener))
+        .map(|(i, a)| (i, hosts::effective(&a.spec.hosts, &listener.hostnames)));
     let groups = hosts::group(by_host);
     let mut origin = vec![key.clone()];
     let mut references = Vec::new();

@@ -8,6 +8,7 @@
 //! - [`matcher`]: strings, headers, paths, queries, addresses
 //! - [`guard`]: state machines fed with `now`
 //! - [`config`]: the validated, immutable model that everything above the wire is built from
+//! - [`proxy_protocol`]: headers that tell whose connection it is
 //! - [`ratelimit`]: what requests are told apart by, and the buckets of local rate limits
 //! - [`saying`]: what filters say of a stream, for others to act upon
 //! - [`lb`]: host choice
@@ -24,6 +25,7 @@ pub mod headers;
 pub mod lb;
 pub mod matcher;
 pub mod path;
+pub mod proxy_protocol;
 pub mod ratelimit;
 pub mod route;
 pub mod saying;

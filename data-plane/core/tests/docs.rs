@@ -39,6 +39,11 @@ fn examples_of_stats_sinks_are_accepted() {
     accepted("fleet.md", 1);
 }
 
+#[test]
+fn examples_of_tcp_are_accepted() {
+    accepted("tcp.md", 2);
+}
+
 fn accepted(page: &str, at_least: usize) {
     let page = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs").join(page);
     let found = bootstraps(&std::fs::read_to_string(page).unwrap());

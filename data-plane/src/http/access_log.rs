@@ -4,12 +4,9 @@
 //! takes the buffers when one is full, every ten seconds, and at the end. What does not fit is dropped and
 //! counted, since a slow disk must not hold up requests.
 
-use super::{BuildError, Deps};
 use crate::stat_block;
 use crate::stats::Registry;
-use data_plane_core::accesslog::{Filter, Record, Renderer};
-use data_plane_core::config::{self, AccessLogSink};
-use data_plane_core::matcher::Runtime;
+use data_plane_core::config::AccessLogSink;
 use parking_lot::{Condvar, Mutex};
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
@@ -40,39 +37,6 @@ stat_block! {
 /// The sinks of one proxy; clones share them. The last clone writes out what is buffered when dropped.
 #[derive(Clone)]
 pub struct AccessLogs(Arc<Owner>);
-
-/// A configured log: which records it takes, how they read, and where they go.
-pub struct Log {
-    filter: Option<Filter>,
-    renderer: Renderer,
-    sink: Arc<Sink>,
-}
-
-impl Log {
-    /// Opens what `config` names.
-    ///
-    /// # Errors
-    /// The file cannot be opened for appending, or no thread can be started.
-    pub fn open(config: &config::AccessLog, deps: &Deps) -> Result<Self, BuildError> {
-        let sink = deps.access_logs.open(&config.sink).map_err(|source| BuildError::AccessLog {
-            path: match &config.sink {
-                AccessLogSink::File(path) => path.display().to_string(),
-                AccessLogSink::Stdout => "stdout".into(),
-                AccessLogSink::Stderr => "stderr".into(),
-            },
-            source,
-        })?;
-        let renderer = Renderer::new(&config.format);
-        Ok(Self { filter: config.filter.as_ref().map(Filter::new), renderer, sink })
-    }
-
-    /// Appends a line from worker `worker`, if the filter takes the record; `random` decides shares of them.
-    pub fn append(&self, worker: usize, record: &Record<'_>, random: u64, runtime: Option<Runtime<'_>>) {
-        if self.filter.as_ref().is_none_or(|filter| filter.passes(record, random, runtime)) {
-            self.sink.append(worker, |out| self.renderer.render(record, out));
-        }
-    }
-}
 
 /// One file or stream that lines are appended to.
 pub struct Sink {

@@ -157,12 +157,7 @@ fn accept(stream: &mut Stream, flags: Flags) -> Result<(), LocalReply> {
         normalize::host(head, config.strip_port, config.strip_trailing_host_dot, port);
     }
     let upgrade = flags.upgrade && !is_connect;
-    if upgrade && !is_upgrade_enabled(head, &config.upgrades) {
-        stats.manager.downstream_rq_ws_on_non_ws_route.inc();
-        return Err(Cause::UpgradeRefused.into());
-    }
-    cx.upgrade = upgrade;
-    hop_by_hop::strip_request(head, &config.upgrades);
+    hop_by_hop::strip_request(head, upgrade);
 
     let table = worker.table(&hcm.routes);
     let connection = forwarded::Connection {
@@ -193,6 +188,11 @@ fn accept(stream: &mut Stream, flags: Flags) -> Result<(), LocalReply> {
         cx.route = if is_connect { None } else { table.route(&query).map(|matched| matched.id()) };
     }
     cx.table = table;
+    if upgrade && !is_upgrade_enabled(head, cx) {
+        stats.manager.downstream_rq_ws_on_non_ws_route.inc();
+        return Err(Cause::UpgradeRefused.into());
+    }
+    cx.upgrade = upgrade;
     cx.begin_trace(head);
     set_deadlines(head, cx);
     Ok(())
@@ -219,9 +219,17 @@ fn check_path(head: &mut RequestHead, cx: &StreamCx) -> Result<(), LocalReply> {
     }
 }
 
-fn is_upgrade_enabled(head: &RequestHead, enabled: &[Box<str>]) -> bool {
+/// Whether the route, or else the connection manager, accepts what the request asks to upgrade to.
+fn is_upgrade_enabled(head: &RequestHead, cx: &StreamCx) -> bool {
     let asked = head.headers.get_id(HeaderId::Upgrade).unwrap_or_default();
-    enabled.iter().any(|name| asked.eq_ignore_ascii_case(name.as_bytes()))
+    let is_asked = |name: &str| asked.eq_ignore_ascii_case(name.as_bytes());
+    let by_route = cx.route().and_then(|matched| match matched.answer() {
+        route::Answer::Forward(forward) => {
+            forward.upgrades.iter().find(|(name, _)| is_asked(name)).map(|u| u.1)
+        }
+        route::Answer::Redirect(_) | route::Answer::Direct(_) => None,
+    });
+    by_route.unwrap_or_else(|| cx.served.hcm.config.upgrades.iter().any(|name| is_asked(name)))
 }
 
 /// Takes up what the route says of the stream's deadlines.

@@ -150,6 +150,9 @@ fn common(record: &Record<'_>, tags: &[CustomTag]) -> AccessLogCommon {
         upstream_wire_bytes_sent: record.upstream_bytes.wire_sent,
         upstream_wire_bytes_received: record.upstream_bytes.wire_received,
         access_log_type: match record.log_type {
+            LogType::TcpConnectionStart => AccessLogType::TcpConnectionStart,
+            LogType::TcpUpstreamConnected => AccessLogType::TcpUpstreamConnected,
+            LogType::TcpPeriodic => AccessLogType::TcpPeriodic,
             LogType::TcpConnectionEnd => AccessLogType::TcpConnectionEnd,
             LogType::DownstreamStart => AccessLogType::DownstreamStart,
             LogType::DownstreamPeriodic => AccessLogType::DownstreamPeriodic,

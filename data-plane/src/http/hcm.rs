@@ -1,9 +1,9 @@
 //! The HTTP connection manager: what is built once from its configuration, and what it keeps of a connection.
 
-use super::access_log::Log;
 use super::chain::ChainConfig;
 use super::conduct;
 use super::grpc_log::GrpcLog;
+use super::line_log::LineLog;
 use super::local_reply::{Cause, LocalReply};
 use super::reply_map::ReplyMap;
 use super::route_slot::RouteSlot;
@@ -42,7 +42,7 @@ pub struct Hcm {
     pub(super) runtime: Runtime,
     pub(super) tracer: Option<Tracer>,
     options: ServerOptions,
-    logs: Vec<Log>,
+    logs: Vec<LineLog>,
     grpc_logs: Vec<GrpcLog>,
 }
 
@@ -63,7 +63,7 @@ impl Hcm {
             }
             RouteSource::Rds { name, .. } => deps.routes.slot(name),
         };
-        let logs = config.access_log.iter().map(|log| Log::open(log, deps)).collect::<Result<_, _>>()?;
+        let logs = config.access_log.iter().map(|log| LineLog::open(log, deps)).collect::<Result<_, _>>()?;
         Ok(Arc::new(Self {
             stats: Stats::new(&scope, listener, prefix),
             routes,

@@ -14,6 +14,7 @@ mod connection;
 pub mod filter;
 mod grpc_log;
 mod hcm;
+mod line_log;
 mod local_reply;
 mod normalize;
 mod reply_map;
@@ -30,9 +31,10 @@ mod tracing;
 mod vitals;
 mod worker;
 
-pub use access_log::{AccessLogs, FLUSH_INTERVAL, Log, Sink};
+pub use access_log::{AccessLogs, FLUSH_INTERVAL, Sink};
 pub use connection::{Connection, Told};
 pub use hcm::{Hcm, serve};
+pub use line_log::LineLog;
 pub use local_reply::{Added, LocalReply};
 pub use route_slot::{RouteSlot, RouteSlots};
 pub use stream::StreamCx;
@@ -82,6 +84,12 @@ pub enum BuildError {
     /// A chain without filters.
     #[error("a filter chain needs at least one filter")]
     EmptyChain,
+    /// The last filter serves nothing.
+    #[error("the last network filter must be a terminal one")]
+    NoTerminal,
+    /// A filter after one that serves.
+    #[error("a terminal network filter must be the last one")]
+    TerminalNotLast,
     /// No factory takes the configuration.
     #[error("no such filter is built in")]
     UnknownFilter,

@@ -159,7 +159,9 @@ static_resources:
             runtime: Runtime::default(),
             stats,
         };
-        let config::NetworkFilter::Http(hcm) = &bootstrap.listeners[0].filter_chains[0].filters[0];
+        let config::NetworkFilter::Http(hcm) = &bootstrap.listeners[0].filter_chains[0].filters[0] else {
+            panic!("the listener speaks HTTP");
+        };
         let listener = deps.stats.scope("listener.127.0.0.1_8080.", "listener.", &[]);
         let hcm = Hcm::build(Arc::clone(hcm), &deps, &listener).unwrap();
         let local = Rc::new(Local::new(manager.clusters()));

@@ -113,6 +113,7 @@ mod tests {
 
     fn forward() -> Forward {
         Forward {
+            upgrades: Vec::new(),
             cluster: ClusterChoice::Named("up".into()),
             metadata_match: None,
             cluster_not_found_status: 503,

@@ -10,10 +10,15 @@ use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::SystemTime;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 /// Slots remembered before the memory is cleared, so that routes of removed managers go.
 const TABLES: usize = 64;
+
+/// Most bytes passed on in one go.
+const SCRATCH_BYTES: usize = 64 << 10;
 
 /// A route table, counted within a worker: workers do not fight over its shared count.
 pub(super) type Table = Arc<RouteTable>;
@@ -34,6 +39,7 @@ pub struct Worker {
     tables: RefCell<Vec<(*const RouteSlot, Rc<Table>)>>,
     /// What goes on beside requests; ends with the worker.
     beside: RefCell<JoinSet<()>>,
+    scratch: RefCell<Box<[u8]>>,
 }
 
 impl Worker {
@@ -49,6 +55,7 @@ impl Worker {
             random: Cell::new(fastrand::Rng::new()),
             tables: RefCell::default(),
             beside: RefCell::default(),
+            scratch: RefCell::default(),
         })
     }
 
@@ -59,8 +66,25 @@ impl Worker {
         beside.spawn_local(task);
     }
 
+    /// Wall-clock time at `now`.
+    pub fn wall(&self, now: Instant) -> SystemTime {
+        self.clock.wall(now)
+    }
+
+    /// Room for bytes that are read and passed on in one go, for as long as `f` runs: connections that carry bytes
+    /// hold none of their own while nothing is held up.
+    pub fn with_scratch<T>(&self, f: impl FnOnce(&mut [u8]) -> T) -> T {
+        let mut scratch = self.scratch.take();
+        if scratch.is_empty() {
+            scratch = vec![0; SCRATCH_BYTES].into();
+        }
+        let result = f(&mut scratch);
+        self.scratch.replace(scratch);
+        result
+    }
+
     /// A fresh random number; not for secrets.
-    pub(super) fn random(&self) -> u64 {
+    pub fn random(&self) -> u64 {
         let mut rng = self.random.replace(fastrand::Rng::with_seed(0));
         let value = rng.u64(..);
         self.random.set(rng);

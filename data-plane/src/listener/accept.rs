@@ -4,6 +4,7 @@ use super::chain_select::Facts;
 use super::client_hello::{self, Hello};
 use super::inspect::{Found, inspect};
 use super::log::Entry;
+use super::proxy_protocol::{self, Taken};
 use super::runtime::{Chain, Open, Runtime, Served, Shared, Stats};
 use crate::http::{Connection, Worker};
 use crate::stats::Gauge;
@@ -97,7 +98,9 @@ impl Acceptor {
         let accepted = Accepted {
             stream,
             peer,
+            direct_peer: peer,
             local,
+            direct_local: local,
             since,
             log: logs.map(|logs| logs.begin(self.worker.index, peer, local, since)),
             open: self.shared.enter(),
@@ -157,8 +160,12 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 /// A connection that no chain has yet.
 struct Accepted {
     stream: TcpStream,
+    /// As told by a PROXY protocol header, else the socket's.
     peer: SocketAddr,
+    direct_peer: SocketAddr,
+    /// As `peer`.
     local: SocketAddr,
+    direct_local: SocketAddr,
     since: Instant,
     open: Open,
     /// Which worker, from 0.
@@ -190,6 +197,27 @@ impl Accepted {
                                 return false;
                             }
                             Ok(None) => {
+                                stats.downstream_listener_filter_remote_close.inc();
+                                return false;
+                            }
+                            Err(_) => {
+                                stats.downstream_listener_filter_error.inc();
+                                return false;
+                            }
+                        }
+                    }
+                    ListenerFilter::ProxyProtocol(filter) => {
+                        let Some(counts) = &runtime.proxy_protocol else { continue };
+                        match proxy_protocol::take(&mut self.stream, filter, counts).await {
+                            Ok(Taken::Passed(None)) => {}
+                            Ok(Taken::Passed(Some(ends))) => {
+                                (self.peer, self.local) = (ends.source, ends.destination);
+                                if let Some(log) = &mut self.log {
+                                    log.told_ends(self.peer, self.local);
+                                }
+                            }
+                            Ok(Taken::Refused) => return false,
+                            Ok(Taken::Closed) => {
                                 stats.downstream_listener_filter_remote_close.inc();
                                 return false;
                             }
@@ -249,7 +277,7 @@ impl Accepted {
             server_name: self.hello.as_ref().and_then(|hello| hello.server_name.as_deref()).unwrap_or(""),
             transport_protocol: if self.hello.is_some() { "tls" } else { "raw_buffer" },
             application_protocols: &protocols,
-            direct_peer: self.peer.ip(),
+            direct_peer: self.direct_peer.ip(),
             peer: self.peer,
         };
         let runtime = &self.runtime;
@@ -323,15 +351,20 @@ impl Accepted {
         if let Some(log) = &mut counts.log {
             log.found_chain(&chain.name, server_name.as_deref(), id);
         }
-        let (peer, local, buffer_limit) = (self.peer, self.local, self.runtime.buffer_limit);
-        (Facade { peer, local, detected, server_name, listener, buffer_limit }, self.stream, counts)
+        let Self { peer, direct_peer, local, direct_local, .. } = self;
+        let buffer_limit = self.runtime.buffer_limit;
+        let facade =
+            Facade { peer, direct_peer, local, direct_local, detected, server_name, listener, buffer_limit };
+        (facade, self.stream, counts)
     }
 }
 
 /// What filters are told of a connection.
 struct Facade {
     peer: SocketAddr,
+    direct_peer: SocketAddr,
     local: SocketAddr,
+    direct_local: SocketAddr,
     detected: Option<CodecType>,
     server_name: Option<Box<str>>,
     listener: Arc<str>,
@@ -354,9 +387,9 @@ impl Facade {
             io,
             id,
             peer: self.peer,
-            direct_peer: self.peer,
+            direct_peer: self.direct_peer,
             local: self.local,
-            direct_local: self.local,
+            direct_local: self.direct_local,
             interface: Some(local_interface_address()),
             buffer_limit: self.buffer_limit,
             listener: self.listener,

@@ -1,9 +1,8 @@
 //! The TLS inspector: whether a connection begins with a ClientHello, and the names in it.
 
+use super::peek::peek;
 use super::stats::TlsInspectorStats;
-use rustix::net::RecvFlags;
 use std::io;
-use tokio::io::Interest;
 use tokio::net::TcpStream;
 
 /// What a ClientHello asks for (RFC 8446, section 4.1.2).
@@ -35,29 +34,13 @@ pub(super) async fn inspect(
     max_bytes: usize,
     stats: &TlsInspectorStats,
 ) -> io::Result<Option<Found>> {
-    let mut bytes = Vec::new();
     // A record's header comes with every record; a hello of the largest size may come in several.
     let most = max_bytes + max_bytes / 64 + 64;
-    let found = stream
-        .async_io(Interest::READABLE, || {
-            let mut room = bytes.len().max(2048);
-            loop {
-                bytes.resize(room.min(most), 0);
-                let (read, _) = rustix::net::recv(stream, &mut bytes[..], RecvFlags::PEEK)?;
-                if read == 0 {
-                    return Ok(None);
-                }
-                match parse(&bytes[..read], max_bytes) {
-                    Some(found) => return Ok(Some((found, read))),
-                    None if read == most => return Ok(Some((Found::TooLarge, read))),
-                    // There may be more than fitted.
-                    None if read == bytes.len() => room = bytes.len() * 2,
-                    // Waits for the next bytes to arrive: the next event, since readiness is cleared.
-                    None => return Err(io::ErrorKind::WouldBlock.into()),
-                }
-            }
-        })
-        .await?;
+    let found = peek(stream, most, |bytes| match parse(bytes, max_bytes) {
+        None if bytes.len() == most => Some((Found::TooLarge, most)),
+        found => found.map(|found| (found, bytes.len())),
+    })
+    .await?;
     let Some((found, read)) = found else { return Ok(None) };
     stats.bytes_processed.record(read as u64);
     match &found {

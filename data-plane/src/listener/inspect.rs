@@ -1,9 +1,8 @@
 //! The HTTP inspector: which HTTP a plaintext connection speaks, by its first bytes.
 
+use super::peek::peek;
 use super::stats::InspectorStats;
-use rustix::net::RecvFlags;
 use std::io;
-use tokio::io::Interest;
 use tokio::net::TcpStream;
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -36,20 +35,11 @@ impl Found {
 /// # Cancel safety
 /// Cancel safe: nothing is taken.
 pub(super) async fn inspect(stream: &TcpStream, stats: &InspectorStats) -> io::Result<Option<Found>> {
-    let mut bytes = Vec::new();
-    let found = stream
-        .async_io(Interest::READABLE, || {
-            bytes.resize(MAX_INSPECTED, 0);
-            let (read, _) = rustix::net::recv(stream, &mut bytes[..], RecvFlags::PEEK)?;
-            match (read, classify(&bytes[..read])) {
-                (0, _) => Ok(None),
-                (_, Some(found)) => Ok(Some(found)),
-                (MAX_INSPECTED, None) => Ok(Some(Found::NotHttp)),
-                // Waits for the next bytes to arrive: the next event, since readiness is cleared.
-                (_, None) => Err(io::ErrorKind::WouldBlock.into()),
-            }
-        })
-        .await;
+    let found = peek(stream, MAX_INSPECTED, |bytes| match classify(bytes) {
+        None if bytes.len() == MAX_INSPECTED => Some(Found::NotHttp),
+        other => other,
+    })
+    .await;
     match &found {
         Err(_) => stats.read_error.inc(),
         Ok(None) => {}

@@ -1,7 +1,7 @@
 //! Lines about connections, where a listener asks for them (Envoy `Listener.access_log`): one for each connection when
 //! it ends, also for those that no filter chain served.
 
-use crate::http::{BuildError, Deps, Log, Told};
+use crate::http::{BuildError, Deps, LineLog, Told};
 use crate::runtime::Runtime;
 use crate::transport::Tally;
 use data_plane_core::config;
@@ -18,7 +18,7 @@ const TOO_LONG: &str = "transport socket timeout was reached";
 
 /// The logs of a listener.
 pub(super) struct Logs {
-    logs: Vec<Log>,
+    logs: Vec<LineLog>,
     process: Arc<Process>,
     runtime: Runtime,
 }
@@ -35,7 +35,7 @@ impl Logs {
         if configured.is_empty() {
             return Ok(None);
         }
-        let logs = configured.iter().map(|log| Log::open(log, deps)).collect::<Result<_, _>>()?;
+        let logs = configured.iter().map(|log| LineLog::open(log, deps)).collect::<Result<_, _>>()?;
         Ok(Some(Arc::new(Self { logs, process: Arc::clone(&deps.process), runtime: deps.runtime.clone() })))
     }
 
@@ -89,6 +89,11 @@ pub(super) struct Entry {
 }
 
 impl Entry {
+    /// A proxy in front says whose connection it is.
+    pub(super) fn told_ends(&mut self, remote: SocketAddr, local: SocketAddr) {
+        (self.facts.remote, self.facts.local) = (remote, local);
+    }
+
     /// No chain takes it.
     pub(super) fn found_no_chain(&mut self) {
         self.flags |= ResponseFlags::NO_ROUTE_FOUND;

@@ -4,7 +4,7 @@ use super::chain_select::Selector;
 use super::log::Logs;
 use super::runtime::{Chain, Runtime, Shared, Stats};
 use super::sockets::{Plan, Sockets};
-use super::stats::{self, InspectorStats, ManagerStats, TlsInspectorStats};
+use super::stats::{self, InspectorStats, ManagerStats, ProxyProtocolStats, TlsInspectorStats};
 use super::worker::{Bound, Desired, Started, WorkerSide};
 use crate::http::{BuildError, Deps};
 use crate::network::{self, NetworkFilter};
@@ -152,8 +152,11 @@ fn filters(config: &config::Listener) -> Vec<ListenerFilter> {
     let inspects = |filter: &ListenerFilter| matches!(filter, ListenerFilter::TlsInspector { .. });
     if !filters.iter().any(inspects) && config.filter_chains.iter().any(needs) {
         tracing::warn!(listener = %config.name, "filter chains need the TLS inspector, which is not configured: added");
+        // What a PROXY protocol header hides is looked at once the header is off.
+        let takes = |filter: &ListenerFilter| matches!(filter, ListenerFilter::ProxyProtocol(_));
+        let at = filters.iter().rposition(takes).map_or(0, |last| last + 1);
         filters.insert(
-            0,
+            at,
             ListenerFilter::TlsInspector { max_client_hello_bytes: 16 * 1024, close_on_error: false },
         );
     }
@@ -317,6 +320,12 @@ impl Manager {
             chains,
             default_chain,
             filters: filters(&config),
+            proxy_protocol: config.listener_filters.iter().find_map(|filter| match filter {
+                ListenerFilter::ProxyProtocol(filter) => {
+                    Some(ProxyProtocolStats::new(&inner.registry, &filter.stat_prefix))
+                }
+                _ => None,
+            }),
             filters_timeout: config.listener_filters_timeout,
             continue_on_timeout: config.continue_on_listener_filters_timeout,
             keepalive: config.tcp_keepalive,

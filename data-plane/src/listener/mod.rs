@@ -11,11 +11,15 @@ mod client_hello;
 mod inspect;
 mod log;
 mod manager;
+mod peek;
+mod proxy_protocol;
 mod runtime;
 mod sockets;
 mod stats;
 mod worker;
 
 pub use manager::{Error, Info, Manager, Options, Prepared, State};
-pub use stats::{InspectorStats, ListenerStats, ManagerStats, TlsInspectorStats, WorkerStats};
+pub use stats::{
+    InspectorStats, ListenerStats, ManagerStats, ProxyProtocolStats, TlsInspectorStats, WorkerStats,
+};
 pub use worker::WorkerSide;

@@ -2,7 +2,7 @@
 
 use super::chain_select::Selector;
 use super::log::Logs;
-use super::stats::{InspectorStats, ListenerStats, TlsInspectorStats, WorkerStats};
+use super::stats::{InspectorStats, ListenerStats, ProxyProtocolStats, TlsInspectorStats, WorkerStats};
 use crate::network::NetworkFilter;
 use crate::stats::Scope;
 use crate::task::{Phase, Shutdown, ShutdownTrigger};
@@ -70,6 +70,8 @@ pub(super) struct Runtime {
     pub(super) chains: Vec<Arc<Chain>>,
     pub(super) default_chain: Option<Arc<Chain>>,
     pub(super) filters: Vec<ListenerFilter>,
+    /// Of the PROXY protocol filter, if there is one.
+    pub(super) proxy_protocol: Option<ProxyProtocolStats>,
     pub(super) filters_timeout: Option<Duration>,
     pub(super) continue_on_timeout: bool,
     pub(super) keepalive: Option<TcpKeepalive>,

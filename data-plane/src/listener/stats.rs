@@ -1,7 +1,7 @@
 //! The stats of listeners, under Envoy's names.
 
 use crate::stat_block;
-use crate::stats::{Registry, Scope};
+use crate::stats::{Counter, Registry, Scope};
 use std::net::SocketAddr;
 
 stat_block! {
@@ -53,6 +53,52 @@ stat_block! {
             tls_not_found;
         gauges: ;
         histograms: bytes_processed;
+    }
+}
+
+/// Metrics of PROXY protocol filters, `proxy_proto.` and an older name.
+#[derive(Clone, Debug)]
+pub struct ProxyProtocolStats {
+    /// Refused for whatever reason.
+    pub downstream_cx_proxy_proto_error: Counter,
+    /// Without a header, and refused.
+    pub not_found_disallowed: Counter,
+    /// Without a header, and served.
+    pub not_found_allowed: Counter,
+    /// Headers of version 1: taken, not read, not allowed.
+    pub v1_found: Counter,
+    #[expect(missing_docs, reason = "see v1_found")]
+    pub v1_error: Counter,
+    #[expect(missing_docs, reason = "see v1_found")]
+    pub v1_disallowed: Counter,
+    /// Headers of version 2: taken, not read, not allowed.
+    pub v2_found: Counter,
+    #[expect(missing_docs, reason = "see v2_found")]
+    pub v2_error: Counter,
+    #[expect(missing_docs, reason = "see v2_found")]
+    pub v2_disallowed: Counter,
+}
+
+impl ProxyProtocolStats {
+    /// `stat_prefix` may be empty.
+    pub(super) fn new(registry: &Registry, stat_prefix: &str) -> Self {
+        let prefix = match stat_prefix {
+            "" => "proxy_proto.".to_owned(),
+            own => format!("proxy_proto.{own}."),
+        };
+        let scope = registry.scope(&prefix, &prefix, &[]);
+        let root = registry.scope("", "", &[]);
+        Self {
+            downstream_cx_proxy_proto_error: root.counter(&["downstream_cx_proxy_proto_error"]),
+            not_found_disallowed: scope.counter(&["not_found_disallowed"]),
+            not_found_allowed: scope.counter(&["not_found_allowed"]),
+            v1_found: scope.counter(&["versions.v1.found"]),
+            v1_error: scope.counter(&["versions.v1.error"]),
+            v1_disallowed: scope.counter(&["versions.v1.disallowed"]),
+            v2_found: scope.counter(&["versions.v2.found"]),
+            v2_error: scope.counter(&["versions.v2.error"]),
+            v2_disallowed: scope.counter(&["versions.v2.disallowed"]),
+        }
     }
 }
 

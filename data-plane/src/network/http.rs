@@ -1,6 +1,6 @@
 //! The HTTP connection manager as a network filter.
 
-use super::{BuildResult, Factory, LocalBoxFuture, NetworkFilter};
+use super::{BuildResult, Built, Factory, LocalBoxFuture, NetworkFilter};
 use crate::http::{self, Connection, Deps, Hcm, Worker};
 use crate::stats::Scope;
 use crate::transport::{ByteCounters, Stream};
@@ -22,9 +22,6 @@ impl NetworkFilter for Http {
 }
 
 fn build(config: &config::NetworkFilter, deps: &Deps, listener: &Scope) -> Option<BuildResult> {
-    let config::NetworkFilter::Http(config) = config;
-    Some(
-        Hcm::build(Arc::clone(config), deps, listener)
-            .map(|hcm| Arc::new(Http(hcm)) as Arc<dyn NetworkFilter>),
-    )
+    let config::NetworkFilter::Http(config) = config else { return None };
+    Some(Hcm::build(Arc::clone(config), deps, listener).map(|hcm| Built::Terminal(Arc::new(Http(hcm)))))
 }

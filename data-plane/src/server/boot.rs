@@ -62,9 +62,12 @@ impl Boot {
         let eds = |c: &Arc<config::Cluster>| matches!(c.discovery, config::Discovery::Eds { .. });
         let rds = |l: &Arc<config::Listener>| {
             let chains = l.filter_chains.iter().chain(&l.default_filter_chain);
-            chains
-                .flat_map(|c| &c.filters)
-                .any(|config::NetworkFilter::Http(hcm)| matches!(hcm.routes, config::RouteSource::Rds { .. }))
+            chains.flat_map(|c| &c.filters).any(|filter| match filter {
+                config::NetworkFilter::Http(hcm) => matches!(hcm.routes, config::RouteSource::Rds { .. }),
+                config::NetworkFilter::Tcp(_)
+                | config::NetworkFilter::DirectResponse(_)
+                | config::NetworkFilter::ConnectionLimit(_) => false,
+            })
         };
         lds.is_none()
             && cds.is_none()

@@ -4,6 +4,7 @@ use data_plane_core::config::TcpKeepalive;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener};
+use std::time::Duration;
 use tokio::net::{TcpSocket, TcpStream};
 
 /// Whether further sockets may bind the same address.
@@ -87,6 +88,12 @@ pub async fn connect(address: SocketAddr, keepalive: Option<TcpKeepalive>) -> io
     socket.connect(address).await
 }
 
+/// Makes closing the socket a reset: what is not sent yet is lost, and the peer is told of a failure. Fails only
+/// when the connection is gone already.
+pub fn reset_on_close(stream: &TcpStream) {
+    let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
+}
+
 fn keepalive_options(keepalive: TcpKeepalive) -> socket2::TcpKeepalive {
     let mut options = socket2::TcpKeepalive::new();
     if let Some(idle) = keepalive.idle {
@@ -105,7 +112,6 @@ fn keepalive_options(keepalive: TcpKeepalive) -> socket2::TcpKeepalive {
 mod tests {
     use super::*;
     use std::net::{Ipv4Addr, Ipv6Addr};
-    use std::time::Duration;
 
     fn loopback() -> SocketAddr {
         (Ipv4Addr::LOCALHOST, 0).into()

@@ -61,7 +61,7 @@ impl Cluster {
         Arc::new(Self { config, stats, usage, breaker, health, tls, hosts: ArcSwap::default() })
     }
 
-    /// TLS to its hosts; `None`: plaintext to all of them.
+    /// TLS to its hosts, and headers before it; `None`: connections to all of them begin plain.
     pub fn tls(&self) -> Option<&Arc<ClusterTls>> {
         self.tls.as_ref()
     }

@@ -23,7 +23,8 @@ stat_block! {
     pub struct ClusterMetrics {
         counters:
             lb_healthy_panic, lb_subsets_fallback, lb_subsets_fallback_panic, lb_subsets_selected,
-            retry_or_shadow_abandoned, upstream_cx_close_notify, upstream_cx_connect_fail, upstream_cx_connect_timeout,
+            retry_or_shadow_abandoned, upstream_cx_close_notify, upstream_cx_connect_attempts_exceeded,
+            upstream_cx_connect_fail, upstream_cx_connect_timeout,
             upstream_cx_destroy, upstream_cx_destroy_local, upstream_cx_destroy_local_with_active_rq,
             upstream_cx_destroy_remote, upstream_cx_destroy_remote_with_active_rq,
             upstream_cx_destroy_with_active_rq, upstream_cx_http1_total, upstream_cx_http2_total,

@@ -13,6 +13,7 @@ use std::time::Duration;
 pub(super) fn cluster(name: &str, discovery: Discovery) -> Cluster {
     Cluster {
         transport_socket: None,
+        proxy_protocol: None,
         transport_socket_matches: Vec::new(),
         auto_sni: Default::default(),
         name: name.into(),

@@ -175,8 +175,12 @@ impl Needs {
 pub(super) fn routes_of(listener: &config::Listener) -> impl Iterator<Item = (&str, &str, &ConfigSource)> {
     let chains = listener.filter_chains.iter().chain(&listener.default_filter_chain);
     chains.flat_map(|chain| &chain.filters).filter_map(|filter| {
-        let config::NetworkFilter::Http(hcm) = filter;
-        let hcm: &Arc<config::Hcm> = hcm;
+        let hcm: &Arc<config::Hcm> = match filter {
+            config::NetworkFilter::Http(hcm) => hcm,
+            config::NetworkFilter::Tcp(_)
+            | config::NetworkFilter::DirectResponse(_)
+            | config::NetworkFilter::ConnectionLimit(_) => return None,
+        };
         match &hcm.routes {
             RouteSource::Rds { name, source } => Some((&**name, &*hcm.stat_prefix, source)),
             RouteSource::Static(_) => None,

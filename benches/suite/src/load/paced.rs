@@ -167,8 +167,7 @@ impl Driver {
     fn set_timer(&self, wait: Duration) -> Result<()> {
         // Zero would turn it off.
         let wait = wait.max(Duration::from_nanos(1));
-        let it_value =
-            Timespec { tv_sec: wait.as_secs() as i64, tv_nsec: i64::from(wait.subsec_nanos()) };
+        let it_value = Timespec { tv_sec: wait.as_secs() as i64, tv_nsec: i64::from(wait.subsec_nanos()) };
         let it_interval = Timespec { tv_sec: 0, tv_nsec: 0 };
         rustix::time::timerfd_settime(
             &self.timer,

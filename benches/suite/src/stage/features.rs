@@ -27,9 +27,8 @@ pub(super) fn run(bench: &mut Bench) -> Result<()> {
                 let request = crate::load::Request::plain(port);
                 tools::wrk(&bin, &request, Scheme::Http, 64, time)
             };
-            let (_, plain) = bench.measure(cpu_row(Group::Features, PLAIN), round, subject, |to| {
-                load(to.port(Extra::None))
-            })?;
+            let (_, plain) = bench
+                .measure(cpu_row(Group::Features, PLAIN), round, subject, |to| load(to.port(Extra::None)))?;
             for (extra, what, peers) in FEATURES {
                 if !peers.contains(&subject.peer) {
                     continue;

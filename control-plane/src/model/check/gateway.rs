@@ -18,7 +18,17 @@ pub(super) fn check(g: &Gateway, at: &mut Checker<'_>) {
     let (mut names, mut ports) = (BTreeSet::new(), Vec::<(IpAddr, u32, usize)>::new());
     for (i, l) in listeners.iter().enumerate() {
         let path = format!("spec.listeners[{i}]");
-        let Listener { name, address, port, protocol, hostnames, tls: _, mtls: _, redirect_to_https: _ } = l;
+        let Listener {
+            name,
+            address,
+            port,
+            protocol,
+            hostnames,
+            tls: _,
+            mtls: _,
+            redirect_to_https: _,
+            proxy_protocol,
+        } = l;
         super::tls::listener(&path, l, g, at);
         let full = listener_name(l);
         if let Err(e) = ObjectName::new(&full) {
@@ -40,10 +50,20 @@ pub(super) fn check(g: &Gateway, at: &mut Checker<'_>) {
                 if let Some((_, _, other)) = ports.iter().find(taken) {
                     at.error(format!("{path}.port"), format!("{port} is taken by listeners[{other}]"));
                 }
+                let on_it = |(a, p, other): &&(IpAddr, u32, usize)| {
+                    *a == ip && p == port && listeners[*other].proxy_protocol != *proxy_protocol
+                };
+                if let Some((_, _, other)) = ports.iter().find(on_it) {
+                    let message = format!("must be as that of listeners[{other}], on the same port");
+                    at.error(format!("{path}.proxy_protocol"), message);
+                }
                 ports.push((ip, *port, i));
             }
         }
         check_hosts(&format!("{path}.hostnames"), hostnames, false, at);
+        if !hostnames.is_empty() && *protocol == i32::from(listener::Protocol::Tcp) {
+            at.error(format!("{path}.hostnames"), "cannot be told apart on a TCP listener");
+        }
     }
     if let Some(log) = access_log {
         check_access_log(log, at);

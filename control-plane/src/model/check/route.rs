@@ -18,7 +18,7 @@ use xds_types::portolan::config::v1::{
 const MAX_BODY: usize = 4096;
 
 pub(super) fn check(r: &Route, at: &mut Checker<'_>) {
-    let Route { gateways, mesh, hosts, rules, patch: _ } = r;
+    let Route { gateways, mesh, hosts, rules, listeners, patch: _ } = r;
     if gateways.is_empty() && !mesh {
         at.error(
             "spec.gateways",
@@ -33,6 +33,18 @@ pub(super) fn check(r: &Route, at: &mut Checker<'_>) {
         } else if !seen.insert(gateway) {
             at.error(path, format!("`{gateway}` is there twice"));
         }
+    }
+    let mut seen = BTreeSet::new();
+    for (i, name) in listeners.iter().enumerate() {
+        let path = format!("spec.listeners[{i}]");
+        if let Err(e) = ObjectName::new(name) {
+            at.error(path, format!("`{name}` {e}"));
+        } else if !seen.insert(name) {
+            at.error(path, format!("`{name}` is there twice"));
+        }
+    }
+    if !listeners.is_empty() && gateways.is_empty() {
+        at.error("spec.listeners", "needs `gateways`");
     }
     check_hosts("spec.hosts", hosts, true, at);
     if rules.is_empty() {

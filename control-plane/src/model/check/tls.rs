@@ -71,6 +71,8 @@ pub(super) fn gateway(group: &str, service: &str, at: &mut Checker<'_>) {
 
 pub(super) fn listener(path: &str, l: &Listener, g: &Gateway, at: &mut Checker<'_>) {
     let https = l.protocol == i32::from(Protocol::Https);
+    let http = l.protocol == i32::from(Protocol::Http);
+    let passes = l.protocol == i32::from(Protocol::TlsPassthrough);
     if Mode::try_from(l.mtls).is_err() {
         at.error(format!("{path}.mtls"), "must be off, permissive or strict");
     }
@@ -83,12 +85,15 @@ pub(super) fn listener(path: &str, l: &Listener, g: &Gateway, at: &mut Checker<'
     if is_on(l.mtls) && https {
         at.error(format!("{path}.mtls"), "needs `protocol: HTTP`: it sets up TLS by itself");
     }
+    if is_on(l.mtls) && passes {
+        at.error(format!("{path}.mtls"), "needs `protocol: TCP`: TLS is not ended here");
+    }
     if is_on(l.mtls) && g.group.is_empty() {
         at.error("spec.group", "is needed with `mtls`: the proxies of the group take its identity");
     }
     if l.redirect_to_https > 0 {
         let path = format!("{path}.redirect_to_https");
-        if https {
+        if !http {
             at.error(&*path, "is of use on HTTP listeners only");
         }
         at.port(&path, l.redirect_to_https);
@@ -142,7 +147,9 @@ pub fn is_on(mtls: i32) -> bool {
 
 /// Whether two listeners of one gateway may share a socket, because SNI tells their connections apart.
 pub(super) fn told_apart(a: &Listener, b: &Listener) -> bool {
-    let https = |l: &Listener| l.protocol == i32::from(Protocol::Https);
+    let names = |l: &Listener| {
+        matches!(Protocol::try_from(l.protocol), Ok(Protocol::Https | Protocol::TlsPassthrough))
+    };
     let hosts = |l: &Listener| -> BTreeSet<String> {
         if l.hostnames.is_empty() {
             [String::new()].into()
@@ -150,5 +157,5 @@ pub(super) fn told_apart(a: &Listener, b: &Listener) -> bool {
             l.hostnames.iter().map(|h| h.to_ascii_lowercase()).collect()
         }
     };
-    https(a) && https(b) && listener_address(a) == listener_address(b) && hosts(a).is_disjoint(&hosts(b))
+    names(a) && names(b) && listener_address(a) == listener_address(b) && hosts(a).is_disjoint(&hosts(b))
 }

@@ -246,3 +246,78 @@ fn after_a_restart_the_same_objects_come_to_the_same() {
     let in_force = |s: &Store| s.objects.in_force().map(|o| o.key.clone()).collect::<Vec<_>>();
     assert_eq!(in_force(&stepwise), in_force(&at_once));
 }
+
+fn of_bytes() -> Value {
+    json!(["Gateway", "edge", {"listeners": [
+        {"name": "db", "port": 5432, "protocol": "TCP"},
+        {"name": "tls", "port": 8443, "protocol": "TLS_PASSTHROUGH", "hostnames": ["*.example.com"]},
+        {"name": "web", "port": 8080},
+    ]}])
+}
+
+fn carrying(name: &str, listener: &str, spec: Value) -> Value {
+    let mut all =
+        json!({"gateways": ["edge"], "listeners": [listener], "rules": [{"backends": [{"service": "a"}]}]});
+    for (field, value) in spec.as_object().unwrap() {
+        all[field] = value.clone();
+    }
+    json!(["Route", name, all])
+}
+
+#[test]
+fn routes_of_bytes_say_only_where_to() {
+    let store = Store::with(&[of_bytes()]);
+    let admitted = [
+        carrying(
+            "a",
+            "db",
+            json!({"rules": [{"backends": [{"service": "a"}], "idle_timeout": "5s", "hash": [{"client_ip": true}]}]}),
+        ),
+        carrying("b", "tls", json!({"hosts": ["b.example.com"]})),
+        carrying("c", "tls", json!({"hosts": ["c.example.com"]})),
+        carrying("d", "web", json!({"hosts": ["d.example.com"]})),
+    ];
+    assert_eq!(store.admit(&admitted, &[]), [""; 0]);
+    let found = store.admit(
+        &[carrying("a", "db", json!({
+            "hosts": ["a.example.com"],
+            "rules": [
+                {"matches": [{"prefix": "/"}], "backends": [{"service": "a"}], "timeout": "1s", "retry": {}},
+                {"redirect": {"host": "b"}},
+            ],
+        }))],
+        &[],
+    );
+    let places: Vec<&str> = found.iter().filter_map(|f| f.split(": ").nth(1)).collect();
+    assert_eq!(
+        places,
+        ["spec.hosts", "spec.rules", "spec.rules[0].matches", "spec.rules[0].timeout", "spec.rules[0].retry"],
+        "{found:?}"
+    );
+    assert!(found[0].ends_with("cannot be told apart: listener `db` carries bytes"), "{found:?}");
+}
+
+#[test]
+fn a_listener_of_bytes_is_served_by_one_route() {
+    let store = Store::with(&[
+        of_bytes(),
+        carrying("a", "db", json!({})),
+        carrying("b", "tls", json!({"hosts": ["b.example.com"]})),
+    ]);
+    for (write, place, said) in [
+        (carrying("z", "db", json!({})), "spec.listeners", "is taken by Route/a"),
+        (
+            carrying("z", "tls", json!({"hosts": ["B.example.com", "c.example.com"]})),
+            "spec.hosts",
+            "`b.example.com` at listener `tls`",
+        ),
+        (carrying("z", "tls", json!({"hosts": ["b.other.com"]})), "spec.hosts", "not among the hostnames"),
+        (carrying("z", "none", json!({})), "spec.listeners[0]", "has a listener `none`"),
+    ] {
+        let found = store.admit(&[write], &[]);
+        assert!(found.len() == 1 && found[0].contains(place) && found[0].contains(said), "{said}: {found:?}");
+    }
+    // The gateway cannot take the listener away from under its route.
+    let found = store.admit(&[json!(["Gateway", "edge", {"listeners": [{"name": "db", "port": 1}]}])], &[]);
+    assert!(found.iter().any(|f| f.contains("Route/b: spec.listeners[0]")), "{found:?}");
+}

@@ -630,3 +630,47 @@ mod security {
         assert_ne!(fleet.plane.snapshot("edge").get(SDS, "a").unwrap().version, first);
     }
 }
+
+#[test]
+fn listeners_of_bytes_carry_them_to_the_route_that_names_them() {
+    let p = Plane::with(
+        &[
+            json!(["Gateway", "edge", {"listeners": [
+                {"name": "db", "port": 5432, "protocol": "TCP", "proxy_protocol": true},
+                {"name": "idle", "port": 5433, "protocol": "TCP"},
+                {"name": "passed", "port": 8443, "protocol": "TLS_PASSTHROUGH"},
+                {"name": "http", "port": 8080},
+            ]}]),
+            json!(["Route", "db", {"gateways": ["edge"], "listeners": ["db"], "rules": [{"backends": [{"service": "postgres"}], "idle_timeout": "0s"}]}]),
+            json!(["Route", "bank", {"gateways": ["edge"], "listeners": ["passed"], "hosts": ["Bank.example.com"],
+                "rules": [{"backends": [{"service": "bank", "weight": 9}, {"service": "next"}, {"service": "never", "weight": 0}]}]}]),
+            route("web", json!({"rules": to("cart")})),
+        ],
+        vec![],
+    );
+    assert_eq!(p.names("any", LDS), ["edge/db", "edge/http", "edge/passed"], "nobody serves `idle`");
+    assert_eq!(p.names("any", RDS), ["edge/http"]);
+    assert_eq!(p.names("any", CDS), ["bank", "cart", "next", "postgres"]);
+    let json = |name: &str| {
+        let m: Listener = p.snapshot("any").get(LDS, name).unwrap().decode().unwrap();
+        text::to_json(&m)
+    };
+    let db = json("edge/db");
+    assert_eq!(db["listener_filters"][0]["name"], "envoy.filters.listener.proxy_protocol");
+    let proxy = &db["filter_chains"][0]["filters"][0]["typed_config"];
+    assert_eq!((&proxy["cluster"], &proxy["idle_timeout"]), (&json!("postgres"), &json!("0s")));
+    assert_eq!(proxy["stat_prefix"], "edge_db");
+    let passed = json("edge/passed");
+    assert_eq!(passed["listener_filters"][0]["name"], "envoy.filters.listener.tls_inspector");
+    let chain = &passed["filter_chains"][0];
+    assert_eq!(
+        chain["filter_chain_match"],
+        json!({"server_names": ["bank.example.com"], "transport_protocol": "tls"})
+    );
+    assert_eq!(
+        chain["filters"][0]["typed_config"]["weighted_clusters"],
+        json!({"clusters": [{"name": "bank", "weight": 9}, {"name": "next", "weight": 1}]})
+    );
+    let manager = &json("edge/http")["filter_chains"][0]["filters"][0]["typed_config"];
+    assert_eq!(manager["upgrade_configs"], json!([{"upgrade_type": "websocket"}]));
+}

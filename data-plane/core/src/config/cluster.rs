@@ -2,7 +2,8 @@
 
 use super::{
     AutoSni, CircuitBreaker, ConfigSource, EndpointCheck, HealthCheck, Http1Options, Http2Options, LbPolicy,
-    Locality, LocalityLb, OutlierDetection, SubsetConfig, TransportSocketMatch, UpstreamTls,
+    Locality, LocalityLb, OutlierDetection, ProxyProtocolVersion, SubsetConfig, TransportSocketMatch,
+    UpstreamTls,
 };
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -63,6 +64,9 @@ pub struct Cluster {
     pub max_response_headers_kb: u32,
     /// TLS to endpoints that no match chooses another for; `None`: plaintext.
     pub transport_socket: Option<Arc<UpstreamTls>>,
+    /// Of the header that connections to those endpoints begin with, before TLS, to tell whose connection they
+    /// serve; `None`: there is none.
+    pub proxy_protocol: Option<ProxyProtocolVersion>,
     /// TLS by endpoint metadata: the first match counts.
     pub transport_socket_matches: Vec<TransportSocketMatch>,
     /// SNI and SAN out of requests.

@@ -1,6 +1,6 @@
 //! Listeners (Envoy `config.listener.v3.Listener`).
 
-use super::{AccessLog, DownstreamTls, Hcm, TcpKeepalive};
+use super::{AccessLog, DownstreamTls, Hcm, TcpKeepalive, TcpProxy};
 use crate::matcher::Cidr;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -74,7 +74,7 @@ pub struct FilterChainMatch {
 }
 
 /// A listener filter.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ListenerFilter {
     /// `envoy.filters.listener.http_inspector`: detects HTTP/1 and HTTP/2 by the first bytes.
     HttpInspector,
@@ -85,6 +85,21 @@ pub enum ListenerFilter {
         /// Close connections whose ClientHello cannot be read, instead of taking them for plaintext. Default false.
         close_on_error: bool,
     },
+    /// `envoy.filters.listener.proxy_protocol`: takes the client's address out of a PROXY protocol header.
+    ProxyProtocol(ProxyProtocolFilter),
+}
+
+/// What headers of the PROXY protocol are taken.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ProxyProtocolFilter {
+    /// Connections without a header are served too, as what they are. Default false: they are closed.
+    pub optional: bool,
+    /// Version 1 is not taken.
+    pub disallow_v1: bool,
+    /// Version 2 is not taken.
+    pub disallow_v2: bool,
+    /// Between `proxy_proto.` and its stats; may be empty.
+    pub stat_prefix: Box<str>,
 }
 
 /// A network filter.
@@ -92,4 +107,30 @@ pub enum ListenerFilter {
 pub enum NetworkFilter {
     /// `envoy.filters.network.http_connection_manager`.
     Http(Arc<Hcm>),
+    /// `envoy.filters.network.tcp_proxy`.
+    Tcp(Arc<TcpProxy>),
+    /// `envoy.filters.network.direct_response`: these bytes.
+    DirectResponse(Arc<[u8]>),
+    /// `envoy.filters.network.connection_limit`.
+    ConnectionLimit(ConnectionLimit),
+}
+
+impl NetworkFilter {
+    /// Whether it serves connections, and so must be the last of its chain.
+    pub fn is_terminal(&self) -> bool {
+        !matches!(self, Self::ConnectionLimit(_))
+    }
+}
+
+/// A limit of connections at a time, over all workers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConnectionLimit {
+    /// Of its stats: `connection_limit.<prefix>.`.
+    pub stat_prefix: Box<str>,
+    /// At least 1.
+    pub max_connections: u64,
+    /// How long a connection over the limit is left open. Default 0.
+    pub delay: Duration,
+    /// Default true.
+    pub enabled: bool,
 }

@@ -19,6 +19,7 @@ mod route;
 mod secret;
 mod source;
 mod subset;
+mod tcp;
 mod tls;
 mod tracing;
 
@@ -41,7 +42,10 @@ pub use http::{
     BodyFormat, CodecType, EscapedSlashes, Hcm, Http1Options, Http2Options, LocalReplyConfig,
     PathNormalization, ResponseMapper, RouteSource, ServerHeader, StripPort, Underscores,
 };
-pub use listener::{FilterChain, FilterChainMatch, Listener, ListenerFilter, NetworkFilter};
+pub use listener::{
+    ConnectionLimit, FilterChain, FilterChainMatch, Listener, ListenerFilter, NetworkFilter,
+    ProxyProtocolFilter,
+};
 pub use log::{AccessLog, AccessLogFilter, AccessLogFormat, AccessLogSink, Comparison, JsonFormat};
 pub use metadata::{HeaderRule, HeaderSource, HeaderToMetadata, MetadataValue, SetMetadata};
 pub use ratelimit::{
@@ -63,9 +67,10 @@ pub use source::{ConfigSource, GrpcSource, GrpcTarget, TransportApi, f64Bits};
 pub use subset::{
     FALLBACK_LIST, MetadataMatch, SelectorFallback, SubsetConfig, SubsetFallback, SubsetSelector, encode,
 };
+pub use tcp::{TcpClusters, TcpLogOptions, TcpProxy};
 pub use tls::{
-    AutoSni, CipherSuite, CommonTls, DownstreamTls, KeyGroup, OcspPolicy, SessionTickets, TlsParams,
-    TlsVersion, TransportSocketMatch, UpstreamTls, ValidationSource,
+    AutoSni, CipherSuite, CommonTls, DownstreamTls, KeyGroup, OcspPolicy, ProxyProtocolVersion,
+    SessionTickets, TlsParams, TlsVersion, TransportSocketMatch, UpstreamTls, ValidationSource,
 };
 pub use tracing::{
     Collector, CustomTag, Decorator, HttpTarget, OpenTelemetry, RouteTracing, Sampler, Sampling, TagSource,

@@ -163,6 +163,8 @@ pub enum Action {
 /// Sending to a cluster (Envoy `RouteAction`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Forward {
+    /// Upgrade types that are accepted or not whatever the connection manager says, lowercase.
+    pub upgrades: Vec<(Box<str>, bool)>,
     /// Which cluster.
     pub cluster: ClusterChoice,
     /// What its requests ask of a host's metadata, in clusters that are divided into subsets; `None`: nothing.

@@ -184,6 +184,17 @@ pub struct TransportSocketMatch {
     pub labels: BTreeMap<String, Value>,
     /// `None`: plaintext.
     pub tls: Option<Arc<UpstreamTls>>,
+    /// Of the header that connections begin with, before TLS; `None`: there is none.
+    pub proxy_protocol: Option<ProxyProtocolVersion>,
+}
+
+/// A version of the PROXY protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProxyProtocolVersion {
+    /// A line of text.
+    V1,
+    /// Binary.
+    V2,
 }
 
 /// SNI and SAN from requests (Envoy `UpstreamHttpProtocolOptions`).

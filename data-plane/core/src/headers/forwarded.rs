@@ -9,7 +9,7 @@ use super::{
 use ipnet::IpNet;
 use smallvec::SmallVec;
 use std::fmt::{self, Write};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// A header value in the making; one of usual length is not allocated.
 type List = SmallVec<[u8; 128]>;
@@ -135,7 +135,7 @@ pub fn accept(
             None => Some(connection.peer),
         };
         if !rules.skip_xff_append {
-            let hop = if peer.is_loopback() { connection.interface.unwrap_or(peer) } else { peer };
+            let hop = if is_own(peer) { connection.interface.unwrap_or(peer) } else { peer };
             append_list(headers, HeaderId::XForwardedFor, ",", |out| write_ip(hop, out));
         }
         if trusted_hops == 0 || !headers.contains_id(HeaderId::XForwardedProto) {
@@ -317,6 +317,11 @@ fn transport_scheme(connection: &Connection<'_>) -> &'static str {
 /// An IPv4 address that a dual-stack socket tells as IPv6 is IPv4.
 fn unmapped(address: IpAddr) -> IpAddr {
     address.to_canonical()
+}
+
+/// Envoy: these two addresses are loopback, and no other of 127.0.0.0/8.
+fn is_own(ip: IpAddr) -> bool {
+    ip == Ipv4Addr::LOCALHOST || ip == Ipv6Addr::LOCALHOST
 }
 
 #[cfg(test)]

@@ -255,6 +255,12 @@ pub fn trace_id_text(trace_id: u128) -> String {
 /// When a log line is written (Envoy `AccessLogType`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LogType {
+    /// The connection was accepted.
+    TcpConnectionStart,
+    /// The connection has a host.
+    TcpUpstreamConnected,
+    /// The connection goes on.
+    TcpPeriodic,
     /// The connection ended.
     TcpConnectionEnd,
     /// The request's head is in.
@@ -272,6 +278,9 @@ impl LogType {
     /// Envoy's name.
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::TcpConnectionStart => "TcpConnectionStart",
+            Self::TcpUpstreamConnected => "TcpUpstreamConnected",
+            Self::TcpPeriodic => "TcpPeriodic",
             Self::TcpConnectionEnd => "TcpConnectionEnd",
             Self::DownstreamStart => "DownstreamStart",
             Self::DownstreamPeriodic => "DownstreamPeriodic",

@@ -53,7 +53,7 @@ pub(super) fn hash(policies: &[HashPolicy], head: &RequestHead, peer: &HashPeer)
                     xxh64(value.as_bytes(), 0)
                 }),
             },
-            HashSource::SourceIp => Some(xxh64(peer.client.to_string().as_bytes(), 0)),
+            HashSource::SourceIp => Some(address(peer.client)),
             HashSource::Query(name) => parameters(&head.path)
                 .find(|(known, _)| *known == &**name)
                 .map(|(_, value)| xxh64(value.as_bytes(), 0)),
@@ -67,6 +67,11 @@ pub(super) fn hash(policies: &[HashPolicy], head: &RequestHead, peer: &HashPeer)
         }
     }
     hashed
+}
+
+/// The hash of a client by its address.
+pub fn address(client: IpAddr) -> u64 {
+    xxh64(client.to_string().as_bytes(), 0)
 }
 
 /// Values of a header, pseudo-headers included.

@@ -14,7 +14,7 @@ mod redirect;
 mod tests;
 
 pub use explain::{Explanation, Verdict};
-pub use hash::{HashPeer, Hashed};
+pub use hash::{HashPeer, Hashed, address as hash_address};
 pub use matched::{Answer, Matched, RouteId};
 
 use crate::config::{

@@ -53,6 +53,7 @@ fn route(name: &str, matches: RouteMatch, action: Action) -> Route {
 
 fn forward(cluster: ClusterChoice) -> Forward {
     Forward {
+        upgrades: Vec::new(),
         cluster,
         metadata_match: None,
         cluster_not_found_status: 503,

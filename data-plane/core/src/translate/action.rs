@@ -3,7 +3,7 @@
 use super::edits::{self, Direction};
 use super::field::{self, ignored, required, unsupported};
 use super::route::{HEDGING, Scope};
-use super::{duration, filters, hash, matcher, metadata, mirror, ratelimit, retry};
+use super::{duration, filters, hash, http, matcher, metadata, mirror, ratelimit, retry};
 use crate::config::{
     BodyLimit, ClusterChoice, ClusterWeight, Forward, HostRewrite, MetadataMatch, PathRewrite,
     WeightedClusters,
@@ -15,7 +15,7 @@ use xds_types::envoy::config::core::v3::RoutingPriority;
 use xds_types::envoy::config::route::v3 as proto;
 use xds_types::envoy::config::route::v3::route_action::{
     ClusterNotFoundResponseCode, ClusterSpecifier, HostRewriteSpecifier, InternalRedirectAction,
-    MaxStreamDuration,
+    MaxStreamDuration, UpgradeConfig,
 };
 use xds_types::envoy::config::route::v3::weighted_cluster::cluster_weight::HostRewriteSpecifier as WeightHostRewrite;
 use xds_types::envoy::config::route::v3::weighted_cluster::{
@@ -67,7 +67,7 @@ pub(super) fn forward(
     } = proto;
     unsupported!(d, at; retry_policy_typed_config);
     unsupported!(d, at, HEDGING; hedge_policy);
-    unsupported!(d, at, "upgrades are set on the connection manager"; upgrade_configs);
+    let upgrades = upgrades(upgrade_configs, &at.field("upgrade_configs"), d);
     unsupported!(d, at, "internal redirects are not built yet"; internal_redirect_policy, max_internal_redirects);
     unsupported!(d, at; path_rewrite_policy, path_rewrite, cors);
     ignored!(d, at, "idle_timeout bounds flushing too"; flush_timeout);
@@ -99,6 +99,7 @@ pub(super) fn forward(
     };
     let stream = StreamDurations { max_stream_duration, max_grpc_timeout, grpc_timeout_offset }.read(at, d);
     Ok(Forward {
+        upgrades,
         cluster_not_found_status: match field::variant(
             cluster_not_found_response_code,
             &at.field("cluster_not_found_response_code"),
@@ -125,6 +126,16 @@ pub(super) fn forward(
         metadata_match,
         path_rewrite: path_rewrite?,
         host_rewrite: host_rewrite?,
+    })
+}
+
+fn upgrades(list: Vec<UpgradeConfig>, at: &Path<'_>, d: &mut Diagnostics) -> Vec<(Box<str>, bool)> {
+    let mut known = Vec::new();
+    field::each(list, at, d, |proto, at, d| {
+        let UpgradeConfig { upgrade_type, enabled, connect_config } = proto;
+        unsupported!(d, at, "CONNECT is not supported"; connect_config);
+        let kind = http::upgrade(upgrade_type, &mut known, &at.field("upgrade_type"), d)?;
+        Ok((kind, enabled.is_none_or(|v| v.value)))
     })
 }
 

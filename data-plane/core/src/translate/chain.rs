@@ -1,14 +1,19 @@
 //! Filter chains: what they match, that no two match the same, and their network filters.
 
 use super::field::{self, ignored, unsupported};
-use super::{Options, address, duration, extension, http, tls};
-use crate::config::{FilterChain, FilterChainMatch, NetworkFilter};
+use super::{Options, address, data, duration, extension, http, tcp, tls};
+use crate::config::{ConnectionLimit, FilterChain, FilterChainMatch, NetworkFilter};
 use crate::path::{Diagnostics, Path, Rejected};
 use std::sync::Arc;
+use std::time::Duration;
+use xds_types::envoy::config::core::v3::RuntimeFeatureFlag;
 use xds_types::envoy::config::listener::v3 as proto;
 use xds_types::envoy::config::listener::v3::filter::ConfigType;
 use xds_types::envoy::config::listener::v3::filter_chain_match::ConnectionSourceType;
+use xds_types::envoy::extensions::filters::network::connection_limit::v3 as proto_limit;
+use xds_types::envoy::extensions::filters::network::direct_response::v3::Config as DirectResponse;
 use xds_types::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
+use xds_types::envoy::extensions::filters::network::tcp_proxy::v3::TcpProxy;
 
 /// The filter chains of a listener; no connection can match two of them equally well.
 pub(super) fn chains(
@@ -58,7 +63,7 @@ fn chain(
         transport_socket_connect_timeout,
         name,
     } = proto;
-    unsupported!(d, at, "the PROXY protocol is not supported"; use_proxy_proto = false);
+    unsupported!(d, at, "deprecated: use the listener filter proxy_protocol"; use_proxy_proto = false);
     ignored!(d, at, "has no reader"; metadata);
     let transport_socket = tls::downstream(transport_socket, &at.field("transport_socket"), d, o);
     let timeout_at = at.field("transport_socket_connect_timeout");
@@ -78,11 +83,13 @@ fn chain(
     let last = filters.len() - 1;
     let filters = filters.into_iter().enumerate().filter_map(|(index, proto)| {
         let at = filters_at.index(index);
-        // Every network filter there is so far is terminal.
-        if index != last {
-            d.reject(&at, "a terminal filter must be the last one");
+        let filter = network_filter(proto, &at, d, o).ok()?;
+        match filter.is_terminal() {
+            true if index != last => _ = d.reject(&at, "a terminal filter must be the last one"),
+            false if index == last => _ = d.reject(&at, "the last filter must be a terminal one"),
+            _ => {}
         }
-        network_filter(proto, &at, d, o).ok()
+        Some(filter)
     });
     let filters = filters.collect();
     Ok(FilterChain {
@@ -112,7 +119,45 @@ fn network_filter(
         let hcm = http::manager(extension::open(packed, &at, d)?, &at, d, o)?;
         return Ok(NetworkFilter::Http(Arc::new(hcm)));
     }
+    if extension::is::<TcpProxy>(packed) {
+        let tcp = tcp::proxy(extension::open(packed, &at, d)?, &at, d, o)?;
+        return Ok(NetworkFilter::Tcp(Arc::new(tcp)));
+    }
+    if extension::is::<DirectResponse>(packed) {
+        let DirectResponse { response } = extension::open(packed, &at, d)?;
+        let answer = match response {
+            Some(proto) => data::bytes(proto, &at.field("response"), d, o)?,
+            None => Vec::new(),
+        };
+        return Ok(NetworkFilter::DirectResponse(answer.into()));
+    }
+    if extension::is::<proto_limit::ConnectionLimit>(packed) {
+        let limit = connection_limit(extension::open(packed, &at, d)?, &at, d)?;
+        return Ok(NetworkFilter::ConnectionLimit(limit));
+    }
     Err(extension::unknown("network filter", &name, packed, &at, d))
+}
+
+fn connection_limit(
+    proto: proto_limit::ConnectionLimit,
+    at: &Path<'_>,
+    d: &mut Diagnostics,
+) -> Result<ConnectionLimit, Rejected> {
+    let proto_limit::ConnectionLimit { stat_prefix, max_connections, delay, runtime_enabled } = proto;
+    let enabled = match runtime_enabled {
+        Some(RuntimeFeatureFlag { default_value, runtime_key }) => {
+            let at = at.field("runtime_enabled");
+            ignored!(d, at, "runtime does not turn it on or off"; runtime_key);
+            default_value.is_none_or(|v| v.value)
+        }
+        None => true,
+    };
+    Ok(ConnectionLimit {
+        stat_prefix: stat_prefix.into(),
+        max_connections: field::required(max_connections, &at.field("max_connections"), d)?.value,
+        delay: duration::or(delay, Duration::ZERO, &at.field("delay"), d),
+        enabled,
+    })
 }
 
 fn chain_match(

@@ -146,7 +146,7 @@ pub(super) fn cluster(
         d.reject(&at.field("name"), "is required");
     }
     let lb = lb?;
-    let transport_socket = transport_socket?;
+    let tls::UpstreamSocket { tls: transport_socket, proxy_protocol } = transport_socket?;
     let by_tls = transport_socket.is_some() || transport_socket_matches.iter().any(|m| m.tls.is_some());
     if http.protocol == UpstreamProtocol::Auto && !by_tls {
         d.reject(&at.field("transport_socket"), "auto_config chooses by ALPN, which only TLS has");
@@ -160,6 +160,7 @@ pub(super) fn cluster(
     }
     Ok(Cluster {
         transport_socket,
+        proxy_protocol,
         transport_socket_matches,
         auto_sni: http.auto_sni,
         stat_name: stat_name.as_str().into(),

@@ -309,23 +309,35 @@ fn internal_ranges(proto: Option<InternalAddressConfig>, at: &Path<'_>, d: &mut 
 
 /// The upgrade types that are enabled.
 fn upgrades(list: Vec<UpgradeConfig>, at: &Path<'_>, d: &mut Diagnostics) -> Vec<Box<str>> {
-    let mut upgrades: Vec<String> = Vec::new();
-    for (index, UpgradeConfig { upgrade_type, filters, enabled }) in list.into_iter().enumerate() {
-        let at = at.index(index);
+    let mut known = Vec::new();
+    let upgrades = field::each(list, at, d, |proto, at, d| {
+        let UpgradeConfig { upgrade_type, filters, enabled } = proto;
         unsupported!(d, at, "the filters of the connection manager are used"; filters);
-        let type_at = at.field("upgrade_type");
-        let kind = upgrade_type.to_ascii_lowercase();
-        if kind.is_empty() {
-            d.reject(&type_at, "is required");
-        } else if kind.starts_with("connect") {
-            d.reject(&type_at, format_args!("{upgrade_type} is not supported"));
-        } else if upgrades.contains(&kind) {
-            d.reject(&type_at, format_args!("duplicate upgrade type {kind:?}"));
-        } else if enabled.is_none_or(|v| v.value) {
-            upgrades.push(kind);
-        }
+        let kind = upgrade(upgrade_type, &mut known, &at.field("upgrade_type"), d)?;
+        Ok(enabled.is_none_or(|v| v.value).then_some(kind))
+    });
+    upgrades.into_iter().flatten().collect()
+}
+
+/// An upgrade type, lowercase, that is not among `known`.
+pub(super) fn upgrade(
+    name: String,
+    known: &mut Vec<Box<str>>,
+    at: &Path<'_>,
+    d: &mut Diagnostics,
+) -> Result<Box<str>, Rejected> {
+    let kind: Box<str> = name.to_ascii_lowercase().into();
+    if kind.is_empty() {
+        return Err(d.reject(at, "is required"));
     }
-    upgrades.into_iter().map(Into::into).collect()
+    if kind.starts_with("connect") {
+        return Err(d.reject(at, format_args!("{name} is not supported")));
+    }
+    if known.contains(&kind) {
+        return Err(d.reject(at, format_args!("duplicate upgrade type {kind:?}")));
+    }
+    known.push(kind.clone());
+    Ok(kind)
 }
 
 fn client_certificate(value: i32, at: &Path<'_>, d: &mut Diagnostics) -> ForwardClientCert {

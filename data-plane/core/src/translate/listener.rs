@@ -2,7 +2,7 @@
 
 use super::address;
 use super::field::{self, ignored, required, unsupported};
-use super::{Options, accesslog, chain, duration, extension};
+use super::{Options, accesslog, chain, duration, extension, proxy_protocol};
 use crate::config::{self, ListenerFilter};
 use crate::path::{Diagnostics, Path, Rejected};
 use std::collections::HashSet;
@@ -14,6 +14,7 @@ use xds_types::envoy::config::listener::v3 as proto;
 use xds_types::envoy::config::listener::v3::listener::{DeprecatedV1, DrainType, ListenerSpecifier};
 use xds_types::envoy::config::listener::v3::listener_filter::ConfigType;
 use xds_types::envoy::extensions::filters::listener::http_inspector::v3::HttpInspector;
+use xds_types::envoy::extensions::filters::listener::proxy_protocol::v3::ProxyProtocol;
 use xds_types::envoy::extensions::filters::listener::tls_inspector::v3::TlsInspector;
 
 /// Envoy's default of `per_connection_buffer_limit_bytes`, for listeners and clusters.
@@ -177,6 +178,10 @@ fn listener_filter(
     }
     if extension::is::<TlsInspector>(packed) {
         return Ok(tls_inspector(extension::open(packed, &at, d)?, &at, d));
+    }
+    if extension::is::<ProxyProtocol>(packed) {
+        let filter = proxy_protocol::filter(extension::open(packed, &at, d)?, &at, d)?;
+        return Ok(ListenerFilter::ProxyProtocol(filter));
     }
     Err(extension::unknown("listener filter", &name, packed, &at, d))
 }

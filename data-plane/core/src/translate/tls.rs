@@ -2,15 +2,17 @@
 
 use super::field::{self, ignored, required, unsupported};
 use super::runtime::json_object;
-use super::{Options, duration, extension, secret};
+use super::{Options, duration, extension, proxy_protocol, secret};
 use crate::config::{
-    CipherSuite, CommonTls, DownstreamTls, KeyGroup, OcspPolicy, SecretSource, SecretType, SessionTickets,
-    TlsParams, TlsVersion, TransportSocketMatch, UpstreamTls, ValidationContext, ValidationSource,
+    CipherSuite, CommonTls, DownstreamTls, KeyGroup, OcspPolicy, ProxyProtocolVersion, SecretSource,
+    SecretType, SessionTickets, TlsParams, TlsVersion, TransportSocketMatch, UpstreamTls, ValidationContext,
+    ValidationSource,
 };
 use crate::path::{Diagnostics, Path, Rejected};
 use std::sync::Arc;
 use xds_types::envoy::config::cluster::v3::cluster::TransportSocketMatch as MatchProto;
 use xds_types::envoy::config::core::v3::{TransportSocket, transport_socket};
+use xds_types::envoy::extensions::transport_sockets::proxy_protocol::v3::ProxyProtocolUpstreamTransport;
 use xds_types::envoy::extensions::transport_sockets::raw_buffer::v3::RawBuffer;
 use xds_types::envoy::extensions::transport_sockets::tls::v3 as proto;
 use xds_types::envoy::extensions::transport_sockets::tls::v3::common_tls_context::{
@@ -52,21 +54,46 @@ pub(super) fn downstream(
     }
 }
 
-/// The transport socket of a cluster; `None`: plaintext.
+/// A transport socket of a cluster.
+#[derive(Default)]
+pub(super) struct UpstreamSocket {
+    /// `None`: plaintext.
+    pub(super) tls: Option<Arc<UpstreamTls>>,
+    pub(super) proxy_protocol: Option<ProxyProtocolVersion>,
+}
+
+/// The transport socket of a cluster.
 pub(super) fn upstream(
     socket: Option<TransportSocket>,
     at: &Path<'_>,
     d: &mut Diagnostics,
     o: &Options<'_>,
-) -> Result<Option<Arc<UpstreamTls>>, Rejected> {
-    let Some((name, packed)) = packed(socket, at, d)? else { return Ok(None) };
+) -> Result<UpstreamSocket, Rejected> {
+    let Some((name, packed)) = packed(socket, at, d)? else { return Ok(UpstreamSocket::default()) };
     let at = at.field("typed_config");
     if extension::is::<RawBuffer>(&packed) {
         let RawBuffer {} = extension::open(&packed, &at, d)?;
-        Ok(None)
+        Ok(UpstreamSocket::default())
     } else if extension::is::<proto::UpstreamTlsContext>(&packed) {
         let proto = extension::open(&packed, &at, d)?;
-        client(proto, &at, d, o).map(|tls| Some(Arc::new(tls)))
+        let tls = client(proto, &at, d, o)?;
+        Ok(UpstreamSocket { tls: Some(Arc::new(tls)), proxy_protocol: None })
+    } else if extension::is::<ProxyProtocolUpstreamTransport>(&packed) {
+        let ProxyProtocolUpstreamTransport {
+            config,
+            transport_socket,
+            allow_unspecified_address,
+            tlv_as_pool_key,
+        } = extension::open(&packed, &at, d)?;
+        unsupported!(d, at; allow_unspecified_address);
+        unsupported!(d, at, "TLVs are not sent"; tlv_as_pool_key);
+        let version = proxy_protocol::version(config, &at.field("config"), d);
+        let socket_at = at.field("transport_socket");
+        let inner = upstream(Some(required(transport_socket, &socket_at, d)?), &socket_at, d, o)?;
+        if inner.proxy_protocol.is_some() {
+            return Err(d.reject(&socket_at, "a connection begins with one PROXY protocol header only"));
+        }
+        Ok(UpstreamSocket { proxy_protocol: Some(version?), ..inner })
     } else {
         Err(extension::unknown("transport socket", &name, &packed, &at, d))
     }
@@ -82,8 +109,9 @@ pub(super) fn upstream_matches(
     field::each(list, at, d, |proto, at, d| {
         let MatchProto { name, r#match, transport_socket } = proto;
         let labels = json_object(r#match.unwrap_or_default()).into_iter().collect();
-        let tls = upstream(transport_socket, &at.field("transport_socket"), d, o)?;
-        Ok(TransportSocketMatch { name: name.into(), labels, tls })
+        let UpstreamSocket { tls, proxy_protocol } =
+            upstream(transport_socket, &at.field("transport_socket"), d, o)?;
+        Ok(TransportSocketMatch { name: name.into(), labels, tls, proxy_protocol })
     })
 }
 

@@ -32,6 +32,7 @@ const FIXTURES: &[(&str, &str, &str)] = &[
     ("envoy.config.listener.v3.Listener", "filters", include_str!("filters.yaml")),
     ("envoy.config.route.v3.RouteConfiguration", "limits", include_str!("limits.yaml")),
     ("envoy.config.listener.v3.Listener", "listener_tls", include_str!("listener_tls.yaml")),
+    ("envoy.config.listener.v3.Listener", "tcp", include_str!("tcp.yaml")),
     ("envoy.config.listener.v3.Listener", "access_logs", include_str!("access_logs.yaml")),
     ("envoy.config.listener.v3.Listener", "grpc_logs", include_str!("grpc_logs.yaml")),
     ("envoy.config.listener.v3.Listener", "tracing_otlp", include_str!("tracing_otlp.yaml")),
@@ -45,6 +46,11 @@ const FIXTURES: &[(&str, &str, &str)] = &[
     ("envoy.config.cluster.v3.Cluster", "cluster_health_tcp", include_str!("cluster_health_tcp.yaml")),
     ("envoy.config.cluster.v3.Cluster", "cluster_health_grpc", include_str!("cluster_health_grpc.yaml")),
     ("envoy.config.cluster.v3.Cluster", "cluster_tls", include_str!("cluster_tls.yaml")),
+    (
+        "envoy.config.cluster.v3.Cluster",
+        "cluster_proxy_protocol",
+        include_str!("cluster_proxy_protocol.yaml"),
+    ),
     ("envoy.config.cluster.v3.Cluster", "cluster_random", include_str!("cluster_random.yaml")),
     ("envoy.config.cluster.v3.Cluster", "cluster_ring_hash", include_str!("cluster_ring_hash.yaml")),
     (

@@ -32,7 +32,7 @@ pub(super) fn as_cluster(config: Config) -> config::Cluster {
 
 fn as_hcm(config: Config) -> Arc<Hcm> {
     let Config::Listener(listener) = config else { panic!("a listener") };
-    let NetworkFilter::Http(hcm) = &listener.filter_chains[0].filters[0];
+    let NetworkFilter::Http(hcm) = &listener.filter_chains[0].filters[0] else { panic!("HTTP") };
     hcm.clone()
 }
 
@@ -289,6 +289,7 @@ fn endpoints_keep_health_weight_and_labels() {
 #[test]
 fn a_bare_route_has_envoys_defaults() {
     let expected = Forward {
+        upgrades: Vec::new(),
         cluster: ClusterChoice::Named("c".into()),
         metadata_match: None,
         cluster_not_found_status: 503,

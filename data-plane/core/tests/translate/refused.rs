@@ -836,3 +836,56 @@ fn assignments() {
         ),
     ]);
 }
+
+#[test]
+fn tcp_proxies_and_proxy_protocol() {
+    let tcp = |fields: &str| {
+        chains(&[format!(
+            "{{filters: [{{name: t, typed_config: {{'@type': \
+             type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy, stat_prefix: t, {fields}}}}}]}}"
+        )])
+    };
+    let taking = |fields: &str| {
+        Yaml::Listener(format!(
+            "{{name: web, {ADDRESS}, listener_filters: [{{name: p, typed_config: {{'@type': \
+             type.googleapis.com/envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol, {fields}}}}}], \
+             filter_chains: [{{filters: [{{name: t, typed_config: {{'@type': \
+             type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy, stat_prefix: t, cluster: a}}}}]}}]}}"
+        ))
+    };
+    check(vec![
+        (
+            tcp("cluster: a, tunneling_config: {hostname: b}, on_demand: {}, metadata_match: {}"),
+            &[
+                "HCM.on_demand: not supported",
+                "HCM.tunneling_config: not supported",
+                "HCM.metadata_match: subset balancing is not built yet",
+            ],
+        ),
+        (
+            tcp(
+                "cluster: a, upstream_connect_mode: ON_DOWNSTREAM_DATA, backoff_options: {base_interval: 1s}",
+            ),
+            &[
+                "HCM.backoff_options: the next host is tried at once",
+                "HCM.upstream_connect_mode: hosts are connected as soon as a connection is accepted",
+            ],
+        ),
+        (
+            tcp(
+                "cluster: a, flush_access_log_on_connected: true, access_log_options: {access_log_flush_interval: 0s}",
+            ),
+            &[
+                "HCM.flush_access_log_on_connected: access_log_options says the same",
+                "HCM.access_log_options.access_log_flush_interval: must be at least 1 ms",
+            ],
+        ),
+        (
+            taking("rules: [{tlv_type: 2, on_tlv_present: {key: a}}], pass_through_tlvs: {}"),
+            &[
+                "listener_filters[0].typed_config.rules: TLVs are skipped",
+                "listener_filters[0].typed_config.pass_through_tlvs: TLVs are skipped",
+            ],
+        ),
+    ]);
+}

@@ -39,7 +39,7 @@ struct Built {
     /// Of the secrets it was built from.
     version: u64,
     /// By what is offered where the configuration names no protocols.
-    by_offer: [Arc<ClientConfig>; 3],
+    by_offer: [Arc<ClientConfig>; 4],
     judge: Arc<Judge>,
     local: Option<Arc<CertificateFacts>>,
 }
@@ -53,6 +53,8 @@ pub enum Offer {
     Http2,
     /// Both.
     Either,
+    /// Neither: no HTTP is spoken.
+    Nothing,
 }
 
 impl Offer {
@@ -61,6 +63,7 @@ impl Offer {
             Self::Http1 => vec![b"http/1.1".to_vec()],
             Self::Http2 => vec![b"h2".to_vec()],
             Self::Either => vec![b"h2".to_vec(), b"http/1.1".to_vec()],
+            Self::Nothing => Vec::new(),
         }
     }
 }
@@ -187,7 +190,7 @@ impl ClientContext {
             };
             Arc::new(config)
         };
-        let by_offer = [offering(Offer::Http1), offering(Offer::Http2), offering(Offer::Either)];
+        let by_offer = [Offer::Http1, Offer::Http2, Offer::Either, Offer::Nothing].map(offering);
         Ok(Built { version, by_offer, judge, local })
     }
 

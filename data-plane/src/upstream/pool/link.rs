@@ -31,6 +31,7 @@ pub(super) trait Owner {
 pub(super) enum Protocol {
     Http1,
     Http2,
+    Tcp,
 }
 
 /// A connection's books: counted from the moment connecting starts until [`Link`] is dropped, wherever that is.
@@ -48,6 +49,7 @@ pub(super) struct Books {
     tls: RefCell<Option<Arc<Tls>>>,
     /// Out of the request that it is made for.
     names: Option<Rc<Names>>,
+    protocol: Protocol,
     offer: Offer,
 }
 
@@ -68,6 +70,7 @@ impl Books {
         match protocol {
             Protocol::Http1 => stats.upstream_cx_http1_total.inc(),
             Protocol::Http2 => stats.upstream_cx_http2_total.inc(),
+            Protocol::Tcp => {}
         }
         host.stats().cx_total.fetch_add(1, Relaxed);
         host.stats().cx_active.fetch_add(1, Relaxed);
@@ -84,7 +87,9 @@ impl Books {
             local_address: Cell::new(None),
             tls: RefCell::new(None),
             names,
+            protocol,
             offer: match (cluster.config.protocol, protocol) {
+                (_, Protocol::Tcp) => Offer::Nothing,
                 (UpstreamProtocol::Auto, _) => Offer::Either,
                 (_, Protocol::Http1) => Offer::Http1,
                 (_, Protocol::Http2) => Offer::Http2,
@@ -133,7 +138,8 @@ impl Books {
         stats.upstream_cx_active.dec();
         self.host.stats().cx_active.fetch_sub(1, Relaxed);
         drop(self.permit.take());
-        if self.established.get() {
+        let is_tcp = self.protocol == Protocol::Tcp;
+        if self.established.get() || is_tcp {
             stats.upstream_cx_destroy.inc();
             let with_active = self.active.get() > 0;
             if with_active {
@@ -152,7 +158,9 @@ impl Books {
                 }
             }
             stats.upstream_cx_length_ms.record(millis(self.started));
-            stats.upstream_rq_per_cx.record(self.requests.get());
+            if !is_tcp {
+                stats.upstream_rq_per_cx.record(self.requests.get());
+            }
         }
         if let Some(owner) = self.owner.upgrade() {
             owner.closed();
@@ -215,6 +223,7 @@ impl Link {
                 Ok(Self { stream: Counted::new(io, Some(counters)), books })
             }
             Ok(Err(failure)) => {
+                books.0.remote.set(true);
                 failed();
                 Err((failure, books))
             }
@@ -229,6 +238,11 @@ impl Link {
     /// Closes the connection and keeps the books.
     pub(super) fn into_books(self) -> OpenBooks {
         self.books
+    }
+
+    /// The stream, for what concerns the socket itself.
+    pub(super) fn stream(&self) -> &Stream {
+        &self.stream
     }
 
     /// Whether ALPN yielded HTTP/2.

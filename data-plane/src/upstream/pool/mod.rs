@@ -2,7 +2,8 @@
 //!
 //! [`Local`] finds the pool of a host and sends through it: [`h1`] keeps a stack of idle connections, [`h2`]
 //! shares connections between requests. [`link`] keeps the books of a connection and [`request`] those of a
-//! request: both count by being dropped, so that no way of failing is forgotten. Limits are shared by all
+//! request: both count by being dropped, so that no way of failing is forgotten. [`tcp`] connects for whoever
+//! wants bytes alone; such connections serve once. Limits are shared by all
 //! workers, connections are not.
 
 mod h1;
@@ -10,6 +11,7 @@ mod h2;
 mod link;
 mod queue;
 mod request;
+mod tcp;
 #[cfg(test)]
 mod tests;
 
@@ -20,6 +22,7 @@ use super::tls::Names;
 use crate::codec::{Body, BodyError, ExchangeError, ExchangeErrorKind};
 use data_plane_core::config::UpstreamProtocol;
 use data_plane_core::headers::{RequestHead, ResponseHead, Tls, Version};
+use data_plane_core::proxy_protocol::Ends;
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 use std::cell::{Cell, RefCell};
@@ -29,6 +32,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
+pub use tcp::{TcpConnection, TcpError};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
@@ -120,6 +124,8 @@ pub struct SendOptions<'a> {
     pub priority: Priority,
     /// Where to note how far it got.
     pub progress: Option<&'a Progress>,
+    /// The client's connection, for clusters that tell their hosts.
+    pub client: Option<Ends>,
 }
 
 /// How far one attempt got, noted as it goes, so that it is known also when the attempt is given up.
@@ -347,8 +353,8 @@ impl Local {
         options: SendOptions<'_>,
     ) -> Result<Exchange, UpstreamError> {
         let pools = &*self.0;
-        let SendOptions { priority, progress } = options;
-        let names = Names::of(cluster, head).map(Rc::new);
+        let SendOptions { priority, progress, client } = options;
+        let names = Names::of(cluster, head, client).map(Rc::new);
         if version == Version::Http2 {
             let make = |names| h2::Pool::new(&pools.shared, cluster, host, priority, names);
             let pool = match names {

@@ -8,6 +8,7 @@ use crate::http::stream::{StreamCx, UpstreamFacts};
 use crate::upstream::{Exchange, Host, PickRequest, Refused, SendOptions, UpstreamError};
 use data_plane_core::config::Avoid;
 use data_plane_core::headers::{HeaderId, RequestHead};
+use data_plane_core::proxy_protocol::Ends;
 use serde_json::Value;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -69,7 +70,10 @@ impl Router {
         cx.attempt = Some(Underway::new(admission, now));
         cx.moments.upstream_sent.get_or_insert(cx.start);
         cx.forward_trace(head);
-        let options = SendOptions { priority: target.priority, progress: Some(&vitals.progress) };
+        // The connection's own ends, not what its headers claim.
+        let client = Ends { source: served.facts.remote, destination: served.facts.local };
+        let options =
+            SendOptions { priority: target.priority, progress: Some(&vitals.progress), client: Some(client) };
         match served.worker.upstream.send_with(cluster, &host, head, body, options).await {
             Ok(exchange) => {
                 let now = Instant::now();
