@@ -30,6 +30,16 @@ fn examples_of_rate_limits_are_accepted() {
 }
 
 #[test]
+fn examples_of_balancing_are_accepted() {
+    accepted("balancing.md", 1);
+}
+
+#[test]
+fn examples_of_connections_are_accepted() {
+    accepted("connections.md", 1);
+}
+
+#[test]
 fn examples_of_secrets_are_accepted() {
     accepted("secrets.md", 1);
 }

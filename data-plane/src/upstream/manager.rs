@@ -761,9 +761,7 @@ fn publish_counts(cluster: &Cluster, hosts: &HostSet) {
     membership.lb_subsets_active.set(new.map_or(0, Subsets::len) as u64);
     membership.lb_subsets_created.add(new.map_or(0, |new| new.more_than(old)) as u64);
     membership.lb_subsets_removed.add(old.map_or(0, |old| old.more_than(new)) as u64);
-    if let Some(duplicates) = new.and_then(Subsets::duplicates) {
-        cluster.stats.subset_duplicates().set(duplicates);
-    }
+    cluster.stats.subset_duplicates().set(new.map_or(0, Subsets::duplicates));
 }
 
 /// Tells pools that these hosts take no new requests.

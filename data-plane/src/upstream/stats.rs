@@ -124,7 +124,7 @@ impl ClusterStats {
         }
     }
 
-    /// Hosts that are never used, as their subset has another one; appears once used, as with Envoy.
+    /// Hosts that are never used, as their subset has another one; appears with subsets, as with Envoy.
     pub(super) fn subset_duplicates(&self) -> &Gauge {
         self.duplicates.get_or_init(|| self.scope.gauge(&["lb_subsets_single_host_per_subset_duplicate"]))
     }

@@ -138,10 +138,9 @@ impl Subsets {
         self.table.keys().filter(is_new).count()
     }
 
-    /// Hosts that are never asked for, as the only one that their subset uses is another; `None` where no subset is
-    /// limited to a single host.
-    pub fn duplicates(&self) -> Option<u64> {
-        self.config.selectors.iter().any(|selector| selector.single_host).then_some(self.duplicates)
+    /// Hosts that are never asked for, as the only one that their subset uses is another.
+    pub fn duplicates(&self) -> u64 {
+        self.duplicates
     }
 
     /// Tries what `list` holds, each laid over `wanted`, until there is a host. Allocates: few requests ask so.
