@@ -11,6 +11,7 @@ mod health;
 mod journey;
 mod peers;
 mod ratelimit;
+mod releases;
 mod resilience;
 mod sds;
 mod secrets;
