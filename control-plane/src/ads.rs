@@ -18,5 +18,5 @@ mod subscription;
 mod wire;
 
 pub use node::{Node, Peer};
-pub use registry::{Mode, Nack, NodeStatus, Registry, StreamId, TypeStatus};
+pub use registry::{Mode, Nack, NodeStatus, Refusal, Registry, StreamId, TypeStatus};
 pub use service::{Options, Service, routes};

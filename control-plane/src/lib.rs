@@ -8,6 +8,7 @@
 //! | [`model`] | instances, objects, and the world they make; pure |
 //! | [`secret`] | secrets: checked, sealed, opened |
 //! | [`authority`] | the built-in authority, which issues identities |
+//! | [`release`] | what every change did, to be shown and undone; pure |
 //! | [`snapshot`] | encoded resources, versions, and the cache that streams read; pure |
 //! | [`source`] | where instances and objects come from |
 //! | [`translate`] | the world made into xDS resources; pure |
@@ -30,6 +31,7 @@ pub mod keep;
 pub mod model;
 pub mod pipeline;
 pub mod ratelimit;
+pub mod release;
 pub mod secret;
 pub mod server;
 pub mod settings;

@@ -12,7 +12,9 @@ mod problem;
 mod world;
 
 pub use check::addresses_clash;
-pub use id::{InstanceId, InvalidName, Kind, ObjectKey, ObjectName, ServiceName, SourceId, UnknownKind};
+pub use id::{
+    InstanceId, InvalidKey, InvalidName, Kind, ObjectKey, ObjectName, ServiceName, SourceId, UnknownKind,
+};
 pub use instance::{Health, Instance, InvalidInstance, MAX_WEIGHT};
 pub use object::{Content, Object, carries_bytes, is_for, listener_address, listener_name};
 pub use problem::{Problem, Problems, Severity};

@@ -6,6 +6,7 @@
 
 mod debounce;
 mod loss;
+mod stages;
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -25,10 +26,13 @@ use xds_types::portolan::config::v1::Resource;
 use self::debounce::Debounce;
 pub use self::loss::Hold;
 use self::loss::{Accept, Losses};
+use self::stages::Stages;
 use crate::model::{Change, Event, InstanceId, ObjectKey, ServiceName, SourceId, World, apply, guard};
 use crate::snapshot::Cache;
 use crate::source::Receiver;
 use crate::translate::{self, Admission, Compiler, Objects, Trust};
+
+pub use self::stages::StageView;
 
 /// How the pipeline behaves.
 #[derive(Clone, Debug)]
@@ -73,6 +77,8 @@ pub struct View {
     pub holds: BTreeMap<ServiceName, Hold>,
     /// Which objects are in force.
     pub objects: Objects,
+    /// Changes that are in force for one node group, by group.
+    pub stages: BTreeMap<Arc<str>, StageView>,
     /// Something in force needs the built-in authority, and there is none.
     pub wants_root: bool,
     /// Publications so far.
@@ -139,6 +145,7 @@ pub struct Pipeline {
     compiler: Compiler,
     losses: Losses,
     accepts: mpsc::Receiver<Accept>,
+    stages: Stages,
     metrics: Metrics,
 }
 
@@ -154,8 +161,8 @@ impl Pipeline {
         let (accept, accepts) = mpsc::channel(loss::ACCEPT_QUEUE);
         let handle =
             Handle { view: view.subscribe(), cache: cache.clone(), trust: trust.clone(), accepts: accept };
-        let (compiler, metrics) = (Compiler::new(trust), Metrics::new());
-        (Self { options, events, view, cache, compiler, losses, accepts, metrics }, handle)
+        let (compiler, stages, metrics) = (Compiler::new(trust.clone()), Stages::new(trust), Metrics::new());
+        (Self { options, events, view, cache, compiler, losses, accepts, stages, metrics }, handle)
     }
 
     /// Runs until cancelled, or until every source has let go of its sender and all events are published.
@@ -209,7 +216,9 @@ impl Pipeline {
 
     /// When certificates are to be renewed, at the least a second from now: a failure is not tried over and over.
     fn renewal(&self, now: Instant) -> Option<Instant> {
-        let wait = self.compiler.next_renewal()?.duration_since(SystemTime::now()).unwrap_or_default();
+        let renewals = [self.compiler.next_renewal(), self.stages.next_renewal()];
+        let wait =
+            renewals.into_iter().flatten().min()?.duration_since(SystemTime::now()).unwrap_or_default();
         Some(now + wait.max(Duration::from_secs(1)))
     }
 
@@ -257,13 +266,16 @@ impl Pipeline {
             if !ready && view.publications == 0 {
                 return None;
             }
-            self.compiler.compile(&view.world, &view.objects, &change.services, SystemTime::now())
+            let now = SystemTime::now();
+            self.compiler.stage(self.stages.follow(&view.world, &view.objects, &change, now));
+            self.compiler.compile(&view.world, &view.objects, &change.services, now)
         }));
         match built {
             Err(_) => {
                 error!("a build failed by a bug; what was published before stays in force");
                 self.metrics.failures.increment(1);
                 self.compiler = Compiler::new(self.options.trust.clone());
+                self.stages = Stages::new(self.options.trust.clone());
             }
             Ok(None) => {}
             Ok(Some(compiled)) => {
@@ -287,7 +299,8 @@ impl Pipeline {
         let aside = view.objects.states().values().filter(|s| s.is_quarantined()).count();
         self.metrics.quarantined.set(aside as f64);
         self.metrics.services.set(view.world.services().len() as f64);
-        view.wants_root = self.compiler.wants_root();
+        view.wants_root = self.compiler.wants_root() || self.stages.wants_root();
+        view.stages = self.stages.views(&self.compiler);
         self.view.send_replace(Arc::new(view));
         let took = started.elapsed();
         debounce.build_took(took);

@@ -3,6 +3,7 @@
 mod http;
 mod ratelimit;
 mod root;
+mod stages;
 mod tls;
 
 use crate::ads;
@@ -105,8 +106,10 @@ pub async fn start(settings: &Settings, metrics: Metrics) -> Result<Running, Set
     let stores = Stores { config: sources.config, services: sources.services };
     tasks.spawn(root::keep(handle.clone(), Arc::clone(&stores.config), stop.clone()));
     let fleet = Fleet::new();
-    let calls = Api::new(handle, nodes, fleet.clone(), stores, &identifier);
-    let calls = Guarded::new(calls, access, audit);
+    let all_calls =
+        Api::new(handle.clone(), Arc::clone(&nodes), fleet.clone(), stores, &identifier, settings.history);
+    tasks.spawn(stages::keep(handle, nodes, all_calls.clone(), stop.clone()));
+    let calls = Guarded::new(all_calls, access, audit);
     let bootstrap = make_bootstrap(xds.1, settings.xds_tls());
     let router = rest::router(calls.clone(), metrics, bootstrap)
         .route_service(grpc::PATH, grpc::service(calls.clone()))

@@ -168,6 +168,11 @@ pub struct Settings {
           value_parser = clap::value_parser!(u64).range(..=31_536_000))]
     pub mass_loss_hold: u64,
 
+    /// Releases kept, the newest: how far `portolan rollback` can go back
+    #[arg(long, env = "PORTOLAN_HISTORY", default_value_t = 100, value_name = "N",
+          value_parser = clap::value_parser!(u64).range(1..=1000))]
+    pub history: u64,
+
     /// The rate-limit service
     #[command(flatten)]
     pub ratelimit: crate::ratelimit::Options,

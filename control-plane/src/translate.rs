@@ -21,10 +21,12 @@ mod patch;
 mod policy;
 mod resilience;
 mod route;
+mod stage;
 mod tls;
 
-pub use admission::{Admission, ObjectState, Objects, admit, settle};
-pub use compile::{Compiled, Compiler};
+pub use admission::{Admission, ObjectState, Objects, admit, overlay, settle};
+pub use compile::{Compiled, Compiler, GroupSets};
+pub use stage::Staged;
 
 use crate::authority;
 use crate::secret::Vault;

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 const LAYERS: &[&[&str]] = &[
     &["model"],
     &["secret"],
-    &["authority", "snapshot", "source"],
+    &["authority", "release", "snapshot", "source"],
     &["ads", "translate"],
     &["pipeline"],
     &["access"],
@@ -23,6 +23,7 @@ const LAYERS: &[&[&str]] = &[
 /// Modules that get time and randomness as arguments and do no I/O.
 const PURE: &[&str] = &[
     "model",
+    "release",
     "translate",
     "fleet/report.rs",
     "ratelimit/algorithm.rs",

@@ -74,7 +74,10 @@ fn route(gateway: &str) -> Resource {
 
 fn apply(resource: Resource, if_revision: Option<u64>) -> v1::ApplyRequest {
     let if_revision = if_revision.map(|value| UInt64Value { value });
-    v1::ApplyRequest { objects: vec![v1::ApplyObject { resource: Some(resource), if_revision }] }
+    v1::ApplyRequest {
+        objects: vec![v1::ApplyObject { resource: Some(resource), if_revision }],
+        ..v1::ApplyRequest::default()
+    }
 }
 
 fn named(kind: &str, name: &str) -> v1::GetRequest {
@@ -155,7 +158,8 @@ async fn every_call(api: &mut Client) {
     let resealed = api.reseal_secrets(v1::ResealSecretsRequest {}).await.unwrap().into_inner();
     assert_eq!(resealed, v1::ResealSecretsResponse::default(), "there is nothing to do");
 
-    let delete = v1::DeleteRequest { kind: "Service".to_owned(), name: "web".to_owned(), if_revision: None };
+    let delete =
+        v1::DeleteRequest { kind: "Service".to_owned(), name: "web".to_owned(), ..Default::default() };
     api.delete(delete.clone()).await.unwrap();
     assert_eq!(api.delete(delete).await.unwrap_err().code(), Code::NotFound);
 }

@@ -14,6 +14,7 @@ mod mass_loss;
 mod peers;
 mod proxy_protocol;
 mod ratelimit;
+mod releases;
 mod resilience;
 mod sds;
 mod secrets;

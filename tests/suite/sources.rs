@@ -86,6 +86,7 @@ fn instance(id: &str) -> Instance {
 
 fn put(name: &str, expected: Option<u64>) -> Write {
     let key = ObjectKey::new(Kind::Service, ObjectName::new(name).unwrap());
+    let key = key.into();
     Write { key, text: Some(format!(r#"{{"kind": "Service", "name": "{name}", "spec": {{}}}}"#)), expected }
 }
 
@@ -114,7 +115,7 @@ async fn behaves_as_a_store(watched: &mut Watched) {
         "the revision told is the one that compare-and-set takes"
     );
     let stale = watched.store.write(vec![put("c", None), put("a", Some(0))]).await.unwrap_err();
-    assert!(matches!(&stale, StoreError::Conflict(key) if key.name.as_str() == "a"), "{stale}");
+    assert!(matches!(&stale, StoreError::Conflict(key) if key.to_string() == "Service/a"), "{stale}");
     let delete = Write { text: None, ..put("a", Some(revision)) };
     assert_eq!(watched.store.write(vec![delete]).await.unwrap(), [0]);
     watched.until("the deletion", |w| !w.objects.contains_key("Service/a")).await;

@@ -55,6 +55,28 @@ enum Command {
         /// Say what would be refused, and write nothing
         #[arg(long)]
         dry_run: bool,
+        /// Why, for the history
+        #[arg(short, long, default_value = "", value_name = "TEXT")]
+        message: String,
+        /// Make it active for the proxies of this node group first; promote or abort it later
+        #[arg(long, default_value = "", value_name = "GROUP", conflicts_with = "if_revision")]
+        stage: String,
+    },
+    /// Make a staged release active for all proxies
+    Promote {
+        /// The release that `apply --stage` made
+        release: u64,
+        /// Why, for the history
+        #[arg(short, long, default_value = "", value_name = "TEXT")]
+        message: String,
+    },
+    /// Give a staged release up: its group goes back to what all have
+    Abort {
+        /// The release that `apply --stage` made
+        release: u64,
+        /// Why, for the history
+        #[arg(short, long, default_value = "", value_name = "TEXT")]
+        message: String,
     },
     /// Show objects: all, of a kind, or one
     Get {
@@ -78,6 +100,48 @@ enum Command {
         /// Only if the stored revision is this
         #[arg(long, value_name = "N")]
         if_revision: Option<u64>,
+        /// Why, for the history
+        #[arg(short, long, default_value = "", value_name = "TEXT")]
+        message: String,
+    },
+    /// List releases: every accepted change, who made it and why
+    History {
+        /// At most so many, the newest
+        #[arg(short = 'n', long, value_name = "N")]
+        limit: Option<u32>,
+        /// How to print
+        #[arg(short, long, value_enum, default_value = "table")]
+        output: show::Output,
+    },
+    /// Show what differs between a release and what is stored now, or another release
+    Diff {
+        /// What there was right after this release. Default: before the newest change
+        from: Option<u64>,
+        /// What there was right after this one. Default: what is stored now
+        to: Option<u64>,
+        /// Show what apply would change with this file instead. Repeatable
+        #[arg(short, long, value_name = "FILE", conflicts_with = "from")]
+        file: Vec<PathBuf>,
+        /// Show what is staged for this node group instead
+        #[arg(long, default_value = "", value_name = "GROUP", conflicts_with_all = ["from", "file"])]
+        stage: String,
+    },
+    /// Go back to what there was right after a release, as a new release
+    Rollback {
+        /// The release; 0: before the first. Default: the newest change is undone
+        to: Option<u64>,
+        /// Why, for the history
+        #[arg(short, long, default_value = "", value_name = "TEXT")]
+        message: String,
+        /// Only while this release is the newest
+        #[arg(long, value_name = "N")]
+        if_newest: Option<u64>,
+        /// Overwrite also what was changed in the store directly
+        #[arg(long)]
+        force: bool,
+        /// Say what would be done, and write nothing
+        #[arg(long)]
+        dry_run: bool,
     },
     /// Say what apply would say
     Validate {
@@ -245,8 +309,9 @@ async fn run(cli: Cli) -> Result<()> {
             }
             println!("accepted");
         }
-        Command::Apply { file, if_revision, dry_run: false } => {
-            let query = if_revision.map(|n| format!("?if_revision={n}")).unwrap_or_default();
+        Command::Apply { file, if_revision, dry_run: false, message, stage } => {
+            let query =
+                query([number("if_revision", if_revision), text("message", &message), text("stage", &stage)]);
             let answer = api.post(&format!("/api/v1/apply{query}"), &read(&file)?).await?;
             show::applied(&answer);
         }
@@ -261,11 +326,43 @@ async fn run(cli: Cli) -> Result<()> {
             let labels: Vec<String> = label.iter().map(|l| format!("label={}", client::escape(l))).collect();
             show::objects(&api.get(&format!("{path}?{}", labels.join("&"))).await?, output);
         }
-        Command::Delete { kind, name, if_revision } => {
-            let query = if_revision.map(|n| format!("?if_revision={n}")).unwrap_or_default();
+        Command::Delete { kind, name, if_revision, message } => {
+            let query = query([number("if_revision", if_revision), text("message", &message)]);
             let path = format!("/api/v1/objects/{}/{}{query}", client::escape(&kind), client::escape(&name));
-            api.delete(&path).await?;
+            let answer = api.delete(&path).await?;
             println!("{kind}/{name} deleted");
+            show::release(&answer);
+        }
+        Command::History { limit, output } => {
+            let query = query([number("limit", limit.map(u64::from))]);
+            show::history(&api.get(&format!("/api/v1/releases{query}")).await?, output);
+        }
+        Command::Promote { release, message } => {
+            let path = format!("/api/v1/releases/{release}/promote{}", query([text("message", &message)]));
+            show::promoted(&api.post(&path, "").await?);
+        }
+        Command::Abort { release, message } => {
+            let path = format!("/api/v1/releases/{release}/abort{}", query([text("message", &message)]));
+            show::release(&api.post(&path, "").await?);
+        }
+        Command::Diff { from, to, file, stage } => {
+            let answer = if file.is_empty() {
+                let query = query([number("from", from), number("to", to), text("stage", &stage)]);
+                api.get(&format!("/api/v1/diff{query}")).await?
+            } else {
+                api.post("/api/v1/diff", &read(&file)?).await?
+            };
+            show::diff(&answer);
+        }
+        Command::Rollback { to, message, if_newest, force, dry_run } => {
+            let query = query([
+                number("to", to),
+                text("message", &message),
+                number("if_newest", if_newest),
+                force.then(|| "force=true".to_owned()),
+                dry_run.then(|| "dry_run=true".to_owned()),
+            ]);
+            show::rollback(&api.post(&format!("/api/v1/rollback{query}"), "").await?, dry_run);
         }
         Command::Register { service, address, id, weight, zone, label, ttl, keep } => {
             let mut labels = serde_json::Map::new();
@@ -354,6 +451,20 @@ async fn token(api: &Client, command: TokenCommand) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// `?name=value&...` of what there is.
+fn query<const N: usize>(parts: [Option<String>; N]) -> String {
+    let parts: Vec<String> = parts.into_iter().flatten().collect();
+    if parts.is_empty() { String::new() } else { format!("?{}", parts.join("&")) }
+}
+
+fn number(name: &str, value: Option<u64>) -> Option<String> {
+    value.map(|n| format!("{name}={n}"))
+}
+
+fn text(name: &str, value: &str) -> Option<String> {
+    (!value.is_empty()).then(|| format!("{name}={}", client::escape(value)))
 }
 
 fn instance_path(service: &str, id: &str) -> String {

@@ -56,11 +56,115 @@ pub(crate) fn problems(value: &Value) {
 pub(crate) fn applied(answer: &Value) {
     problems(answer);
     for one in list(answer, "applied") {
-        let outcome = match text(one, "outcome") {
-            "" => "unchanged".to_owned(),
-            outcome => outcome.to_lowercase(),
+        println!("{} {} (revision {})", text(one, "object"), outcome(one), number(one, "revision"));
+    }
+    release(answer);
+}
+
+fn outcome(one: &Value) -> String {
+    match text(one, "outcome") {
+        "" => "unchanged".to_owned(),
+        outcome => outcome.to_lowercase(),
+    }
+}
+
+/// The release that was made, if one was.
+pub(crate) fn release(answer: &Value) {
+    let number = number(answer, "release");
+    if number != "0" {
+        println!("release {number}");
+    }
+}
+
+pub(crate) fn history(answer: &Value, output: Output) {
+    match output {
+        Output::Json => return println!("{answer:#}"),
+        Output::Yaml => return print!("{}", xds_types::text::json_to_yaml(answer)),
+        Output::Table => {}
+    }
+    let mut table = table(&["RELEASE", "TIME", "BY", "WHAT", "OBJECTS", "MESSAGE"]);
+    for one in list(answer, "releases") {
+        let objects = list(one, "changes").iter().map(|c| {
+            let sign = match text(c, "outcome") {
+                "CREATED" => '+',
+                "DELETED" => '-',
+                _ => '~',
+            };
+            format!("{sign}{}", text(c, "object"))
+        });
+        table.add_row([
+            number(one, "number"),
+            text(one, "at").to_owned(),
+            text(one, "by").to_owned(),
+            what(one),
+            few(objects),
+            text(one, "message").to_owned(),
+        ]);
+    }
+    println!("{table}");
+}
+
+/// What made a release.
+fn what(release: &Value) -> String {
+    match text(release, "action") {
+        "" => "apply".to_owned(),
+        "ROLLBACK" => format!("rollback to {}", number(release, "of")),
+        "STAGE" => {
+            let end = match (number(release, "ended_by"), text(release, "ended")) {
+                (none, _) if none == "0" => "open".to_owned(),
+                (by, "PROMOTE") => format!("promoted by {by}"),
+                (by, "ABORT") => format!("aborted by {by}"),
+                (by, _) => format!("withdrawn by {by}"),
+            };
+            format!("stage for {}: {end}", text(release, "group"))
+        }
+        "PROMOTE" | "ABORT" | "WITHDRAW" => {
+            format!("{} {}", text(release, "action").to_lowercase(), number(release, "of"))
+        }
+        action => action.to_lowercase(),
+    }
+}
+
+/// The first of many, and how many more there are.
+fn few(all: impl Iterator<Item = String>) -> String {
+    const SHOWN: usize = 4;
+    let all: Vec<String> = all.collect();
+    let more = all.len().saturating_sub(SHOWN);
+    let shown = all[..all.len() - more].join(" ");
+    if more > 0 { format!("{shown} and {more} more") } else { shown }
+}
+
+pub(crate) fn promoted(answer: &Value) {
+    problems(answer);
+    for one in list(answer, "changed") {
+        println!("{} {} (revision {})", text(one, "object"), outcome(one), number(one, "revision"));
+    }
+    release(answer);
+}
+
+pub(crate) fn diff(answer: &Value) {
+    for one in list(answer, "diffs") {
+        let object = text(one, "object");
+        let (old, new) = match text(one, "outcome") {
+            "CREATED" => ("/dev/null", object),
+            "DELETED" => (object, "/dev/null"),
+            _ => (object, object),
         };
-        println!("{} {outcome} (revision {})", text(one, "object"), number(one, "revision"));
+        print!("--- {old}\n+++ {new}\n{}", text(one, "text"));
+    }
+}
+
+pub(crate) fn rollback(answer: &Value, dry_run: bool) {
+    problems(answer);
+    let changed = list(answer, "changed");
+    for one in changed {
+        println!("{} {}", text(one, "object"), outcome(one));
+    }
+    let to = number(answer, "to");
+    match (changed.is_empty(), dry_run) {
+        (true, _) => println!("nothing differs from release {to}"),
+        (false, true) => println!("would go back to release {to}"),
+        (false, false) => println!("back to release {to}, as release {}", number(answer, "release")),
     }
 }
 
@@ -87,12 +191,16 @@ pub(crate) fn objects(answer: &Value, output: Output) {
                         (false, none) if none == "0" => "quarantined".to_owned(),
                         (false, last) => format!("quarantined; revision {last} in force"),
                     };
+                let refused = match number(object, "refused_by_nodes") {
+                    none if none == "0" => String::new(),
+                    nodes => format!("; REFUSED by {nodes}"),
+                };
                 table.add_row([
                     text(resource, "kind").to_owned(),
                     text(resource, "name").to_owned(),
                     number(object, "revision"),
                     text(object, "source").to_owned(),
-                    state,
+                    state + &refused,
                 ]);
             }
             println!("{table}");
@@ -101,8 +209,25 @@ pub(crate) fn objects(answer: &Value, output: Output) {
             }
             for object in objects {
                 problems(object);
+                refusals(object);
             }
         }
+    }
+}
+
+/// Who refuses an object, and why.
+fn refusals(object: &Value) {
+    let resource = &object["resource"];
+    for one in list(object, "refused_by") {
+        println!(
+            "{}/{} refused by {} ({}, {}): {}",
+            text(resource, "kind"),
+            text(resource, "name"),
+            text(one, "node"),
+            text(one, "group"),
+            text(one, "type"),
+            text(one, "reason"),
+        );
     }
 }
 
@@ -265,10 +390,20 @@ pub(crate) fn status(answer: &Value, output: Output) {
         }
     }
     println!("\n{nodes}");
+    for stage in list(answer, "stages") {
+        let objects = list(stage, "objects").iter().filter_map(Value::as_str).map(str::to_owned);
+        println!(
+            "staged for {}: release {} ({})",
+            text(stage, "group"),
+            number(stage, "release"),
+            few(objects)
+        );
+    }
     let quarantined = list(answer, "quarantined");
     for object in quarantined {
         let resource = &object["resource"];
         println!("quarantined: {}/{}", text(resource, "kind"), text(resource, "name"));
         problems(object);
     }
+    list(answer, "refused").iter().for_each(refusals);
 }

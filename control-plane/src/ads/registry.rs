@@ -47,6 +47,19 @@ pub struct Nack {
     pub objects: Vec<ObjectKey>,
 }
 
+/// One node's standing refusal of what was made of an object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// `node.id`.
+    pub node: String,
+    /// Its group.
+    pub group: String,
+    /// Type of what it refuses, as in [`NodeStatus::types`].
+    pub kind: String,
+    /// What it said.
+    pub nack: Nack,
+}
+
 /// One type on one stream.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TypeStatus {
@@ -109,14 +122,26 @@ impl Registry {
         self.streams.lock().is_empty()
     }
 
-    /// Every refusal that stands against an object's resources.
-    pub fn nacks_of(&self, object: &ObjectKey) -> Vec<(String, Nack)> {
+    /// Every refusal that stands.
+    pub fn standing(&self) -> Vec<Refusal> {
         let streams = self.streams.lock();
-        let all = streams.values().flat_map(|n| n.types.values().map(move |t| (n, t)));
-        all.filter_map(|(node, t)| t.nack.as_ref().map(|nack| (node, nack)))
-            .filter(|(_, nack)| nack.objects.contains(object))
-            .map(|(node, nack)| (node.id.clone(), nack.clone()))
-            .collect()
+        let all = streams.values().flat_map(|node| node.types.iter().map(move |(kind, t)| (node, kind, t)));
+        let refusal = |(node, kind, status): (&NodeStatus, &String, &TypeStatus)| {
+            let (node, group) = (node.id.clone(), node.group.clone());
+            Some(Refusal { node, group, kind: kind.clone(), nack: status.nack.clone()? })
+        };
+        all.filter_map(refusal).collect()
+    }
+
+    /// Every refusal that stands, by the objects that may be at fault.
+    pub fn refusals(&self) -> BTreeMap<ObjectKey, Vec<Refusal>> {
+        let mut found: BTreeMap<ObjectKey, Vec<Refusal>> = BTreeMap::new();
+        for refusal in self.standing() {
+            for object in &refusal.nack.objects {
+                found.entry(object.clone()).or_default().push(refusal.clone());
+            }
+        }
+        found
     }
 
     /// Enters a stream.

@@ -1,13 +1,15 @@
 //! Every call of the API.
 
+use super::commit::{self, Cause, Plan, Planned, Planning};
 use super::convert::{self, instance_id, service_name};
 use super::error::ApiError;
 use crate::ads;
 use crate::fleet::Fleet;
 use crate::model::{Kind, Object, ObjectKey, ObjectName, Problem, Problems, Severity, Sync};
 use crate::pipeline::{Handle, View};
-use crate::source::store::{Store, Write};
-use std::collections::{BTreeMap, BTreeSet};
+use crate::release::Action;
+use crate::source::store::{Store, StoreError};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use xds_types::portolan::api::v1;
@@ -36,22 +38,36 @@ pub struct Api {
     fleet: Fleet,
     stores: Stores,
     identifier: Arc<str>,
+    history: u64,
 }
 
 impl Api {
-    /// An API; `identifier` is this replica's name.
+    /// An API; `identifier` is this replica's name, `history` how many releases are kept.
     pub fn new(
         pipeline: Handle,
         nodes: Arc<ads::Registry>,
         fleet: Fleet,
         stores: Stores,
         identifier: &str,
+        history: u64,
     ) -> Self {
-        Self { pipeline, nodes, fleet, stores, identifier: identifier.into() }
+        Self { pipeline, nodes, fleet, stores, identifier: identifier.into(), history }
+    }
+
+    pub(super) fn history_kept(&self) -> u64 {
+        self.history
     }
 
     pub(super) fn view(&self) -> Arc<View> {
         self.pipeline.view()
+    }
+
+    pub(super) fn nodes(&self) -> &ads::Registry {
+        &self.nodes
+    }
+
+    pub(super) fn identifier(&self) -> &str {
+        &self.identifier
     }
 
     pub(super) fn pipeline(&self) -> &Handle {
@@ -64,7 +80,11 @@ impl Api {
 
     /// Checks what Secrets hold and puts their sealed form in their place, that which is stored where nothing
     /// changed. Answers warnings.
-    fn seal(&self, keys: &[ObjectKey], resources: &mut [Resource]) -> Result<Vec<v1::Problem>, ApiError> {
+    pub(super) fn seal(
+        &self,
+        keys: &[ObjectKey],
+        resources: &mut [Resource],
+    ) -> Result<Vec<v1::Problem>, ApiError> {
         let (mut found, vault) = (Problems::default(), &self.pipeline.trust().vault);
         let view = self.pipeline.view();
         for (key, resource) in keys.iter().zip(resources) {
@@ -94,11 +114,13 @@ impl Api {
         self.pipeline.is_ready()
     }
 
-    /// Creates or replaces objects, all or none.
+    /// Creates or replaces objects, all or none, as one release of this caller; for one node group, if it says so.
     ///
     /// # Errors
     /// Refused with every problem; a revision that does not hold; the store is away.
-    pub async fn apply(&self, request: v1::ApplyRequest) -> Result<v1::ApplyResponse, ApiError> {
+    pub async fn apply(&self, by: &str, request: v1::ApplyRequest) -> Result<v1::ApplyResponse, ApiError> {
+        let cause = Cause::new(by, &request.message, Action::Apply)?;
+        let group = request.stage;
         let mut resources = Vec::new();
         let mut expected = Vec::new();
         for object in request.objects {
@@ -107,46 +129,74 @@ impl Api {
             expected.push(object.if_revision.map(|r| r.value));
         }
         let keys = keys(&resources)?;
-        let mut warnings = self.seal(&keys, &mut resources)?;
-        warnings.extend(self.admit(resources.clone(), Vec::new()).await?);
+        let sealed = self.seal(&keys, &mut resources)?;
+        if !group.is_empty() {
+            if expected.iter().any(Option::is_some) {
+                return Err(ApiError::Invalid("if_revision does not go with a stage".to_owned()));
+            }
+            return self.stage(cause, &group, &keys, &resources, sealed).await;
+        }
+        let (keys, resources, expected, sealed) = (&keys, &resources, &expected, &sealed);
+        let plan = move |view: Arc<View>, _: u64| -> Planning<'_, _> {
+            Box::pin(self.plan_apply(view, keys, resources, expected, sealed))
+        };
+        let (mut answer, committed) = self.commit_anew(&cause, plan).await?;
+        answer.release = committed.release;
+        for (key, one) in keys.iter().zip(&mut answer.applied) {
+            if let Some(revision) = committed.revisions.get(key) {
+                one.revision = *revision;
+            }
+        }
+        Ok(answer)
+    }
 
-        let view = self.pipeline.view();
+    async fn plan_apply(
+        &self,
+        view: Arc<View>,
+        keys: &[ObjectKey],
+        resources: &[Resource],
+        expected: &[Option<u64>],
+        sealed: &[v1::Problem],
+    ) -> Result<(v1::ApplyResponse, Plan), ApiError> {
+        let mut warnings = sealed.to_vec();
+        warnings.extend(self.admit(resources.to_vec(), Vec::new()).await?);
+        warnings.extend(super::stages::warnings(&view, keys));
         let mut applied = Vec::new();
-        let mut writes = Vec::new();
-        for ((key, resource), expected) in keys.iter().zip(&resources).zip(expected) {
-            let newest = view.objects.states().get(key).map(|state| &state.newest);
-            let same = newest.and_then(|o| o.resource()).is_some_and(|stored| **stored == *resource);
-            let current = newest.map_or(0, |o| o.revision);
-            let outcome = match newest {
-                Some(_) if same && expected.is_none_or(|e| e == current) => v1::applied::Outcome::Unchanged,
-                Some(_) => v1::applied::Outcome::Updated,
-                None => v1::applied::Outcome::Created,
-            };
-            if outcome != v1::applied::Outcome::Unchanged {
-                let text = xds_types::resource::to_json(resource).to_string();
-                writes.push(Write { key: key.clone(), text: Some(text), expected });
+        let mut planned = Vec::new();
+        for ((key, resource), expected) in keys.iter().zip(resources).zip(expected) {
+            let stored = self.expect(view.clone(), key, *expected).await?;
+            let same = stored.as_ref().and_then(|o| o.resource()).is_some_and(|r| **r == *resource);
+            let revision = stored.as_ref().map_or(0, |o| o.revision);
+            let mut outcome = v1::applied::Outcome::Unchanged;
+            if !same {
+                let text = Some(commit::json(resource));
+                let one = Planned { key: key.clone(), text, stored, firm: expected.is_some() };
+                outcome = one.outcome();
+                planned.push(one);
             }
-            let object = key.to_string();
-            applied.push(v1::Applied { object, revision: current, outcome: outcome.into() });
+            applied.push(v1::Applied { object: key.to_string(), revision, outcome: outcome.into() });
         }
-        if !writes.is_empty() {
-            let written: Vec<ObjectKey> = writes.iter().map(|w| w.key.clone()).collect();
-            let revisions = self.stores.config.write(writes).await?;
-            let mut revisions: BTreeMap<_, _> = written.into_iter().zip(revisions).collect();
-            for (key, one) in keys.iter().zip(&mut applied) {
-                if let Some(revision) = revisions.get(key) {
-                    one.revision = *revision;
-                }
-            }
-            self.settled(|view| {
-                revisions.retain(|key, revision| {
-                    view.objects.states().get(key).is_none_or(|s| s.newest.revision < *revision)
-                });
-                revisions.is_empty()
-            })
-            .await;
+        Ok((v1::ApplyResponse { applied, warnings, release: 0 }, Plan::of(planned)))
+    }
+
+    /// What the store holds of an object, if its revision is the one that the caller names. A newer revision than what is
+    /// known here may have come from another control plane: it is waited for.
+    async fn expect(
+        &self,
+        mut view: Arc<View>,
+        key: &ObjectKey,
+        expected: Option<u64>,
+    ) -> Result<Option<Arc<Object>>, ApiError> {
+        let revision = |view: &View| self.stored(view, key).map_or(0, |o| o.revision);
+        let Some(expected) = expected else { return Ok(self.stored(&view, key)) };
+        if revision(&view) < expected {
+            self.settled(|view| revision(view) >= expected).await;
+            view = self.pipeline.view();
         }
-        Ok(v1::ApplyResponse { applied, warnings })
+        match revision(&view) == expected {
+            true => Ok(self.stored(&view, key)),
+            false => Err(StoreError::Conflict(key.clone().into()).into()),
+        }
     }
 
     /// What [`Api::apply`] would say.
@@ -187,7 +237,7 @@ impl Api {
         view.objects
             .states()
             .get(&key)
-            .map(convert::stored)
+            .map(|state| convert::stored(state, &self.nodes.refusals()))
             .ok_or_else(|| ApiError::NotFound(key.to_string()))
     }
 
@@ -206,27 +256,43 @@ impl Api {
             request.labels.iter().all(|(k, v)| labels.is_some_and(|l| l.get(k) == Some(v)))
         };
         let states = view.objects.states().iter().filter(|(key, _)| kind.is_none_or(|k| k == key.kind));
-        let objects = states.filter(|(_, s)| wanted(&s.newest)).map(|(_, s)| convert::stored(s)).collect();
+        let refusals = self.nodes.refusals();
+        let shown = states.filter(|(_, s)| wanted(&s.newest));
+        let objects = shown.map(|(_, s)| convert::stored(s, &refusals)).collect();
         Ok(v1::ListResponse { objects })
     }
 
-    /// Deletes an object.
+    /// Deletes an object, as a release of this caller.
     ///
     /// # Errors
     /// There is none; others refer to it; its revision does not hold; the store is away.
-    pub async fn delete(&self, request: v1::DeleteRequest) -> Result<v1::DeleteResponse, ApiError> {
+    pub async fn delete(&self, by: &str, request: v1::DeleteRequest) -> Result<v1::DeleteResponse, ApiError> {
+        let cause = Cause::new(by, &request.message, Action::Delete)?;
         let key = key(&request.kind, &request.name)?;
-        if !self.pipeline.view().objects.states().contains_key(&key) {
-            return Err(ApiError::NotFound(key.to_string()));
-        }
-        self.admit(Vec::new(), vec![key.clone()]).await.map_err(|error| match error {
-            ApiError::Refused(problems) => ApiError::InUse(problems),
-            other => other,
-        })?;
         let expected = request.if_revision.map(|r| r.value);
-        self.stores.config.write(vec![Write { key: key.clone(), text: None, expected }]).await?;
-        self.settled(|view| !view.objects.states().contains_key(&key)).await;
-        Ok(v1::DeleteResponse {})
+        let key = &key;
+        let plan = move |view: Arc<View>, _: u64| -> Planning<'_, _> {
+            Box::pin(async move {
+                let Some(state) = view.objects.states().get(key) else {
+                    return Err(ApiError::NotFound(key.to_string()));
+                };
+                if self.stored(&view, key).is_none() {
+                    return Err(ApiError::ReadOnly(format!(
+                        "{key} is held by {}, which is not written",
+                        state.source
+                    )));
+                }
+                self.admit(Vec::new(), vec![key.clone()]).await.map_err(|error| match error {
+                    ApiError::Refused(problems) => ApiError::InUse(problems),
+                    other => other,
+                })?;
+                let stored = self.expect(view, key, expected).await?;
+                let firm = expected.is_some();
+                Ok(((), Plan::of(vec![Planned { key: key.clone(), text: None, stored, firm }])))
+            })
+        };
+        let ((), committed) = self.commit_anew(&cause, plan).await?;
+        Ok(v1::DeleteResponse { release: committed.release })
     }
 
     /// Registers or replaces an instance.
@@ -321,13 +387,17 @@ impl Api {
         let nodes = self.nodes.nodes();
         let in_group = |n: &&ads::NodeStatus| request.group.is_empty() || n.group == request.group;
         let shown = nodes.iter().map(|(_, n)| n).filter(in_group).filter(|_| !request.summary_only);
-        let states = view.objects.states().values();
+        let states = view.objects.states();
+        let refusals = self.nodes.refusals();
+        let stored = |state| convert::stored(state, &refusals);
         v1::StatusResponse {
             control_plane: self.identifier.to_string(),
             sources: sources.collect(),
             publications: view.publications,
             last_published: view.last_published.map(convert::timestamp),
-            quarantined: states.filter(|s| s.is_quarantined()).map(convert::stored).collect(),
+            quarantined: states.values().filter(|s| s.is_quarantined()).map(stored).collect(),
+            refused: refusals.keys().filter_map(|key| states.get(key)).map(stored).collect(),
+            stages: view.stages.values().map(convert::stage).collect(),
             nodes: shown.map(convert::node).collect(),
             connected_nodes: nodes.len() as u32,
             services: super::health::services(&view, &self.fleet.clusters(&request.group)),
@@ -336,7 +406,7 @@ impl Api {
     }
 
     /// Compiles what would be written, off the runtime's threads. Answers the warnings.
-    async fn admit(
+    pub(super) async fn admit(
         &self,
         writes: Vec<Resource>,
         deletes: Vec<ObjectKey>,
@@ -369,7 +439,7 @@ fn key(kind_text: &str, name: &str) -> Result<ObjectKey, ApiError> {
 }
 
 /// The keys of what is to be written; each may be there once.
-fn keys(resources: &[Resource]) -> Result<Vec<ObjectKey>, ApiError> {
+pub(super) fn keys(resources: &[Resource]) -> Result<Vec<ObjectKey>, ApiError> {
     if resources.is_empty() {
         return Err(ApiError::Invalid("no object was given".to_owned()));
     }

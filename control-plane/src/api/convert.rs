@@ -2,9 +2,13 @@
 
 use super::ApiError;
 use crate::ads;
-use crate::model::{Health, Instance, InstanceId, Object, Problem, Problems, ServiceName, Severity};
-use crate::pipeline::Hold;
+use crate::model::{
+    Health, Instance, InstanceId, Object, ObjectKey, Problem, Problems, ServiceName, Severity,
+};
+use crate::pipeline::{Hold, StageView};
+use crate::release::{Action, Record};
 use crate::translate::ObjectState;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime};
 use xds_types::google::protobuf;
 use xds_types::portolan::api::v1;
@@ -27,8 +31,26 @@ pub(super) fn problems(problems: &Problems) -> v1::Problems {
     v1::Problems { problems: problems.list.iter().map(problem).collect() }
 }
 
-pub(super) fn stored(state: &ObjectState) -> v1::StoredObject {
+/// Refusals shown of one object.
+const REFUSALS: usize = 16;
+/// Refusals by object.
+pub(super) type Refusals = BTreeMap<ObjectKey, Vec<ads::Refusal>>;
+
+fn refusal(refusal: &ads::Refusal) -> v1::Refusal {
+    let ads::Refusal { node, group, kind, nack } = refusal;
+    v1::Refusal {
+        node: node.clone(),
+        group: group.clone(),
+        r#type: kind.clone(),
+        reason: nack.reason.clone(),
+        at: Some(timestamp(nack.at)),
+    }
+}
+
+pub(super) fn stored(state: &ObjectState, refusals: &Refusals) -> v1::StoredObject {
     let shown: &Object = &state.newest;
+    let refused = refusals.get(&shown.key).map_or(&[][..], Vec::as_slice);
+    let nodes: BTreeSet<&str> = refused.iter().map(|r| r.node.as_str()).collect();
     v1::StoredObject {
         resource: shown.resource().map(|r| super::tokens::without_secrets(r)),
         revision: shown.revision,
@@ -36,6 +58,52 @@ pub(super) fn stored(state: &ObjectState) -> v1::StoredObject {
         in_force: !state.is_quarantined(),
         revision_in_force: state.in_force.as_ref().map_or(0, |o| o.revision),
         problems: state.problems.iter().map(problem).collect(),
+        refused_by: refused.iter().take(REFUSALS).map(refusal).collect(),
+        refused_by_nodes: nodes.len() as u32,
+    }
+}
+
+/// An open stage.
+pub(super) fn stage(view: &StageView) -> v1::StageStatus {
+    let objects = view.stage.stage().map_or(&[][..], |s| &s.objects);
+    v1::StageStatus {
+        group: view.group().to_owned(),
+        release: view.release(),
+        objects: objects.iter().map(|o| o.object.clone()).collect(),
+    }
+}
+
+fn action(action: Action) -> v1::release::Action {
+    match action {
+        Action::Apply => v1::release::Action::Apply,
+        Action::Delete => v1::release::Action::Delete,
+        Action::Rollback => v1::release::Action::Rollback,
+        Action::Reseal => v1::release::Action::Reseal,
+        Action::Stage => v1::release::Action::Stage,
+        Action::Promote => v1::release::Action::Promote,
+        Action::Abort => v1::release::Action::Abort,
+        Action::Withdraw => v1::release::Action::Withdraw,
+    }
+}
+
+/// A release, and the one that ended it, if it was a stage.
+pub(super) fn release(number: u64, record: &Record, end: Option<(u64, Action)>) -> v1::Release {
+    let Record { at, by, message, action: made_by, of, group, changes } = record;
+    let change = |c: &crate::release::Change| v1::ReleasedObject {
+        object: c.object.to_string(),
+        outcome: super::commit::outcome(c.outcome()).into(),
+    };
+    v1::Release {
+        number,
+        at: Some(timestamp(*at)),
+        by: by.clone(),
+        message: message.clone(),
+        action: action(*made_by).into(),
+        of: of.unwrap_or(0),
+        group: group.clone().unwrap_or_default(),
+        ended_by: end.map_or(0, |(number, _)| number),
+        ended: end.map_or_else(v1::release::Action::default, |(_, how)| action(how)).into(),
+        changes: changes.iter().map(change).collect(),
     }
 }
 

@@ -23,6 +23,9 @@ pub enum ApiError {
     /// The object has changed since it was read.
     #[error("{0}")]
     Conflict(String),
+    /// There is no such release to go back to, any more or yet.
+    #[error("{0}")]
+    Unreachable(String),
     /// The store cannot be written by us.
     #[error("{0}")]
     ReadOnly(String),
@@ -48,7 +51,7 @@ impl ApiError {
             Self::Invalid(_) => (Code::InvalidArgument, StatusCode::BAD_REQUEST),
             Self::Refused(_) => (Code::InvalidArgument, StatusCode::UNPROCESSABLE_ENTITY),
             Self::InUse(_) => (Code::FailedPrecondition, StatusCode::CONFLICT),
-            Self::NotFound(_) => (Code::NotFound, StatusCode::NOT_FOUND),
+            Self::NotFound(_) | Self::Unreachable(_) => (Code::NotFound, StatusCode::NOT_FOUND),
             Self::Conflict(_) => (Code::Aborted, StatusCode::CONFLICT),
             Self::ReadOnly(_) => (Code::FailedPrecondition, StatusCode::METHOD_NOT_ALLOWED),
             Self::Unavailable(_) => (Code::Unavailable, StatusCode::SERVICE_UNAVAILABLE),

@@ -125,4 +125,31 @@ impl ControlPlane for Grpc {
         let caller = caller(&r)?;
         Ok(self.0.reseal(&caller, r.into_inner()).await.map(Response::new)?)
     }
+
+    async fn history(&self, r: Request<v1::HistoryRequest>) -> Result<Response<v1::HistoryResponse>, Status> {
+        Ok(self.0.history(&caller(&r)?, r.get_ref()).await.map(Response::new)?)
+    }
+
+    async fn diff(&self, r: Request<v1::DiffRequest>) -> Result<Response<v1::DiffResponse>, Status> {
+        let caller = caller(&r)?;
+        Ok(self.0.diff(&caller, r.into_inner()).await.map(Response::new)?)
+    }
+
+    async fn promote(&self, r: Request<v1::PromoteRequest>) -> Result<Response<v1::PromoteResponse>, Status> {
+        let caller = caller(&r)?;
+        Ok(self.0.promote(&caller, r.into_inner()).await.map(Response::new)?)
+    }
+
+    async fn abort(&self, r: Request<v1::AbortRequest>) -> Result<Response<v1::AbortResponse>, Status> {
+        let caller = caller(&r)?;
+        Ok(self.0.abort(&caller, r.into_inner()).await.map(Response::new)?)
+    }
+
+    async fn rollback(
+        &self,
+        r: Request<v1::RollbackRequest>,
+    ) -> Result<Response<v1::RollbackResponse>, Status> {
+        let caller = caller(&r)?;
+        Ok(self.0.rollback(&caller, r.into_inner()).await.map(Response::new)?)
+    }
 }

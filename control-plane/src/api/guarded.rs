@@ -88,12 +88,18 @@ impl Guarded {
         let resources = || r.objects.iter().filter_map(|o| o.resource.as_ref());
         let least = resources().map(role_for).max().unwrap_or(Role::Operator);
         let objects = resources().map(name_of).collect();
-        if resources().any(|r| matches!(r.spec, Some(Spec::Token(_)))) {
-            let told = "tokens are made by `portolan token create`, which alone shows them".to_owned();
+        let told = resources().find_map(|r| match r.spec {
+            Some(Spec::Token(_)) => {
+                Some("tokens are made by `portolan token create`, which alone shows them")
+            }
+            Some(Spec::Stage(_)) => Some("stages are made by `portolan apply --stage GROUP`"),
+            _ => None,
+        });
+        if let Some(told) = told.map(str::to_owned) {
             let refused = async { Err(ApiError::Invalid(told)) };
             return self.change(caller, least, "apply", objects, refused).await;
         }
-        let call = self.api.apply(r.clone());
+        let call = self.api.apply(&caller.name, r.clone());
         self.change(caller, least, "apply", objects, call).await
     }
 
@@ -141,7 +147,12 @@ impl Guarded {
             || (r.kind.eq_ignore_ascii_case("secret") && r.name == AUTHORITY);
         let least = if guarded { Role::Admin } else { Role::Operator };
         let objects = vec![format!("{}/{}", r.kind, r.name)];
-        self.change(caller, least, "delete", objects, self.api.delete(r)).await
+        if r.kind.eq_ignore_ascii_case("stage") {
+            let refused =
+                async { Err(ApiError::Invalid("stages are ended by `portolan abort N`".to_owned())) };
+            return self.change(caller, least, "delete", objects, refused).await;
+        }
+        self.change(caller, least, "delete", objects, self.api.delete(&caller.name, r)).await
     }
 
     /// See [`Api::register`]. Operators.
@@ -255,8 +266,12 @@ impl Guarded {
         r: v1::RevokeTokenRequest,
     ) -> Result<v1::RevokeTokenResponse, ApiError> {
         let objects = vec![format!("AccessToken/{}", r.name)];
-        let delete = v1::DeleteRequest { kind: "AccessToken".to_owned(), name: r.name, if_revision: None };
-        let call = async { self.api.delete(delete).await.map(|_| v1::RevokeTokenResponse {}) };
+        let delete = v1::DeleteRequest {
+            kind: "AccessToken".to_owned(),
+            name: r.name,
+            ..v1::DeleteRequest::default()
+        };
+        let call = async { self.api.delete(&caller.name, delete).await.map(|_| v1::RevokeTokenResponse {}) };
         self.change(caller, Role::Admin, "revoke token", objects, call).await
     }
 
@@ -269,7 +284,67 @@ impl Guarded {
         caller: &Caller,
         _: v1::ResealSecretsRequest,
     ) -> Result<v1::ResealSecretsResponse, ApiError> {
-        self.change(caller, Role::Admin, "reseal secrets", Vec::new(), self.api.reseal()).await
+        self.change(caller, Role::Admin, "reseal secrets", Vec::new(), self.api.reseal(&caller.name)).await
+    }
+
+    /// See [`Api::history`]. Viewers.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn history(
+        &self,
+        caller: &Caller,
+        r: &v1::HistoryRequest,
+    ) -> Result<v1::HistoryResponse, ApiError> {
+        may(caller, Role::Viewer)?;
+        self.api.history(r).await
+    }
+
+    /// See [`Api::diff`]. Viewers.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn diff(&self, caller: &Caller, r: v1::DiffRequest) -> Result<v1::DiffResponse, ApiError> {
+        may(caller, Role::Viewer)?;
+        self.api.diff(r).await
+    }
+
+    /// See [`Api::promote`]. Operators.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn promote(
+        &self,
+        caller: &Caller,
+        r: v1::PromoteRequest,
+    ) -> Result<v1::PromoteResponse, ApiError> {
+        let objects = vec![format!("Release/{}", r.release)];
+        let call = self.api.promote(&caller.name, r);
+        self.change(caller, Role::Operator, "promote", objects, call).await
+    }
+
+    /// See [`Api::abort`]. Operators.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn abort(&self, caller: &Caller, r: v1::AbortRequest) -> Result<v1::AbortResponse, ApiError> {
+        let objects = vec![format!("Release/{}", r.release)];
+        let call = self.api.abort(&caller.name, r);
+        self.change(caller, Role::Operator, "abort", objects, call).await
+    }
+
+    /// See [`Api::rollback`]. Operators: tokens and the built-in authority are not part of releases.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn rollback(
+        &self,
+        caller: &Caller,
+        r: v1::RollbackRequest,
+    ) -> Result<v1::RollbackResponse, ApiError> {
+        let objects = r.to.iter().map(|to| format!("Release/{}", to.value)).collect();
+        let call = self.api.rollback(&caller.name, r);
+        self.change(caller, Role::Operator, "rollback", objects, call).await
     }
 }
 

@@ -2,10 +2,15 @@
 //!
 //! | call | does |
 //! |---|---|
-//! | `POST /api/v1/apply` | creates or replaces the objects in the body, all or none; `?if_revision=N` with one |
+//! | `POST /api/v1/apply` | creates or replaces the objects in the body, all or none; `?if_revision=N` with one, `?message=`, `?stage=GROUP` |
 //! | `POST /api/v1/validate` | says what apply would say |
 //! | `GET /api/v1/objects[/KIND]` | lists objects; `?label=k=v`, repeatable |
-//! | `GET`, `DELETE /api/v1/objects/KIND/NAME` | one object; `?if_revision=N` |
+//! | `GET`, `DELETE /api/v1/objects/KIND/NAME` | one object; `?if_revision=N`, `?message=` |
+//! | `GET /api/v1/releases` | the releases kept, the newest first; `?limit=N` |
+//! | `GET /api/v1/diff` | what differs between releases; `?from=N&to=N`, now without `to`; `?stage=GROUP`: what is staged |
+//! | `POST /api/v1/diff` | what apply would change with the objects in the body |
+//! | `POST /api/v1/releases/N/promote`, `/abort` | makes a stage active for all, gives it up; `?message=` |
+//! | `POST /api/v1/rollback` | undoes releases; `?to=N&message=&if_newest=N&force=true&dry_run=true` |
 //! | `GET /api/v1/instances` | all registered instances |
 //! | `GET /api/v1/services/SERVICE/instances` | those of one service |
 //! | `PUT`, `DELETE /api/v1/services/SERVICE/instances/ID` | registers `{address, port, ..., ttl}`, deregisters |
@@ -63,6 +68,11 @@ pub fn router(api: Guarded, metrics: Metrics, bootstrap: MakeBootstrap) -> Route
         .route("/api/v1/objects", get(list_all))
         .route("/api/v1/objects/{kind}", get(list_kind))
         .route("/api/v1/objects/{kind}/{name}", get(get_object).delete(delete_object))
+        .route("/api/v1/releases", get(history))
+        .route("/api/v1/releases/{number}/promote", post(promote))
+        .route("/api/v1/releases/{number}/abort", post(abort))
+        .route("/api/v1/diff", get(diff_releases).post(diff_objects))
+        .route("/api/v1/rollback", post(rollback))
         .route("/api/v1/instances", get(all_instances))
         .route("/api/v1/services/{service}/instances", get(instances))
         .route("/api/v1/services/{service}/instances/{id}", put(register).delete(deregister))
@@ -162,14 +172,15 @@ async fn apply(
     query: RawQuery,
     body: Bytes,
 ) -> Result<Json, ApiError> {
-    let query = Query::read(query, &["if_revision"])?;
+    let query = Query::read(query, &["if_revision", "message", "stage"])?;
     let resources = resources(&body)?;
-    let if_revision = query.revision()?;
+    let if_revision = query.number("if_revision")?;
     if if_revision.is_some() && resources.len() != 1 {
         return Err(ApiError::Invalid("if_revision goes with one object".to_owned()));
     }
     let objects = resources.into_iter().map(|r| v1::ApplyObject { resource: Some(r), if_revision }).collect();
-    Ok(message(&s.api.apply(&caller, v1::ApplyRequest { objects }).await?))
+    let (why, stage) = (query.one("message").to_owned(), query.one("stage").to_owned());
+    Ok(message(&s.api.apply(&caller, v1::ApplyRequest { objects, message: why, stage }).await?))
 }
 
 async fn validate(State(s): State<Rest>, Who(caller): Who, body: Bytes) -> Result<Json, ApiError> {
@@ -217,8 +228,64 @@ async fn delete_object(
     Path((kind, name)): Path<(String, String)>,
     query: RawQuery,
 ) -> Result<Json, ApiError> {
-    let if_revision = Query::read(query, &["if_revision"])?.revision()?;
-    Ok(message(&s.api.delete(&caller, v1::DeleteRequest { kind, name, if_revision }).await?))
+    let query = Query::read(query, &["if_revision", "message"])?;
+    let if_revision = query.number("if_revision")?;
+    let why = query.one("message").to_owned();
+    let request = v1::DeleteRequest { kind, name, if_revision, message: why };
+    Ok(message(&s.api.delete(&caller, request).await?))
+}
+
+async fn history(State(s): State<Rest>, Who(caller): Who, query: RawQuery) -> Result<Json, ApiError> {
+    let limit = Query::read(query, &["limit"])?.number("limit")?.map_or(0, |n| n.value);
+    let limit = u32::try_from(limit).unwrap_or(u32::MAX);
+    Ok(message(&s.api.history(&caller, &v1::HistoryRequest { limit }).await?))
+}
+
+async fn diff_releases(State(s): State<Rest>, Who(caller): Who, query: RawQuery) -> Result<Json, ApiError> {
+    let query = Query::read(query, &["from", "to", "stage"])?;
+    let (from, to) = (query.number("from")?, query.number("to")?);
+    let stage = query.one("stage").to_owned();
+    Ok(message(&s.api.diff(&caller, v1::DiffRequest { from, to, stage, resources: Vec::new() }).await?))
+}
+
+async fn diff_objects(State(s): State<Rest>, Who(caller): Who, body: Bytes) -> Result<Json, ApiError> {
+    let request = v1::DiffRequest { resources: resources(&body)?, ..v1::DiffRequest::default() };
+    if request.resources.is_empty() {
+        return Err(ApiError::Invalid("no object was given".to_owned()));
+    }
+    Ok(message(&s.api.diff(&caller, request).await?))
+}
+
+async fn promote(
+    State(s): State<Rest>,
+    Who(caller): Who,
+    Path(release): Path<u64>,
+    query: RawQuery,
+) -> Result<Json, ApiError> {
+    let why = Query::read(query, &["message"])?.one("message").to_owned();
+    Ok(message(&s.api.promote(&caller, v1::PromoteRequest { release, message: why }).await?))
+}
+
+async fn abort(
+    State(s): State<Rest>,
+    Who(caller): Who,
+    Path(release): Path<u64>,
+    query: RawQuery,
+) -> Result<Json, ApiError> {
+    let why = Query::read(query, &["message"])?.one("message").to_owned();
+    Ok(message(&s.api.abort(&caller, v1::AbortRequest { release, message: why }).await?))
+}
+
+async fn rollback(State(s): State<Rest>, Who(caller): Who, query: RawQuery) -> Result<Json, ApiError> {
+    let query = Query::read(query, &["to", "message", "if_newest", "force", "dry_run"])?;
+    let request = v1::RollbackRequest {
+        to: query.number("to")?,
+        message: query.one("message").to_owned(),
+        if_newest: query.number("if_newest")?,
+        force: query.flag("force")?,
+        dry_run: query.flag("dry_run")?,
+    };
+    Ok(message(&s.api.rollback(&caller, request).await?))
 }
 
 async fn all_instances(State(s): State<Rest>, Who(caller): Who) -> Result<Json, ApiError> {
@@ -288,10 +355,12 @@ async fn status(State(s): State<Rest>, Who(caller): Who, query: RawQuery) -> Res
     let summary_only = query.one("summary_only") == "true";
     let group = query.one("group").to_owned();
     let status = s.api.status(&caller, &v1::StatusRequest { group, summary_only })?;
-    let quarantined: Vec<Value> = status.quarantined.iter().map(stored).collect();
     let mut shown = xds_types::text::to_json(&status);
-    if let Some(fields) = shown.as_object_mut().filter(|_| !quarantined.is_empty()) {
-        fields.insert("quarantined".to_owned(), quarantined.into());
+    for (name, objects) in [("quarantined", &status.quarantined), ("refused", &status.refused)] {
+        let objects: Vec<Value> = objects.iter().map(stored).collect();
+        if let Some(fields) = shown.as_object_mut().filter(|_| !objects.is_empty()) {
+            fields.insert(name.to_owned(), objects.into());
+        }
     }
     Ok(Json(shown))
 }
@@ -381,13 +450,21 @@ impl Query {
         self.0.iter().rev().find(|(n, _)| n == name).map_or("", |(_, v)| v)
     }
 
-    fn revision(&self) -> Result<Option<UInt64Value>, ApiError> {
-        match self.one("if_revision") {
+    fn number(&self, name: &str) -> Result<Option<UInt64Value>, ApiError> {
+        match self.one(name) {
             "" => Ok(None),
             text => match text.parse() {
                 Ok(value) => Ok(Some(UInt64Value { value })),
-                Err(_) => Err(ApiError::Invalid(format!("if_revision `{text}` is not a number"))),
+                Err(_) => Err(ApiError::Invalid(format!("{name} `{text}` is not a number"))),
             },
+        }
+    }
+
+    fn flag(&self, name: &str) -> Result<bool, ApiError> {
+        match self.one(name) {
+            "" | "false" => Ok(false),
+            "true" => Ok(true),
+            other => Err(ApiError::Invalid(format!("{name} is true or false, not `{other}`"))),
         }
     }
 }

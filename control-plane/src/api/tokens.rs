@@ -1,12 +1,17 @@
 //! Calls about tokens, and about how secrets are stored.
 
+use super::commit::{Cause, Plan, Planned};
 use super::{Api, ApiError};
 use crate::access::{NewToken, Role, new_token};
 use crate::model::{Kind, ObjectKey, ObjectName};
+use crate::release::Action;
 use crate::source::store::Write;
 use std::time::SystemTime;
 use xds_types::portolan::api::v1;
 use xds_types::portolan::config::v1::{AccessToken, Resource, Secret, access_token, resource::Spec, secret};
+
+/// Secrets encrypted anew in one transaction, so that every store takes it.
+const AT_ONCE: usize = 32;
 
 impl Api {
     /// Makes a token. The answer holds it, and nothing else ever does.
@@ -42,7 +47,7 @@ impl Api {
             ApiError::Conflict(_) => ApiError::Conflict(format!("{key} exists: revoke it first")),
             other => other,
         };
-        let write = Write { key: key.clone(), text: Some(text), expected: Some(0) };
+        let write = Write { key: key.clone().into(), text: Some(text), expected: Some(0) };
         self.stores().config.write(vec![write]).await.map_err(|e| taken(e.into()))?;
         self.settled(|view| view.objects.states().contains_key(&key)).await;
         Ok(v1::CreateTokenResponse { token, stored: Some(shown(&resource.name, &stored)) })
@@ -61,11 +66,11 @@ impl Api {
     ///
     /// # Errors
     /// No key is configured; a Secret changed meanwhile; the store is away.
-    pub async fn reseal(&self) -> Result<v1::ResealSecretsResponse, ApiError> {
+    pub async fn reseal(&self, by: &str) -> Result<v1::ResealSecretsResponse, ApiError> {
         let trust = self.pipeline().trust().clone();
         let newest = trust.vault.key_id().map(str::to_owned);
         let view = self.view();
-        let mut writes = Vec::new();
+        let mut planned = Vec::new();
         let mut left = Vec::new();
         for state in view.objects.states().values() {
             let object = &state.newest;
@@ -90,12 +95,14 @@ impl Api {
             if let Some(Spec::Secret(Secret { from, .. })) = &mut resource.spec {
                 *from = Some(secret::From::Sealed(again));
             }
-            let text = Some(xds_types::resource::to_json(&resource).to_string());
-            writes.push(Write { key: object.key.clone(), text, expected: Some(object.revision) });
+            let text = Some(super::commit::json(&resource));
+            planned.push(Planned { key: object.key.clone(), text, stored: Some(object.clone()), firm: true });
         }
-        let resealed = writes.iter().map(|w| w.key.to_string()).collect();
-        for write in writes {
-            self.stores().config.write(vec![write]).await?;
+        let resealed = planned.iter().map(|p| p.key.to_string()).collect();
+        let cause = Cause::new(by, "", Action::Reseal)?;
+        for some in planned.chunks(AT_ONCE) {
+            let next = self.next_release().await?;
+            self.commit(&cause, &next, Plan::of(some.to_vec())).await?;
         }
         Ok(v1::ResealSecretsResponse { resealed, left })
     }
@@ -124,6 +131,7 @@ pub(super) fn without_secrets(resource: &Resource) -> Resource {
             other => *other = None,
         },
         Some(Spec::Token(t)) => t.sha256.clear(),
+        Some(Spec::Stage(s)) => s.objects.iter_mut().for_each(|o| o.text.clear()),
         _ => {}
     }
     shown

@@ -10,6 +10,7 @@ mod resilience;
 mod route;
 mod secret;
 mod service;
+mod stage;
 mod tls;
 
 use std::fmt::Display;
@@ -41,6 +42,7 @@ pub fn object(key: &ObjectKey, resource: &Resource) -> Problems {
         Some(Spec::Policy(p)) => policy::check(p, &mut at),
         Some(Spec::Secret(s)) => secret::check(s, &mut at),
         Some(Spec::Token(t)) => secret::check_token(t, &mut at),
+        Some(Spec::Stage(s)) => stage::check(s, &mut at),
         None => at.error("spec", "is missing"),
     }
     found

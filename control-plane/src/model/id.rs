@@ -135,6 +135,8 @@ pub enum Kind {
     Secret,
     /// A token of the API, by its hash.
     AccessToken,
+    /// A change that is active for one node group.
+    Stage,
 }
 
 /// A kind that this control plane does not know.
@@ -149,8 +151,15 @@ pub(super) fn known_kinds() -> String {
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Self; 6] =
-        [Self::Service, Self::Gateway, Self::Route, Self::Policy, Self::Secret, Self::AccessToken];
+    pub const ALL: [Self; 7] = [
+        Self::Service,
+        Self::Gateway,
+        Self::Route,
+        Self::Policy,
+        Self::Secret,
+        Self::AccessToken,
+        Self::Stage,
+    ];
 
     /// As written in `kind:`.
     pub const fn as_str(self) -> &'static str {
@@ -161,6 +170,7 @@ impl Kind {
             Self::Policy => "Policy",
             Self::Secret => "Secret",
             Self::AccessToken => "AccessToken",
+            Self::Stage => "Stage",
         }
     }
 }
@@ -202,6 +212,29 @@ impl ObjectKey {
 impl fmt::Display for ObjectKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.kind, self.name)
+    }
+}
+
+/// A text is not `KIND/NAME`.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidKey {
+    /// It has no slash.
+    #[error("`{0}` is not KIND/NAME")]
+    Shape(String),
+    /// Its kind.
+    #[error(transparent)]
+    Kind(#[from] UnknownKind),
+    /// Its name.
+    #[error("name {0}")]
+    Name(#[from] InvalidName),
+}
+
+impl FromStr for ObjectKey {
+    type Err = InvalidKey;
+
+    fn from_str(text: &str) -> Result<Self, InvalidKey> {
+        let (kind, name) = text.split_once('/').ok_or_else(|| InvalidKey::Shape(text.to_owned()))?;
+        Ok(Self::new(kind.parse()?, ObjectName::new(name)?))
     }
 }
 

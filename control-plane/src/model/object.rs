@@ -4,8 +4,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use xds_types::portolan::config::v1::{
-    AccessToken, Gateway, Listener, Policy, Resource, Route, Sealed, Service, listener, resource::Spec,
-    secret,
+    AccessToken, Gateway, Listener, Policy, Resource, Route, Sealed, Service, Stage, listener,
+    resource::Spec, secret,
 };
 
 use super::{InvalidName, Kind, ObjectKey, ObjectName, Problem, Severity};
@@ -68,6 +68,7 @@ impl Object {
             Some(Spec::Policy(_)) => Kind::Policy,
             Some(Spec::Secret(_)) => Kind::Secret,
             Some(Spec::Token(_)) => Kind::AccessToken,
+            Some(Spec::Stage(_)) => Kind::Stage,
             None => return Err(problem("kind", format!("must be one of {}", super::id::known_kinds()))),
         };
         let name = ObjectName::new(&resource.name)
@@ -122,6 +123,14 @@ impl Object {
                 secret::From::Sealed(sealed) => Some(sealed),
                 _ => None,
             },
+            _ => None,
+        }
+    }
+
+    /// The spec of a Stage.
+    pub fn stage(&self) -> Option<&Stage> {
+        match self.resource()?.spec.as_ref()? {
+            Spec::Stage(s) => Some(s),
             _ => None,
         }
     }

@@ -168,3 +168,70 @@ async fn it_ends_when_all_sources_are_gone_and_publishes_what_it_had() {
     p.task.await.unwrap();
     assert!(p.handle.is_ready());
 }
+
+fn stage(revision: u64, objects: &[Object]) -> Object {
+    let one = |o: &Object| {
+        let text = xds_types::resource::to_json(o.resource().unwrap()).to_string();
+        json!({"object": o.key.to_string(), "text": text})
+    };
+    let objects: Vec<_> = objects.iter().map(one).collect();
+    object(revision, "Stage", "canary", json!({"release": 7, "objects": objects}))
+}
+
+fn clusters(p: &Published, group: &str) -> Vec<String> {
+    let s = p.snapshot(&Audience::Proxy { group: group.into() });
+    s.set(ResourceType::Cluster).resources().keys().map(ToString::to_string).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_staged_object_takes_the_place_of_the_one_in_force_for_its_group_alone() {
+    let p = start(&[first()]);
+    let instances = vec![instance("cart", 1), instance("pay", 1)];
+    p.resync(first(), vec![gateway(1), route(2, "cart")], instances).await;
+    let before = p.settled().await.unwrap();
+
+    p.send(Event::UpsertObject { source: first(), object: stage(3, &[route(0, "pay")]) }).await;
+    let staged = p.settled().await.unwrap();
+    assert!(Arc::ptr_eq(&before.others, &staged.others), "nobody else notices");
+    assert_eq!(
+        (clusters(&staged, "edge"), clusters(&staged, "canary")),
+        (vec!["cart".into()], vec!["pay".into()])
+    );
+    let view = p.handle.view();
+    let own = &view.stages["canary"];
+    assert_eq!((own.release(), own.group(), own.set_aside.len()), (7, "canary", 0));
+    let differs: Vec<_> = own.differs.keys().copied().collect();
+    let expected =
+        [ResourceType::Cluster, ResourceType::ClusterLoadAssignment, ResourceType::RouteConfiguration];
+    assert_eq!(differs.iter().collect::<std::collections::BTreeSet<_>>(), expected.iter().collect());
+
+    // What is not staged changes for the group as for all.
+    p.send(Event::UpsertInstance { source: first(), instance: instance("pay", 2) }).await;
+    let more = p.settled().await.unwrap();
+    let s = more.snapshot(&Audience::Proxy { group: "canary".into() });
+    let pay = s.get(ResourceType::ClusterLoadAssignment, "pay").unwrap();
+    let pay: xds_types::envoy::config::endpoint::v3::ClusterLoadAssignment = pay.decode().unwrap();
+    assert_eq!(pay.endpoints.iter().map(|l| l.lb_endpoints.len()).sum::<usize>(), 2);
+    let again = p.settled().await.unwrap();
+    assert!(Arc::ptr_eq(&more, &again));
+
+    p.send(Event::RemoveObject { source: first(), key: stage(3, &[]).key }).await;
+    let ended = p.settled().await.unwrap();
+    assert_eq!(clusters(&ended, "canary"), ["cart"]);
+    assert!(Arc::ptr_eq(&before.others, &ended.others) && p.handle.view().stages.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_staged_object_that_is_bad_is_set_aside_and_told_of() {
+    let p = start(&[first()]);
+    p.resync(first(), vec![gateway(1), route(2, "cart")], vec![]).await;
+    let before = p.settled().await.unwrap();
+    // Written past the API: the port of the gateway that is there.
+    let taken = object(0, "Gateway", "other", json!({"listeners": [{"port": 8080}]}));
+    p.send(Event::UpsertObject { source: first(), object: stage(3, &[taken]) }).await;
+    let staged = p.settled().await.unwrap();
+    assert_eq!(clusters(&staged, "canary"), clusters(&before, "edge"));
+    let view = p.handle.view();
+    let fault = view.stages["canary"].fault(&[]).unwrap();
+    assert!(fault.starts_with("Gateway/other is set aside: ") && fault.contains("8080 is taken"), "{fault}");
+}

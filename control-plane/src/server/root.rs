@@ -65,7 +65,7 @@ async fn make(pipeline: &Handle, store: &dyn Store) -> Result<(), String> {
     }
     let text = Some(xds_types::resource::to_json(&resource).to_string());
     // Of several control planes the first one's is everybody's.
-    match store.write(vec![Write { key, text, expected: Some(0) }]).await {
+    match store.write(vec![Write { key: key.into(), text, expected: Some(0) }]).await {
         Ok(_) => {
             info!(trust_domain = trust.authority.trust_domain, "made the root of the built-in authority");
             Ok(())

@@ -248,8 +248,10 @@ impl Store for Consul {
     fn write(&self, writes: Vec<Write>) -> BoxFuture<'_, Result<Vec<u64>, StoreError>> {
         Box::pin(async move {
             if writes.len() > MAX_OPERATIONS {
-                let told =
-                    format!("consul takes {MAX_OPERATIONS} objects at a time; these are {}", writes.len());
+                let told = format!(
+                    "consul takes {MAX_OPERATIONS} writes at a time, the record of the release among them; these are {}",
+                    writes.len()
+                );
                 return Err(StoreError::Refused(told));
             }
             let mut operations = Vec::with_capacity(writes.len());
@@ -260,7 +262,7 @@ impl Store for Consul {
                     return Err(StoreError::Refused(told));
                 }
                 operations.push(Operation {
-                    key: keys::object_key(&write.key)[1..].to_owned(),
+                    key: keys::path(&write.key)[1..].to_owned(),
                     value: write.text.clone().map(Bytes::from),
                     expected: write.expected,
                 });
@@ -272,6 +274,28 @@ impl Store for Consul {
                     None => StoreError::Refused("consul refused the transaction".to_owned()),
                 }),
             }
+        })
+    }
+
+    fn release_numbers(&self) -> BoxFuture<'_, Result<Vec<u64>, StoreError>> {
+        Box::pin(async move {
+            let names = self.client.names_below(&keys::RELEASES[1..]).await;
+            let names = names.map_err(|e| self.store_error(e))?;
+            let mut found: Vec<u64> = names.iter().filter_map(|key| release_of(key)).collect();
+            found.sort_unstable();
+            Ok(found)
+        })
+    }
+
+    fn releases(&self) -> BoxFuture<'_, Result<Vec<(u64, String)>, StoreError>> {
+        Box::pin(async move {
+            let pairs = self.client.keys_below(&keys::RELEASES[1..], 0).await;
+            let pairs = pairs.map_err(|e| self.store_error(e))?.value;
+            let text = |pair: &Pair| String::from_utf8_lossy(&pair.value).into_owned();
+            let mut found: Vec<_> =
+                pairs.iter().filter_map(|pair| Some((release_of(&pair.key)?, text(pair)))).collect();
+            found.sort();
+            Ok(found)
         })
     }
 
@@ -331,6 +355,13 @@ impl Store for Consul {
                 Err(error) => Err(self.store_error(error)),
             }
         })
+    }
+}
+
+fn release_of(key: &str) -> Option<u64> {
+    match Key::parse(key) {
+        Ok(Key::Release(number)) => Some(number),
+        _ => None,
     }
 }
 
@@ -415,7 +446,7 @@ fn objects(pairs: &[Pair]) -> BTreeMap<crate::model::ObjectKey, Object> {
                 let text = String::from_utf8_lossy(&pair.value);
                 objects.insert(key.clone(), Object::stored(key, pair.modify_index, &text));
             }
-            Ok(Key::Instance(..)) => {}
+            Ok(Key::Instance(..) | Key::Release(_)) => {}
             Err(reason) => warn!(key = pair.key, %reason, "ignored in consul"),
         }
     }

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-/// Key to (revision, text).
+/// Key to (revision, text): objects, and records of releases.
 const OBJECTS: TableDefinition<'_, &str, (u64, &str)> = TableDefinition::new("objects");
 /// Key to (time to live in milliseconds, 0 for none; JSON).
 const INSTANCES: TableDefinition<'_, &str, (u64, &str)> = TableDefinition::new("instances");
@@ -102,6 +102,7 @@ impl Embedded {
                     Ok(Key::Object(object)) => {
                         held.objects.push(Object::stored(object, value.value().0, value.value().1));
                     }
+                    Ok(Key::Release(_)) => {}
                     Ok(Key::Instance(..)) | Err(_) => {
                         warn!(key = key.value(), "not the key of an object; ignored");
                     }
@@ -112,7 +113,7 @@ impl Embedded {
                 let (ttl, text) = value.value();
                 let read = Key::parse(key.value()).and_then(|k| match k {
                     Key::Instance(service, id) => keys::read_instance(service, id, text.as_bytes()),
-                    Key::Object(_) => Err(keys::Malformed::Key),
+                    Key::Object(_) | Key::Release(_) => Err(keys::Malformed::Key),
                 });
                 match read {
                     Ok(instance) => {
@@ -229,18 +230,41 @@ impl Store for Embedded {
             let revisions = self.blocking(move |database| commit(database, &writes)).await?;
             for (write, revision) in kept.into_iter().zip(&revisions) {
                 let source = self.id.clone();
+                let Key::Object(key) = write.key else { continue };
                 state
                     .send(match write.text {
-                        Some(text) => Event::UpsertObject {
-                            source,
-                            object: Object::stored(write.key, *revision, &text),
-                        },
-                        None => Event::RemoveObject { source, key: write.key },
+                        Some(text) => {
+                            Event::UpsertObject { source, object: Object::stored(key, *revision, &text) }
+                        }
+                        None => Event::RemoveObject { source, key },
                     })
                     .await;
             }
             Ok(revisions)
         })
+    }
+
+    fn release_numbers(&self) -> BoxFuture<'_, Result<Vec<u64>, StoreError>> {
+        Box::pin(self.blocking(|database| {
+            let objects = database.begin_read()?.open_table(OBJECTS)?;
+            let mut found = Vec::new();
+            for entry in objects.range(keys::RELEASES..)? {
+                found.extend(release_of(entry?.0.value()));
+            }
+            Ok(found)
+        }))
+    }
+
+    fn releases(&self) -> BoxFuture<'_, Result<Vec<(u64, String)>, StoreError>> {
+        Box::pin(self.blocking(|database| {
+            let objects = database.begin_read()?.open_table(OBJECTS)?;
+            let mut found = Vec::new();
+            for entry in objects.range(keys::RELEASES..)? {
+                let (key, value) = entry?;
+                found.extend(release_of(key.value()).map(|n| (n, value.value().1.to_owned())));
+            }
+            Ok(found)
+        }))
     }
 
     fn register(
@@ -309,6 +333,13 @@ impl Store for Embedded {
     }
 }
 
+fn release_of(key: &str) -> Option<u64> {
+    match Key::parse(key) {
+        Ok(Key::Release(number)) => Some(number),
+        _ => None,
+    }
+}
+
 fn commit(database: &Database, writes: &[Write]) -> Result<Vec<u64>, Failed> {
     let tx = database.begin_write()?;
     let mut revisions = Vec::with_capacity(writes.len());
@@ -317,7 +348,7 @@ fn commit(database: &Database, writes: &[Write]) -> Result<Vec<u64>, Failed> {
         let mut objects = tx.open_table(OBJECTS)?;
         let revision = meta.get("")?.map_or(0, |r| r.value()) + 1;
         for write in writes {
-            let key = keys::object_key(&write.key);
+            let key = keys::path(&write.key);
             let stored = objects.get(&*key)?.map_or(0, |v| v.value().0);
             if write.expected.is_some_and(|expected| expected != stored) {
                 return Err(Failed::Store(StoreError::Conflict(write.key.clone())));

@@ -24,6 +24,8 @@ use tracing::{debug, info, warn};
 
 /// Keys asked for at a time, so that an answer stays below gRPC's 4 MiB.
 const PAGE: i64 = 500;
+/// Records of releases read at a time: each may be as large as etcd takes, 1.5 MiB.
+const RELEASE_PAGE: i64 = 2;
 /// Deadline of a call.
 const DEADLINE: Duration = Duration::from_secs(5);
 /// Leases asked after at a time.
@@ -262,6 +264,7 @@ impl Etcd {
             EventType::Delete => match Key::parse(&String::from_utf8_lossy(kv.key())).ok()? {
                 Key::Object(key) => Event::RemoveObject { source, key },
                 Key::Instance(service, id) => Event::RemoveInstance { source, service, id, why },
+                Key::Release(_) => return None,
             },
         })
     }
@@ -304,7 +307,7 @@ impl Store for Etcd {
             let mut operations = Vec::new();
             let mut reads = Vec::new();
             for write in &writes {
-                let key = keys::object_key(&write.key);
+                let key = keys::path(&write.key);
                 if let Some(expected) = write.expected {
                     conditions.push(Compare::mod_revision(key.clone(), CompareOp::Equal, expected as i64));
                     reads.push(TxnOp::get(key.clone(), Some(GetOptions::new().with_keys_only())));
@@ -335,6 +338,41 @@ impl Store for Etcd {
                 Some(((write, _), _)) => StoreError::Conflict(write.key.clone()),
                 None => StoreError::Refused("etcd refused a transaction without conditions".to_owned()),
             })
+        })
+    }
+
+    fn release_numbers(&self) -> BoxFuture<'_, Result<Vec<u64>, StoreError>> {
+        Box::pin(async move {
+            let options = GetOptions::new()
+                .with_prefix()
+                .with_sort(SortTarget::Key, SortOrder::Ascend)
+                .with_keys_only();
+            let answer = self.call(async |c| c.get(keys::RELEASES, Some(options)).await).await;
+            let answer = answer.map_err(|lost| self.unavailable(lost))?;
+            Ok(answer.kvs().iter().filter_map(release_of).collect())
+        })
+    }
+
+    fn releases(&self) -> BoxFuture<'_, Result<Vec<(u64, String)>, StoreError>> {
+        Box::pin(async move {
+            let mut found = Vec::new();
+            let mut from = keys::RELEASES.to_owned();
+            let mut revision = 0;
+            loop {
+                let options = GetOptions::new()
+                    .with_range(end_of(keys::RELEASES))
+                    .with_limit(RELEASE_PAGE)
+                    .with_sort(SortTarget::Key, SortOrder::Ascend)
+                    .with_revision(revision);
+                let page = self.call(async |c| c.get(from.clone(), Some(options)).await).await;
+                let page = page.map_err(|lost| self.unavailable(lost))?;
+                revision =
+                    page.header().map_or(revision, |h| if revision > 0 { revision } else { h.revision() });
+                let text = |kv: &KeyValue| String::from_utf8_lossy(kv.value()).into_owned();
+                found.extend(page.kvs().iter().filter_map(|kv| Some((release_of(kv)?, text(kv)))));
+                let Some(last) = page.kvs().last().filter(|_| page.more()) else { return Ok(found) };
+                from = format!("{}\0", String::from_utf8_lossy(last.key()));
+            }
         })
     }
 
@@ -412,12 +450,20 @@ fn read(kv: &KeyValue) -> Option<Item> {
         Ok(match parsed {
             Key::Object(object) => {
                 let text = String::from_utf8_lossy(kv.value());
-                Item::Object(Object::stored(object, kv.mod_revision() as u64, &text))
+                Some(Item::Object(Object::stored(object, kv.mod_revision() as u64, &text)))
             }
-            Key::Instance(service, id) => Item::Instance(keys::read_instance(service, id, kv.value())?),
+            Key::Instance(service, id) => Some(Item::Instance(keys::read_instance(service, id, kv.value())?)),
+            Key::Release(_) => None, // read when asked for
         })
     });
-    item.inspect_err(|reason| warn!(%key, %reason, "ignored in etcd")).ok()
+    item.inspect_err(|reason| warn!(%key, %reason, "ignored in etcd")).ok().flatten()
+}
+
+fn release_of(kv: &KeyValue) -> Option<u64> {
+    match Key::parse(&String::from_utf8_lossy(kv.key())) {
+        Ok(Key::Release(number)) => Some(number),
+        _ => None,
+    }
 }
 
 /// The first key after all that begin with `prefix`.

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `/portolan/v1/config/KIND/NAME` | an object: YAML or JSON of `{kind, name, labels, spec}` |
 //! | `/portolan/v1/instances/SERVICE/ID` | JSON of `{address, port, weight, zone, labels, health}` |
+//! | `/portolan/v1/releases/N` | a record of the release N, ten digits; see [`crate::release`] |
 //!
 //! KIND is lowercase. Consul's keys have no slash in front.
 
@@ -11,6 +12,7 @@ use crate::model::{Health, Instance, InstanceId, InvalidInstance, InvalidName, K
 use crate::model::{ServiceName, UnknownKind};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::IpAddr;
 
 /// Everything of ours.
@@ -19,6 +21,8 @@ pub const ROOT: &str = "/portolan/v1/";
 pub const CONFIG: &str = "/portolan/v1/config/";
 /// Instances.
 pub const INSTANCES: &str = "/portolan/v1/instances/";
+/// Records of releases.
+pub const RELEASES: &str = "/portolan/v1/releases/";
 
 /// What a key names.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,13 +31,31 @@ pub enum Key {
     Object(ObjectKey),
     /// An instance.
     Instance(ServiceName, InstanceId),
+    /// The record of a release.
+    Release(u64),
+}
+
+impl From<ObjectKey> for Key {
+    fn from(key: ObjectKey) -> Self {
+        Self::Object(key)
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Object(key) => write!(f, "{key}"),
+            Self::Instance(service, id) => write!(f, "instance {id} of {service}"),
+            Self::Release(number) => write!(f, "release {number}"),
+        }
+    }
 }
 
 /// Why a key or an instance in a store is not understood.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Malformed {
     /// The key is not one of ours.
-    #[error("key is neither config/KIND/NAME nor instances/SERVICE/ID")]
+    #[error("key is neither config/KIND/NAME nor instances/SERVICE/ID nor releases/N")]
     Key,
     /// The kind in the key.
     #[error(transparent)]
@@ -57,12 +79,24 @@ impl Key {
     pub fn parse(key: &str) -> Result<Self, Malformed> {
         let rest = key.strip_prefix('/').unwrap_or(key).strip_prefix(&ROOT[1..]).ok_or(Malformed::Key)?;
         let (area, rest) = rest.split_once('/').ok_or(Malformed::Key)?;
+        if area == "releases" {
+            return rest.parse().map(Self::Release).map_err(|_| Malformed::Key);
+        }
         let (first, second) = rest.split_once('/').ok_or(Malformed::Key)?;
         match area {
             "config" => Ok(Self::Object(ObjectKey::new(first.parse::<Kind>()?, ObjectName::new(second)?))),
             "instances" => Ok(Self::Instance(ServiceName::new(first)?, InstanceId::new(second)?)),
             _ => Err(Malformed::Key),
         }
+    }
+}
+
+/// The key, as stores have it.
+pub fn path(key: &Key) -> String {
+    match key {
+        Key::Object(key) => object_key(key),
+        Key::Instance(service, id) => instance_key(service, id),
+        Key::Release(number) => format!("{RELEASES}{number:010}"), // so that they stand in order
     }
 }
 
@@ -145,6 +179,8 @@ mod tests {
         let (service, id) = (ServiceName::new("web").unwrap(), InstanceId::new("10.0.0.1:80").unwrap());
         let key = instance_key(&service, &id);
         assert_eq!(Key::parse(&key).unwrap(), Key::Instance(service, id));
+        assert_eq!(path(&Key::Release(42)), "/portolan/v1/releases/0000000042");
+        assert_eq!(Key::parse(&path(&Key::Release(42))).unwrap(), Key::Release(42));
     }
 
     #[test]

@@ -1,16 +1,17 @@
 //! What a source that can also be written offers the API.
 
 use super::Sender;
-use crate::model::{Instance, InstanceId, ObjectKey, ServiceName, SourceId};
+use super::keys::Key;
+use crate::model::{Instance, InstanceId, ServiceName, SourceId};
 use futures_util::future::BoxFuture;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
-/// A write of one object; several are applied together or not at all.
+/// A write of one object, or of the record of a release; several are applied together or not at all.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Write {
-    /// Which object.
-    pub key: ObjectKey,
+    /// Which object or record. Instances are not written so.
+    pub key: Key,
     /// Its text; `None` deletes it.
     pub text: Option<String>,
     /// Write only if the stored revision is this; 0: only if there is none. `None`: in any case.
@@ -20,9 +21,9 @@ pub struct Write {
 /// Why a store did not do what was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// The object's revision is not the expected one.
+    /// The revision of what was to be written is not the expected one.
     #[error("{0} has changed since it was read")]
-    Conflict(ObjectKey),
+    Conflict(Key),
     /// No such instance, or it has expired.
     #[error("no instance {id} of {service}")]
     NoInstance {
@@ -74,6 +75,16 @@ pub trait Store: Send + Sync {
     fn write(&self, writes: Vec<Write>) -> BoxFuture<'_, Result<Vec<u64>, StoreError>> {
         drop(writes);
         Box::pin(async { Err(StoreError::ReadOnly(self.id().clone())) })
+    }
+
+    /// Numbers of the releases that there are records of, in order.
+    fn release_numbers(&self) -> BoxFuture<'_, Result<Vec<u64>, StoreError>> {
+        Box::pin(async { Ok(Vec::new()) })
+    }
+
+    /// Every record of a release, in the order of their numbers.
+    fn releases(&self) -> BoxFuture<'_, Result<Vec<(u64, String)>, StoreError>> {
+        Box::pin(async { Ok(Vec::new()) })
     }
 
     /// Registers or replaces an instance; with a time to live it is gone unless renewed. Answers the time

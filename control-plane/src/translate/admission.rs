@@ -19,6 +19,7 @@ use xds_types::portolan::config::v1::{
 };
 
 use super::policy::{self, Policies};
+use super::stage::Staged;
 use super::{Dialect, Trust, bytes, cluster, listener, names, route, tls};
 use crate::authority::Authority;
 use crate::model::{
@@ -45,6 +46,22 @@ pub struct ObjectState {
 }
 
 impl ObjectState {
+    fn new(source: &SourceId, newest: &Arc<Object>, last_good: Option<Arc<Object>>, trust: &Trust) -> Self {
+        let own = match &newest.content {
+            Content::Read(resource) => alone(&newest.key, resource, trust),
+            Content::Unreadable(problems) => Problems { list: problems.to_vec() },
+        };
+        let good = if own.has_errors() { last_good } else { Some(newest.clone()) };
+        Self {
+            source: source.clone(),
+            newest: newest.clone(),
+            in_force: good.clone(),
+            problems: Vec::new(),
+            own,
+            last_good: good,
+        }
+    }
+
     /// Whether the newest revision is set aside.
     pub fn is_quarantined(&self) -> bool {
         self.in_force.as_ref().is_none_or(|o| !Arc::ptr_eq(o, &self.newest))
@@ -192,21 +209,25 @@ pub fn settle(before: &Objects, world: &World, changed: &BTreeSet<ObjectKey>, tr
             continue;
         };
         let last_good = states.remove(key).and_then(|s| s.last_good);
-        let own = match &object.content {
-            Content::Read(resource) => alone(key, resource, trust),
-            Content::Unreadable(problems) => Problems { list: problems.to_vec() },
-        };
-        let good = !own.has_errors();
-        let state = ObjectState {
-            source: source.clone(),
-            newest: object.clone(),
-            in_force: if good { Some(object.clone()) } else { last_good.clone() },
-            problems: Vec::new(),
-            own,
-            last_good: if good { Some(object.clone()) } else { last_good },
-        };
-        states.insert(key.clone(), state);
+        states.insert(key.clone(), ObjectState::new(source, object, last_good, trust));
     }
+    together(states, before)
+}
+
+/// What is in force for the node group of a stage: its objects take the place of those in force for all. Its source is that of
+/// the stage. One that is bad is set aside, as anywhere.
+pub fn overlay(base: &Objects, stage: &Staged, trust: &Trust) -> Objects {
+    let Some(source) = base.states.get(stage.key()).map(|s| s.source.clone()) else { return base.clone() };
+    let mut states = base.states.clone();
+    for object in stage.objects() {
+        let last_good = states.remove(&object.key).and_then(|s| s.in_force);
+        states.insert(object.key.clone(), ObjectState::new(&source, object, last_good, trust));
+    }
+    together(states, base)
+}
+
+/// What is in force of objects that were looked at one by one.
+fn together(mut states: BTreeMap<ObjectKey, ObjectState>, before: &Objects) -> Objects {
     let was_in_force = |key: &ObjectKey| before.states.get(key).and_then(|s| s.in_force.clone());
     let clashes = share_ports(&mut states, was_in_force);
     warn_of_dangling(&mut states, &clashes);
@@ -241,7 +262,7 @@ fn alone(key: &ObjectKey, resource: &Resource, trust: &Trust) -> Problems {
                 open(key, sealed, trust, &mut found);
             }
         }
-        Some(Spec::Token(_)) => {}
+        Some(Spec::Token(_) | Spec::Stage(_)) => {}
         Some(Spec::Gateway(spec)) => {
             if tls::is_on(&spec.listeners) && !trust.vault.lasts() {
                 found.error(key, "spec.listeners", NO_AUTHORITY);
@@ -318,7 +339,7 @@ impl<'a> References<'a> {
                 }
                 Some(Spec::Route(r)) => drop(routes.insert(key.name.as_str(), r)),
                 Some(Spec::Policy(p)) => drop(policies.insert(key, p)),
-                Some(Spec::Token(_)) | None => {}
+                Some(Spec::Token(_) | Spec::Stage(_)) | None => {}
             }
         }
         Self { gateways, routes, policies, services, secrets }

@@ -29,6 +29,12 @@ pub struct Compiled {
     pub dangling: Vec<Dangling>,
 }
 
+/// That sets were made anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Remade {
+    same_objects: bool,
+}
+
 /// Resources by name, with what they were made of.
 type Made<I> = BTreeMap<Arc<str>, (I, Arc<Resource>)>;
 
@@ -47,9 +53,17 @@ pub struct Compiler {
     clusters: Made<Option<Arc<Object>>>,
     endpoints: Made<Ingredients>,
     sets: Sets,
+    /// Whether anything was made yet.
+    made: bool,
+    /// What groups get in place of their own sets.
+    staged: BTreeMap<Arc<str>, GroupSets>,
+    restaged: bool,
     published: Option<Arc<Published>>,
     snapshots: u64,
 }
+
+/// What one group gets, by type.
+pub type GroupSets = BTreeMap<ResourceType, Arc<Set>>;
 
 /// The listeners of a Gateway, and what they were made of.
 #[derive(Debug)]
@@ -75,7 +89,7 @@ struct RouteObject {
 /// Sets by group (`None`: gateways that name no group), and the endpoints that all groups share.
 #[derive(Debug, Default)]
 struct Sets {
-    groups: BTreeMap<Option<Arc<str>>, BTreeMap<ResourceType, Arc<Set>>>,
+    groups: BTreeMap<Option<Arc<str>>, GroupSets>,
     endpoints: Arc<Set>,
 }
 
@@ -105,9 +119,33 @@ impl Compiler {
         services: &BTreeSet<ServiceName>,
         now: SystemTime,
     ) -> Option<Compiled> {
+        let restaged = std::mem::take(&mut self.restaged);
+        match self.make(world, objects, services, now) {
+            None if !restaged => return None,
+            None => {}
+            Some(Remade { same_objects }) => {
+                self.resolver = Some(Arc::new(match &self.resolver {
+                    Some(before) if same_objects => {
+                        before.follow(self.catalog.clone(), |name| services.contains(name))
+                    }
+                    _ => Resolver::new(self.catalog.clone()),
+                }));
+            }
+        }
+        Some(self.publish(now))
+    }
+
+    /// Makes the sets of every group, without publishing them; `None` when they are those that there are already.
+    pub fn make(
+        &mut self,
+        world: &World,
+        objects: &Objects,
+        services: &BTreeSet<ServiceName>,
+        now: SystemTime,
+    ) -> Option<Remade> {
         let in_force: BTreeMap<ObjectKey, Arc<Object>> =
             objects.in_force().map(|o| (o.key.clone(), o.clone())).collect();
-        let first = self.published.is_none();
+        let first = !std::mem::replace(&mut self.made, true);
         let renew = self.authority.next_renewal().is_some_and(|at| at <= now);
         let same_objects = !first && !renew && same(&in_force, self.catalog.objects());
         if same_objects && services.is_empty() {
@@ -118,13 +156,27 @@ impl Compiler {
             self.compile_objects(now);
         }
         self.compile_endpoints((same_objects).then_some(services));
-        self.resolver = Some(Arc::new(match &self.resolver {
-            Some(before) if same_objects => {
-                before.follow(self.catalog.clone(), |name| services.contains(name))
-            }
-            _ => Resolver::new(self.catalog.clone()),
-        }));
-        Some(self.publish(now))
+        Some(Remade { same_objects })
+    }
+
+    /// What a group gets, had it no stage.
+    pub fn sets_of(&self, group: &Arc<str>) -> GroupSets {
+        let own = self.sets.groups.get(&Some(group.clone()));
+        let mut sets = own.or_else(|| self.sets.groups.get(&None)).cloned().unwrap_or_default();
+        sets.insert(ResourceType::ClusterLoadAssignment, self.sets.endpoints.clone());
+        sets
+    }
+
+    /// Says what groups get in place of their own sets; the next [`Compiler::compile`] publishes it.
+    pub fn stage(&mut self, staged: BTreeMap<Arc<str>, GroupSets>) {
+        let same = |a: &GroupSets, b: &GroupSets| {
+            ResourceType::ALL
+                .iter()
+                .all(|kind| a.get(kind).map(|s| s.version()) == b.get(kind).map(|s| s.version()))
+        };
+        self.restaged |= staged.len() != self.staged.len()
+            || staged.iter().any(|(group, sets)| self.staged.get(group).is_none_or(|old| !same(old, sets)));
+        self.staged = staged;
     }
 
     /// Listeners, routes and clusters of every group.
@@ -208,11 +260,7 @@ impl Compiler {
 
     /// The secrets that each group's listeners and clusters name, and no others: what is not in a group's set, its
     /// nodes cannot fetch.
-    fn compile_secrets(
-        &mut self,
-        groups: &mut BTreeMap<Option<Arc<str>>, BTreeMap<ResourceType, Arc<Set>>>,
-        now: SystemTime,
-    ) {
+    fn compile_secrets(&mut self, groups: &mut BTreeMap<Option<Arc<str>>, GroupSets>, now: SystemTime) {
         let catalog = self.catalog.clone();
         self.secrets.retain(|_, (object, _)| is(catalog.objects(), &object.key, object));
         for (key, object) in catalog.of_kind(Kind::Secret) {
@@ -323,9 +371,15 @@ impl Compiler {
         let mut dangling = Vec::new();
         let mut groups = BTreeMap::new();
         let mut others = None;
-        for (group, sets) in &self.sets.groups {
-            let mut sets = sets.clone();
-            sets.insert(ResourceType::ClusterLoadAssignment, self.sets.endpoints.clone());
+        let staged = self.staged.keys().cloned().map(Some);
+        let all: BTreeSet<Option<Arc<str>>> = self.sets.groups.keys().cloned().chain(staged).collect();
+        for group in &all {
+            let mut sets = match group.as_ref().and_then(|group| self.staged.get(group)) {
+                Some(staged) => staged.clone(),
+                None => self.sets.groups.get(group).cloned().unwrap_or_default(),
+            };
+            let endpoints = ResourceType::ClusterLoadAssignment;
+            sets.entry(endpoints).or_insert_with(|| self.sets.endpoints.clone());
             let old = before.as_ref().and_then(|p| match group {
                 Some(group) => p.groups.get(group),
                 None => Some(&p.others),
@@ -372,7 +426,7 @@ impl Parts {
         named.filter(|r| r.kind == ResourceType::Cluster).map(|r| r.name.clone())
     }
 
-    fn sets(&self, clusters: &Made<Option<Arc<Object>>>) -> BTreeMap<ResourceType, Arc<Set>> {
+    fn sets(&self, clusters: &Made<Option<Arc<Object>>>) -> GroupSets {
         let named: BTreeSet<Arc<str>> = self.clusters().collect();
         let clusters = named.iter().filter_map(|name| clusters.get(name)).map(|(_, r)| r.clone());
         [

@@ -1,7 +1,7 @@
 //! What a proxy and a gRPC client live through.
 
 use super::client::{Client, Control, eventually, instance, node, the_source};
-use control_plane::ads::Mode;
+use control_plane::ads::{Mode, Refusal};
 use control_plane::model::{Event, Gone, ServiceName};
 use serde_json::{Value, json};
 use tokio_stream::StreamExt;
@@ -132,16 +132,20 @@ async fn a_refusal_is_shown_with_the_object_that_caused_it_until_it_is_mended() 
             .find(|k| k.name.as_str() == "cart")
             .unwrap()
             .clone();
-        eventually("the refusal is shown", || !control.registry.nacks_of(&cart).is_empty()).await;
-        let (by, nack) = control.registry.nacks_of(&cart).remove(0);
-        assert_eq!((by.as_str(), nack.version.as_str()), ("p1", cds.version.as_str()));
+        eventually("the refusal is shown", || control.registry.refusals().contains_key(&cart)).await;
+        let Refusal { node, group, kind, nack } = control.registry.refusals()[&cart][0].clone();
+        assert_eq!((node.as_str(), group.as_str(), kind.as_str()), ("p1", "edge", "CDS"));
+        assert_eq!(
+            (nack.objects.as_slice(), nack.version.as_str()),
+            (&[cart.clone()][..], cds.version.as_str())
+        );
         assert!(nack.reason.contains("no such policy"));
         assert_eq!(nack.resources, [std::sync::Arc::<str>::from("cart")]);
         c.nothing().await; // it is not sent again
 
         control.put(json!(["Service", "cart", {"load_balancing": "RANDOM"}])).await;
         c.accept(CDS, &[]).await;
-        eventually("the refusal is gone", || control.registry.nacks_of(&cart).is_empty()).await;
+        eventually("the refusal is gone", || control.registry.refusals().is_empty()).await;
     }
 }
 

@@ -353,6 +353,19 @@ impl Client {
         Ok(Indexed { index, value })
     }
 
+    /// Names of all keys below `prefix`, as of now. None is not an error.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn names_below(&self, prefix: &str) -> Result<Vec<String>, Error> {
+        let path = format!("/v1/kv/{}", utf8_percent_encode(prefix, KEY));
+        let answer = self.blocking(&path, "&keys", 0).await?;
+        match answer.status {
+            StatusCode::NOT_FOUND => Ok(Vec::new()),
+            _ => decode(&path, &answer.success(&path)?.body),
+        }
+    }
+
     /// Applies all operations (64 at most) or none. Answers the keys' new `modify_index`, 0 for deleted ones; or
     /// the position of an operation whose condition did not hold.
     ///

@@ -8,7 +8,7 @@ fn key(name: &str) -> ObjectKey {
 }
 
 fn put(name: &str, expected: Option<u64>) -> Write {
-    Write { key: key(name), text: Some(format!(r#"{{"kind": "Route", "name": "{name}"}}"#)), expected }
+    Write { key: key(name).into(), text: Some(format!(r#"{{"kind": "Route", "name": "{name}"}}"#)), expected }
 }
 
 fn instance(id: &str) -> Instance {
@@ -79,8 +79,8 @@ async fn a_batch_with_one_stale_revision_writes_nothing() {
     running.resync().await;
     running.store.write(vec![put("a", Some(0))]).await.unwrap();
     let error = running.store.write(vec![put("b", None), put("a", Some(0))]).await.unwrap_err();
-    assert!(matches!(error, StoreError::Conflict(k) if k == key("a")));
-    let delete = Write { key: key("a"), text: None, expected: Some(1) };
+    assert!(matches!(error, StoreError::Conflict(k) if k == key("a").into()));
+    let delete = Write { key: key("a").into(), text: None, expected: Some(1) };
     assert_eq!(running.store.write(vec![delete]).await.unwrap(), [0]);
     running.end().await;
     let mut running = Running::start(&dir);
@@ -95,7 +95,7 @@ async fn changes_are_told_in_the_order_they_were_made() {
     running.store.write(vec![put("a", None)]).await.unwrap();
     running.store.register(instance("i"), None).await.unwrap();
     running.store.deregister(service(), InstanceId::new("i").unwrap()).await.unwrap();
-    running.store.write(vec![Write { key: key("a"), text: None, expected: None }]).await.unwrap();
+    running.store.write(vec![Write { key: key("a").into(), text: None, expected: None }]).await.unwrap();
     assert!(matches!(running.events.recv().await, Some(Event::UpsertObject { .. })));
     assert!(matches!(running.events.recv().await, Some(Event::UpsertInstance { .. })));
     assert!(matches!(running.events.recv().await, Some(Event::RemoveInstance { .. })));
