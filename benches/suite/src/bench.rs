@@ -192,18 +192,18 @@ impl Bench {
         self.plan.peers.iter().map(launch).collect()
     }
 
-    /// Runs a load on a proxy and keeps its CPU time for each request as a figure.
+    /// Runs a load on a proxy and keeps its CPU time for each request as a figure. `None`, and a remark, when
+    /// nothing was answered in time.
     pub(crate) fn measure(
         &mut self,
         row: Row<'_>,
         round: usize,
         subject: &Subject,
         load: impl FnOnce(&Subject) -> Result<Load>,
-    ) -> Result<(Load, f64)> {
+    ) -> Result<Option<(Load, f64)>> {
         let before = subject.running.cpu()?;
         let load = load(subject).with_context(|| format!("{}, {}", row.what, subject.peer.name()))?;
         let spent = subject.running.cpu()?.saturating_sub(before);
-        ensure!(load.requests > 0, "{}, {}: nothing was answered", row.what, subject.peer.name());
         if load.errors > 0 {
             let remark = format!(
                 "{}, {}: {} of {} requests failed in round {}.",
@@ -216,9 +216,14 @@ impl Bench {
             eprintln!("  {remark}");
             self.results.remarks.push(remark);
         }
+        if load.requests == 0 {
+            let remark = format!("{}, {}: nothing was answered in time.", row.what, subject.peer.name());
+            self.results.remarks.push(remark);
+            return Ok(None);
+        }
         let each = spent.as_secs_f64() * 1e6 / load.requests as f64;
         self.results.add(row, subject.peer, round, each);
-        Ok((load, each))
+        Ok(Some((load, each)))
     }
 
     /// Tells how far the run is.

@@ -80,8 +80,15 @@ fn main() -> Result<()> {
     if let Some(base) = &args.base {
         return compare::run(&bench, base, &args.proxy);
     }
+    let mut failed = Vec::new();
     for stage in stages {
-        (stage.run)(&mut bench).with_context(|| format!("stage {}", stage.name))?;
+        // The others' figures are not lost.
+        if let Err(error) = (stage.run)(&mut bench) {
+            let remark = format!("The stage `{}` did not end: {error:#}", stage.name);
+            eprintln!("{remark}");
+            bench.results.remarks.push(remark);
+            failed.push(stage.name);
+        }
     }
     let charts = plot::charts(&bench.results);
     let setting = Setting {
@@ -102,6 +109,7 @@ fn main() -> Result<()> {
         write(out, &text, &charts)?;
         eprintln!("written: {}", out.join("RESULTS.md").display());
     }
+    ensure!(failed.is_empty(), "stages that did not end: {}", failed.join(", "));
     Ok(())
 }
 

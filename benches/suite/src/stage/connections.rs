@@ -26,9 +26,10 @@ pub(super) fn run(bench: &mut Bench) -> Result<()> {
                 let proxy = bench.proxy(&[(Routes::ONE, Extra::None)])?;
                 let subject = &bench.launch(peer, proxy)?;
                 let (request, time) = (subject.request(0), bench.plan.time);
-                let (load, _) = bench.measure(cpu_row(Group::Connections, &what), round, subject, |_| {
+                let done = bench.measure(cpu_row(Group::Connections, &what), round, subject, |_| {
                     paced::run(&request, connections, pace, time)
                 })?;
+                let Some((load, _)) = done else { continue };
                 for (unit, share) in [("us p50", 0.5), ("us p99", 0.99)] {
                     let row = Row { group: Group::Connections, what: &what, unit };
                     let latency = load.quantile_us(share).context("no latencies")?;

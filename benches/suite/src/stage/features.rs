@@ -27,14 +27,17 @@ pub(super) fn run(bench: &mut Bench) -> Result<()> {
                 let request = crate::load::Request::plain(port);
                 tools::wrk(&bin, &request, Scheme::Http, 64, time)
             };
-            let (_, plain) = bench
-                .measure(cpu_row(Group::Features, PLAIN), round, subject, |to| load(to.port(Extra::None)))?;
+            let plain = bench.measure(cpu_row(Group::Features, PLAIN), round, subject, |to| {
+                load(to.port(Extra::None))
+            })?;
+            let Some((_, plain)) = plain else { continue };
             for (extra, what, peers) in FEATURES {
                 if !peers.contains(&subject.peer) {
                     continue;
                 }
                 let row = cpu_row(Group::Features, what);
-                let (_, with) = bench.measure(row, round, subject, |to| load(to.port(extra)))?;
+                let with = bench.measure(row, round, subject, |to| load(to.port(extra)))?;
+                let Some((_, with)) = with else { continue };
                 let row = Row { group: Group::Features, what, unit: "us added" };
                 bench.results.add(row, subject.peer, round, with - plain);
             }

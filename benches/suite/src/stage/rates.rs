@@ -26,9 +26,10 @@ pub(super) fn run(bench: &mut Bench) -> Result<()> {
             for subject in &subjects {
                 let request = subject.request(0);
                 let time = bench.plan.time;
-                let (load, _) = bench.measure(cpu_row(Group::Rates, &what), round, subject, |_| {
+                let done = bench.measure(cpu_row(Group::Rates, &what), round, subject, |_| {
                     paced::run(&request, CONNECTIONS, Pace::Rate(rate), time)
                 })?;
+                let Some((load, _)) = done else { continue };
                 for (unit, share) in [("us p50", 0.5), ("us p99", 0.99), ("us p99.9", 0.999)] {
                     let latency = load.quantile_us(share).context("no latencies")?;
                     bench.results.add(

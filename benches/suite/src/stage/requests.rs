@@ -114,7 +114,8 @@ pub(super) fn run(bench: &mut Bench) -> Result<()> {
             bench.say(kind.what, round);
             for subject in &subjects {
                 let row = cpu_row(Group::Work, kind.what);
-                let (load, _) = bench.measure(row, round, subject, |to| (kind.load)(&given, to))?;
+                let done = bench.measure(row, round, subject, |to| (kind.load)(&given, to))?;
+                let Some((load, _)) = done else { continue };
                 let row = Row { group: Group::Throughput, what: kind.what, unit: "requests/s" };
                 bench.results.add_higher(row, subject.peer, round, load.rate());
             }
