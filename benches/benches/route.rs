@@ -244,7 +244,8 @@ fn subset_choice(c: &mut Criterion) {
     let hosts: Vec<_> = keys.iter().map(|key| HostView { key, ..HostView::default() }).collect();
     let labels: Vec<_> = labels.iter().collect();
     let asked = |pairs: &[(&str, &str)]| -> MetadataMatch {
-        pairs.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect()
+        let pair = |(key, value): &(&str, &str)| (Box::<str>::from(*key), serde_json::Value::from(*value));
+        pairs.iter().map(pair).collect()
     };
     let asked = [
         ("subset", asked(&[("stage", "prod"), ("version", "1.1")])),

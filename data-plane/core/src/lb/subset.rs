@@ -134,8 +134,8 @@ impl Subsets {
 
     /// How many subsets there are that `other` has not.
     pub fn more_than(&self, other: Option<&Self>) -> usize {
-        let is_new = |code: &&Box<[u8]>| other.is_none_or(|other| !other.table.contains_key(&***code));
-        self.table.keys().filter(is_new).count()
+        let known = |code: &[u8]| other.is_some_and(|other| other.table.contains_key(code));
+        self.table.keys().filter(|code| !known(code)).count()
     }
 
     /// Hosts that are never asked for, as the only one that their subset uses is another.

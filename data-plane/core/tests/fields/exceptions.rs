@@ -53,11 +53,6 @@ const SILENT: &[Row] = &[
     ("cluster_eds: lb_policy", "LOAD_BALANCING_POLICY_CONFIG", "says that the list decides, as it does"),
     ("cluster_random: lb_policy", "LOAD_BALANCING_POLICY_CONFIG", "says that the list decides, as it does"),
     (
-        "cluster_subsets_extension: lb_policy",
-        "LOAD_BALANCING_POLICY_CONFIG",
-        "says that the list decides, as it does",
-    ),
-    (
         "envoy.extensions.filters.http.ratelimit.v3.RateLimitPerRoute.override_option",
         "INCLUDE_POLICY",
         "as vh_rate_limits says",
@@ -108,19 +103,9 @@ const REFUSED_ELSEWHERE: &[Row] = &[
     ("envoy.config.cluster.v3.Cluster.lb_policy", "*", "lb_config does not fit the policy"),
     ("envoy.config.cluster.v3.Cluster.load_balancing_policy", "*", "excludes lb_subset_config"),
     (
-        "envoy.config.cluster.v3.Cluster.LbSubsetConfig.LbSubsetSelector.keys",
-        "*",
-        "fallback_keys_subset does not fit the keys",
-    ),
-    (
         "envoy.config.cluster.v3.Cluster.LbSubsetConfig.LbSubsetSelector.fallback_policy",
         "*",
         "fallback_keys_subset goes with KEYS_SUBSET only",
-    ),
-    (
-        "envoy.extensions.load_balancing_policies.subset.v3.Subset.LbSubsetSelector.keys",
-        "*",
-        "fallback_keys_subset does not fit the keys",
     ),
     (
         "envoy.extensions.load_balancing_policies.subset.v3.Subset.LbSubsetSelector.fallback_policy",
