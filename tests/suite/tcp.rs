@@ -4,8 +4,8 @@ use e2e::control::Control;
 use e2e::eventually;
 use e2e::pair::{Pair, Side, cluster};
 use e2e::pki::{Life, Pki};
-use e2e::tcp::{Client, End, echo_tls, pattern, sum};
 use e2e::process::free_port;
+use e2e::tcp::{Client, End, echo_tls, pattern, sum};
 use std::fmt::Write as _;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -68,6 +68,10 @@ async fn compare_stats(pair: &Pair, prefixes: &[&str]) {
         let mut wrong = String::new();
         for (name, value) in &envoy {
             if !prefixes.iter().any(|prefix| name.starts_with(prefix)) {
+                continue;
+            }
+            // Ours carries on by itself, where Envoy hands what is left to a drainer.
+            if name.contains("upstream_flush_") {
                 continue;
             }
             let told = ours.get(name);
@@ -141,7 +145,11 @@ async fn connections_that_find_no_host_end_with_envoys_flags() {
         cluster("refused", "$REFUSED", ""),
         "{name: empty, load_assignment: {cluster_name: empty}}".into(),
         cluster("limited", "$TCP", "circuit_breakers: {thresholds: [{max_connections: 1}]}"),
-        cluster("tls", "$REFUSED", "transport_socket: {name: tls, typed_config: {'@type': type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext}}"),
+        cluster(
+            "tls",
+            "$REFUSED",
+            "transport_socket: {name: tls, typed_config: {'@type': type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext}}",
+        ),
         format!(
             "{{name: other, load_assignment: {{cluster_name: other, endpoints: [{{lb_endpoints: [{}, {}]}}]}}}}",
             endpoint("$REFUSED"),
@@ -188,8 +196,14 @@ async fn connections_that_find_no_host_end_with_envoys_flags() {
 async fn connections_end_when_idle_and_when_too_old() {
     let listeners = [
         listener("idle", "cluster: tcp, idle_timeout: 0.3s"),
-        listener("old", "cluster: tcp, max_downstream_connection_duration: 0.5s, access_log_options: {flush_access_log_on_connected: true, flush_access_log_on_start: true}"),
-        listener("periodic", "cluster: tcp, idle_timeout: 1.6s, access_log_options: {access_log_flush_interval: 1s}"),
+        listener(
+            "old",
+            "cluster: tcp, max_downstream_connection_duration: 0.5s, access_log_options: {flush_access_log_on_connected: true, flush_access_log_on_start: true}",
+        ),
+        listener(
+            "periodic",
+            "cluster: tcp, idle_timeout: 1.6s, access_log_options: {access_log_flush_interval: 1s}",
+        ),
     ];
     let mut pair = Pair::start(&listeners, &[cluster("tcp", "$TCP", "")]).await.unwrap();
     let (envoy, ours) = both(&pair, async |side| {
@@ -228,8 +242,7 @@ async fn nothing_is_lost_and_little_held_when_a_side_reads_slowly() {
             line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap()
         };
         let before = rss();
-        let mut client =
-            Client::send(side.at(name), format!("DO flood {BYTES}\n").as_bytes()).await.unwrap();
+        let mut client = Client::send(side.at(name), format!("DO flood {BYTES}\n").as_bytes()).await.unwrap();
         // The origin is held up once all on the way is full.
         let stats = format!("tcp.{name}.downstream_cx_tx_bytes_buffered");
         eventually("the client's side is full", async || {
@@ -265,7 +278,10 @@ async fn nothing_is_lost_and_little_held_when_a_side_reads_slowly() {
 #[tokio::test]
 async fn clusters_get_their_weights_and_clients_their_hosts() {
     let listeners = [
-        listener("split", "weighted_clusters: {clusters: [{name: tcp, weight: 3}, {name: refused, weight: 1}]}"),
+        listener(
+            "split",
+            "weighted_clusters: {clusters: [{name: tcp, weight: 3}, {name: refused, weight: 1}]}",
+        ),
         listener("hashed", "cluster: ring, hash_policy: [{source_ip: {}}]"),
     ];
     let clusters = [
@@ -341,7 +357,13 @@ async fn tls_is_ended_passed_through_and_begun_by_name() {
     let clusters = [
         cluster("tcp", "$TCP", ""),
         cluster("inner", "$INNER", ""),
-        cluster("begun", "$INNER", &format!("transport_socket: {{name: tls, typed_config: {{'@type': type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext, sni: b.example.com, common_tls_context: {{validation_context: {{trusted_ca: {{filename: {dir}/ca.pem}}, match_typed_subject_alt_names: [{{san_type: DNS, matcher: {{exact: b.example.com}}}}]}}}}}}}}")),
+        cluster(
+            "begun",
+            "$INNER",
+            &format!(
+                "transport_socket: {{name: tls, typed_config: {{'@type': type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext, sni: b.example.com, common_tls_context: {{validation_context: {{trusted_ca: {{filename: {dir}/ca.pem}}, match_typed_subject_alt_names: [{{san_type: DNS, matcher: {{exact: b.example.com}}}}]}}}}}}}}"
+            ),
+        ),
     ];
     let mut pair = Pair::start_with(&listeners, &clusters, &[("$INNER", [inner, other])], &[]).await.unwrap();
     let ca = pki.read("ca.pem").unwrap();
@@ -362,16 +384,20 @@ async fn tls_is_ended_passed_through_and_begun_by_name() {
     .await;
     assert_eq!(ours, envoy);
     assert!(ours[0].contains("hello") && ours[1].contains("hello") && !ours[2].contains("hello"), "{ours:?}");
-    compare_stats(&pair, &["tcp.", "listener.edge.no_filter_chain_match"]).await;
+    // What TLS itself says is not the same length in both.
+    let prefixes =
+        ["tcp.ended.", "tcp.inner.", "tcp.plain.", "tcp.begun.", "listener.edge.no_filter_chain_match"];
+    compare_stats(&pair, &prefixes).await;
     compare_logs(&mut pair, &["ended", "inner", "plain"]).await;
 }
 
 #[tokio::test]
 async fn a_listener_that_goes_lets_its_connections_finish() {
     let args = ["--drain-time-s", "600"];
-    let pair = Pair::start_with(&[listener("web", "cluster: tcp")], &[cluster("tcp", "$TCP", "")], &[], &args)
-        .await
-        .unwrap();
+    let pair =
+        Pair::start_with(&[listener("web", "cluster: tcp")], &[cluster("tcp", "$TCP", "")], &[], &args)
+            .await
+            .unwrap();
     let (envoy, ours) = both(&pair, async |side| {
         let mut client = Client::send(side.at("web"), b"DO echo\nbefore").await.unwrap();
         client.exactly(6).await.unwrap();

@@ -124,7 +124,11 @@ async fn websockets_are_opened_carried_and_closed_as_by_envoy() {
     let listeners = [
         http_listener("web", on, &routes(all)),
         http_listener("without", "", &routes(by_route)),
-        http_listener("disabled", "upgrade_configs: [{upgrade_type: websocket, enabled: false}]", &routes(by_route)),
+        http_listener(
+            "disabled",
+            "upgrade_configs: [{upgrade_type: websocket, enabled: false}]",
+            &routes(by_route),
+        ),
     ];
     let ports = [("$WS", [theirs.port, own.port])];
     let clusters = [cluster("ws", "$WS", ""), cluster("refused", "$REFUSED", "")];

@@ -122,7 +122,11 @@ pub fn admit(current: &Objects, writes: &[Resource], deletes: &[ObjectKey], trus
         }
     }
     // Routes that were there and do not fit what becomes of their gateway.
-    for (name, route) in view.routes.iter().filter(|(name, _)| !keys.iter().any(|k| k.kind == Kind::Route && k.name.as_str() == **name)) {
+    for (name, route) in view
+        .routes
+        .iter()
+        .filter(|(name, _)| !keys.iter().any(|k| k.kind == Kind::Route && k.name.as_str() == **name))
+    {
         for key in keys.iter().filter(|k| k.kind == Kind::Gateway) {
             if route.gateways.iter().any(|g| g == key.name.as_str()) {
                 for (path, message) in view.misfits(name, route) {
@@ -350,9 +354,8 @@ impl<'a> References<'a> {
     /// Why a route cannot serve listeners that it is for.
     fn misfits(&self, name: &str, spec: &Route) -> Vec<(String, String)> {
         let mut found = Vec::new();
-        let attached = |gateway: &ObjectKey, route: &Route| {
-            route.gateways.iter().any(|g| g == gateway.name.as_str())
-        };
+        let attached =
+            |gateway: &ObjectKey, route: &Route| route.gateways.iter().any(|g| g == gateway.name.as_str());
         let gateways = || self.gateways.iter().filter(|(key, _)| attached(key, spec));
         for (i, wanted) in spec.listeners.iter().enumerate() {
             let has = |g: &Gateway| g.listeners.iter().any(|l| listener_name(l) == *wanted);

@@ -72,8 +72,14 @@ pub(super) fn listeners(
             None => sockets.push(vec![l]),
         }
     }
-    let all =
-        All { log: access_log.as_ref(), remote, hops: *trusted_hops, limits: limits.as_ref(), filters, carried };
+    let all = All {
+        log: access_log.as_ref(),
+        remote,
+        hops: *trusted_hops,
+        limits: limits.as_ref(),
+        filters,
+        carried,
+    };
     let maker = Maker { key, spec, service_mtls, all, patches: &patches };
     sockets.iter().filter_map(|on_it| maker.listener(on_it, found)).collect()
 }
@@ -172,8 +178,7 @@ impl Maker<'_> {
 
     /// The chains that carry bytes.
     fn carrier(&self, l: &Listener, carried: &Carried, mtls: Mode, found: &mut Problems) -> Carriers {
-        let proxy =
-            carried.proxy(self.key.name.as_str(), self.all.log.map(access_log), self.all.limits);
+        let proxy = carried.proxy(self.key.name.as_str(), self.all.log.map(access_log), self.all.limits);
         check_rules(&proxy, self.key, "tcp_proxy", found);
         let chain = |socket, filter_chain_match| FilterChain {
             filters: vec![bytes::filter(&proxy)],
@@ -233,7 +238,10 @@ fn manager(key: &ObjectKey, spec: &Listener, all: &All<'_>) -> HttpConnectionMan
         normalize_path: yes(),
         merge_slashes: true,
         // As users of the Gateway API expect; a route's timeout does not count while the client's side is open.
-        upgrade_configs: vec![UpgradeConfig { upgrade_type: "websocket".to_owned(), ..UpgradeConfig::default() }],
+        upgrade_configs: vec![UpgradeConfig {
+            upgrade_type: "websocket".to_owned(),
+            ..UpgradeConfig::default()
+        }],
         route_specifier: Some(RouteSpecifier::Rds(Rds {
             config_source: Some(ads()),
             route_config_name: name.to_string(),

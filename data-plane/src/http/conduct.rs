@@ -191,6 +191,9 @@ fn accept(stream: &mut Stream, flags: Flags) -> Result<(), LocalReply> {
         stats.manager.downstream_rq_ws_on_non_ws_route.inc();
         return Err(Cause::UpgradeRefused.into());
     }
+    if upgrade {
+        stats.manager.downstream_cx_upgrades_total.inc();
+    }
     cx.upgrade = upgrade;
     cx.begin_trace(head);
     set_deadlines(head, cx);
@@ -223,7 +226,9 @@ fn is_upgrade_enabled(head: &RequestHead, cx: &StreamCx) -> bool {
     let asked = head.headers.get_id(HeaderId::Upgrade).unwrap_or_default();
     let is_asked = |name: &str| asked.eq_ignore_ascii_case(name.as_bytes());
     let by_route = cx.route().and_then(|matched| match matched.answer() {
-        route::Answer::Forward(forward) => forward.upgrades.iter().find(|(name, _)| is_asked(name)).map(|u| u.1),
+        route::Answer::Forward(forward) => {
+            forward.upgrades.iter().find(|(name, _)| is_asked(name)).map(|u| u.1)
+        }
         route::Answer::Redirect(_) | route::Answer::Direct(_) => None,
     });
     by_route.unwrap_or_else(|| cx.served.hcm.config.upgrades.iter().any(|name| is_asked(name)))

@@ -325,16 +325,8 @@ impl Accepted {
         let server_name = self.hello.and_then(|hello| hello.server_name);
         let Self { peer, direct_peer, local, direct_local, .. } = self;
         let buffer_limit = self.runtime.buffer_limit;
-        let facade = Facade {
-            peer,
-            direct_peer,
-            local,
-            direct_local,
-            detected,
-            server_name,
-            listener,
-            buffer_limit,
-        };
+        let facade =
+            Facade { peer, direct_peer, local, direct_local, detected, server_name, listener, buffer_limit };
         (facade, self.stream, counts)
     }
 }

@@ -29,17 +29,16 @@ pub(super) async fn take(
     stats: &ProxyProtocolStats,
 ) -> io::Result<Taken> {
     // Without a header is a way on where that is allowed: what is not wanted is then not looked for, as in Envoy.
-    let wanted = Wanted {
-        v1: !(filter.disallow_v1 && filter.optional),
-        v2: !(filter.disallow_v2 && filter.optional),
-    };
+    let wanted =
+        Wanted { v1: !(filter.disallow_v1 && filter.optional), v2: !(filter.disallow_v2 && filter.optional) };
     let disallowed = |version: &Version| match version {
         Version::V1 => filter.disallow_v1,
         Version::V2 => filter.disallow_v2,
     };
     let looked = peek(stream, MAX_READ, |bytes| {
         // The rest of what is not taken anyway is not looked at.
-        let claimed = proxy_protocol::claimed(bytes).filter(|version| disallowed(version) && !filter.optional);
+        let claimed =
+            proxy_protocol::claimed(bytes).filter(|version| disallowed(version) && !filter.optional);
         match (claimed, proxy_protocol::read(bytes, wanted)) {
             (Some(version), _) => Some(Err(version)),
             (None, Ok(Found::Partial)) => None,

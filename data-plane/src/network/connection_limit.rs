@@ -1,6 +1,6 @@
 //! A limit of connections at a time, over all workers.
 
-use super::{Built, BuildResult, Entry, Factory, Gate};
+use super::{BuildResult, Built, Entry, Factory, Gate};
 use crate::http::{Connection, Deps};
 use crate::stat_block;
 use crate::stats::Scope;
@@ -59,10 +59,11 @@ impl Gate for Limit {
 fn build(config: &config::NetworkFilter, deps: &Deps, _: &Scope) -> Option<BuildResult> {
     let config::NetworkFilter::ConnectionLimit(config) = config else { return None };
     let prefix = format!("connection_limit.{}.", config.stat_prefix);
-    let scope = deps.stats.scope(&prefix, "connection_limit.", &[(
-        "envoy_connection_limit_prefix",
-        &config.stat_prefix,
-    )]);
+    let scope = deps.stats.scope(
+        &prefix,
+        "connection_limit.",
+        &[("envoy_connection_limit_prefix", &config.stat_prefix)],
+    );
     let shared = Arc::new(Shared { active: AtomicU64::new(0), stats: Stats::new(&scope) });
     Some(Ok(Built::Gate(Arc::new(Limit { config: config.clone(), shared }))))
 }

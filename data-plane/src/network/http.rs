@@ -23,8 +23,5 @@ impl NetworkFilter for Http {
 
 fn build(config: &config::NetworkFilter, deps: &Deps, listener: &Scope) -> Option<BuildResult> {
     let config::NetworkFilter::Http(config) = config else { return None };
-    Some(
-        Hcm::build(Arc::clone(config), deps, listener)
-            .map(|hcm| Built::Terminal(Arc::new(Http(hcm)))),
-    )
+    Some(Hcm::build(Arc::clone(config), deps, listener).map(|hcm| Built::Terminal(Arc::new(Http(hcm)))))
 }

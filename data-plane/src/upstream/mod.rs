@@ -34,7 +34,9 @@ pub use limits::{Limit, Permit, Priority, Usage};
 pub use manager::{Change, ClusterInfo, ClusterState, Manager, Origin};
 pub use outlier::{Detection, Monitor, OutlierStats};
 pub use pick::PickRequest;
-pub use pool::{Exchange, Local, Progress, SendOptions, TcpConnection, TcpError, UpstreamError, UpstreamErrorKind};
+pub use pool::{
+    Exchange, Local, Progress, SendOptions, TcpConnection, TcpError, UpstreamError, UpstreamErrorKind,
+};
 pub use stats::{
     BreakerStats, CheckStats, ClusterMetrics, ClusterStats, Codes, ManagerStats, Membership, RateLimitStats,
     RemainingStats, Traffic,

@@ -256,7 +256,8 @@ fn of_bytes() -> Value {
 }
 
 fn carrying(name: &str, listener: &str, spec: Value) -> Value {
-    let mut all = json!({"gateways": ["edge"], "listeners": [listener], "rules": [{"backends": [{"service": "a"}]}]});
+    let mut all =
+        json!({"gateways": ["edge"], "listeners": [listener], "rules": [{"backends": [{"service": "a"}]}]});
     for (field, value) in spec.as_object().unwrap() {
         all[field] = value.clone();
     }
@@ -267,7 +268,11 @@ fn carrying(name: &str, listener: &str, spec: Value) -> Value {
 fn routes_of_bytes_say_only_where_to() {
     let store = Store::with(&[of_bytes()]);
     let admitted = [
-        carrying("a", "db", json!({"rules": [{"backends": [{"service": "a"}], "idle_timeout": "5s", "hash": [{"client_ip": true}]}]})),
+        carrying(
+            "a",
+            "db",
+            json!({"rules": [{"backends": [{"service": "a"}], "idle_timeout": "5s", "hash": [{"client_ip": true}]}]}),
+        ),
         carrying("b", "tls", json!({"hosts": ["b.example.com"]})),
         carrying("c", "tls", json!({"hosts": ["c.example.com"]})),
         carrying("d", "web", json!({"hosts": ["d.example.com"]})),
@@ -301,7 +306,11 @@ fn a_listener_of_bytes_is_served_by_one_route() {
     ]);
     for (write, place, said) in [
         (carrying("z", "db", json!({})), "spec.listeners", "is taken by Route/a"),
-        (carrying("z", "tls", json!({"hosts": ["B.example.com", "c.example.com"]})), "spec.hosts", "`b.example.com` at listener `tls`"),
+        (
+            carrying("z", "tls", json!({"hosts": ["B.example.com", "c.example.com"]})),
+            "spec.hosts",
+            "`b.example.com` at listener `tls`",
+        ),
         (carrying("z", "tls", json!({"hosts": ["b.other.com"]})), "spec.hosts", "not among the hostnames"),
         (carrying("z", "none", json!({})), "spec.listeners[0]", "has a listener `none`"),
     ] {

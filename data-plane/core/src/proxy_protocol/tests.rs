@@ -108,7 +108,8 @@ fn what_is_not_wanted_or_no_header_is_absent() {
     let (v1, v2) = (&b"PROXY UNKNOWN\r\n"[..], &SIGNATURE[..]);
     assert_eq!(read(v1, Wanted { v1: false, v2: true }), Ok(Found::Absent));
     assert_eq!(read(v2, Wanted { v1: true, v2: false }), Ok(Found::Absent));
-    for bytes in [&b"GET / HTTP/1.1\r\n"[..], b"PROXX", b"proxy TCP4", b"\r\n\r\n\0\r\nQUIX", b"\x16\x03\x01"] {
+    for bytes in [&b"GET / HTTP/1.1\r\n"[..], b"PROXX", b"proxy TCP4", b"\r\n\r\n\0\r\nQUIX", b"\x16\x03\x01"]
+    {
         assert_eq!(read(bytes, BOTH), Ok(Found::Absent), "{}", bytes.escape_ascii());
     }
     assert_eq!(read(b"", Wanted { v1: false, v2: false }), Ok(Found::Partial), "nothing says nothing");
@@ -116,8 +117,7 @@ fn what_is_not_wanted_or_no_header_is_absent() {
 
 fn check(bytes: &[u8], piece: usize) -> bool {
     let own = Ends { source: ([1, 1, 1, 1], 1).into(), destination: ([1, 1, 1, 1], 1).into() };
-    let header =
-        Header { version: Version::V2, length: 28, ends: Some(own), extensions: bytes.len() };
+    let header = Header { version: Version::V2, length: 28, ends: Some(own), extensions: bytes.len() };
     let mut extensions = Extensions::of(&header);
     let whole = bytes.chunks(piece).all(|piece| extensions.take(piece).is_ok());
     whole && extensions.left() == 0

@@ -59,9 +59,7 @@ pub(super) fn proxy(
     let jitter = match max_downstream_connection_duration_jitter_percentage {
         Some(Percent { value }) if (0.0..=100.0).contains(&value) => (value * 10_000.0).round() as u32,
         Some(Percent { value }) => {
-            return Err(
-                d.reject(&jitter_at, format_args!("{value} is not a percentage, must be 0 to 100"))
-            );
+            return Err(d.reject(&jitter_at, format_args!("{value} is not a percentage, must be 0 to 100")));
         }
         None => 0,
     };
@@ -84,8 +82,7 @@ pub(super) fn proxy(
         &at.field("max_downstream_connection_duration"),
         d,
     );
-    let idle_timeout =
-        duration::limit(idle_timeout, Some(IDLE_TIMEOUT), &at.field("idle_timeout"), d);
+    let idle_timeout = duration::limit(idle_timeout, Some(IDLE_TIMEOUT), &at.field("idle_timeout"), d);
     let hashes = field::each(hash_policy, &at.field("hash_policy"), d, hash);
     Ok(TcpProxy {
         clusters: clusters(cluster_specifier, at, d)?,

@@ -4,8 +4,9 @@ use super::field::{self, ignored, required, unsupported};
 use super::runtime::json_object;
 use super::{Options, duration, extension, proxy_protocol, secret};
 use crate::config::{
-    CipherSuite, CommonTls, DownstreamTls, KeyGroup, OcspPolicy, ProxyProtocolVersion, SecretSource, SecretType, SessionTickets,
-    TlsParams, TlsVersion, TransportSocketMatch, UpstreamTls, ValidationContext, ValidationSource,
+    CipherSuite, CommonTls, DownstreamTls, KeyGroup, OcspPolicy, ProxyProtocolVersion, SecretSource,
+    SecretType, SessionTickets, TlsParams, TlsVersion, TransportSocketMatch, UpstreamTls, ValidationContext,
+    ValidationSource,
 };
 use crate::path::{Diagnostics, Path, Rejected};
 use std::sync::Arc;

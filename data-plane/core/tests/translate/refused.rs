@@ -840,14 +840,18 @@ fn tcp_proxies_and_proxy_protocol() {
             ],
         ),
         (
-            tcp("cluster: a, upstream_connect_mode: ON_DOWNSTREAM_DATA, backoff_options: {base_interval: 1s}"),
+            tcp(
+                "cluster: a, upstream_connect_mode: ON_DOWNSTREAM_DATA, backoff_options: {base_interval: 1s}",
+            ),
             &[
                 "HCM.backoff_options: the next host is tried at once",
                 "HCM.upstream_connect_mode: hosts are connected as soon as a connection is accepted",
             ],
         ),
         (
-            tcp("cluster: a, flush_access_log_on_connected: true, access_log_options: {access_log_flush_interval: 0s}"),
+            tcp(
+                "cluster: a, flush_access_log_on_connected: true, access_log_options: {access_log_flush_interval: 0s}",
+            ),
             &[
                 "HCM.flush_access_log_on_connected: access_log_options says the same",
                 "HCM.access_log_options.access_log_flush_interval: must be at least 1 ms",

@@ -321,10 +321,7 @@ impl Session {
         let cluster = self.cluster.as_ref().map(|cluster| &cluster.config);
         let record = Record {
             now,
-            timing: Timing {
-                end: (log_type == LogType::TcpConnectionEnd).then_some(now),
-                ..Timing::NONE
-            },
+            timing: Timing { end: (log_type == LogType::TcpConnectionEnd).then_some(now), ..Timing::NONE },
             flags: self.flags,
             downstream_bytes: bytes(up.read, down.written),
             upstream_bytes: bytes(down.read, up.written),

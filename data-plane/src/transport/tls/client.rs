@@ -190,8 +190,7 @@ impl ClientContext {
             };
             Arc::new(config)
         };
-        let by_offer =
-            [Offer::Http1, Offer::Http2, Offer::Either, Offer::Nothing].map(offering);
+        let by_offer = [Offer::Http1, Offer::Http2, Offer::Either, Offer::Nothing].map(offering);
         Ok(Built { version, by_offer, judge, local })
     }
 

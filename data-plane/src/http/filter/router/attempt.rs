@@ -72,11 +72,8 @@ impl Router {
         cx.forward_trace(head);
         // The connection's own ends, not what its headers claim.
         let client = Ends { source: served.facts.remote, destination: served.facts.local };
-        let options = SendOptions {
-            priority: target.priority,
-            progress: Some(&vitals.progress),
-            client: Some(client),
-        };
+        let options =
+            SendOptions { priority: target.priority, progress: Some(&vitals.progress), client: Some(client) };
         match served.worker.upstream.send_with(cluster, &host, head, body, options).await {
             Ok(exchange) => {
                 let now = Instant::now();
