@@ -70,6 +70,10 @@ async fn compare_stats(pair: &Pair, prefixes: &[&str]) {
             if !prefixes.iter().any(|prefix| name.starts_with(prefix)) {
                 continue;
             }
+            // Ours carries on by itself, where Envoy hands what is left to a drainer.
+            if name.contains("upstream_flush_") {
+                continue;
+            }
             let told = ours.get(name);
             // What is not there at all, Envoy does not count either.
             if told != Some(value) && (told.is_some() || *value > 0) {
@@ -380,7 +384,10 @@ async fn tls_is_ended_passed_through_and_begun_by_name() {
     .await;
     assert_eq!(ours, envoy);
     assert!(ours[0].contains("hello") && ours[1].contains("hello") && !ours[2].contains("hello"), "{ours:?}");
-    compare_stats(&pair, &["tcp.", "listener.edge.no_filter_chain_match"]).await;
+    // What TLS itself says is not the same length in both.
+    let prefixes =
+        ["tcp.ended.", "tcp.inner.", "tcp.plain.", "tcp.begun.", "listener.edge.no_filter_chain_match"];
+    compare_stats(&pair, &prefixes).await;
     compare_logs(&mut pair, &["ended", "inner", "plain"]).await;
 }
 

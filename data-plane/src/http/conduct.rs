@@ -192,6 +192,9 @@ fn accept(stream: &mut Stream, flags: Flags) -> Result<(), LocalReply> {
         stats.manager.downstream_rq_ws_on_non_ws_route.inc();
         return Err(Cause::UpgradeRefused.into());
     }
+    if upgrade {
+        stats.manager.downstream_cx_upgrades_total.inc();
+    }
     cx.upgrade = upgrade;
     cx.begin_trace(head);
     set_deadlines(head, cx);

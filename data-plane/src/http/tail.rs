@@ -38,9 +38,7 @@ impl Tail {
         upgraded: bool,
     ) -> Body {
         if upgraded {
-            let stats = &stream.cx.served.hcm.stats.manager;
-            stats.downstream_cx_upgrades_total.inc();
-            stats.downstream_cx_upgrades_active.inc();
+            stream.cx.served.hcm.stats.manager.downstream_cx_upgrades_active.inc();
         }
         let whole = body.remaining() == Some(0);
         Body::Stream(Box::new(Self { stream, body, alarm, head, trailers: None, upstream, upgraded, whole }))

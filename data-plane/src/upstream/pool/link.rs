@@ -118,6 +118,11 @@ impl Books {
         self.started.elapsed()
     }
 
+    /// The connection ended by our side's end, which came after the other's.
+    pub(super) fn ended_here(&self) {
+        self.remote.set(false);
+    }
+
     /// Our side's address.
     pub(super) fn local_address(&self) -> Option<SocketAddr> {
         self.local_address.get()

@@ -153,6 +153,11 @@ impl AsyncWrite for TcpConnection {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.link).poll_shutdown(cx)
+        let polled = Pin::new(&mut self.link).poll_shutdown(cx);
+        if matches!(polled, Poll::Ready(Ok(()))) {
+            // As Envoy counts: whoever ends last ends the connection.
+            self.link.books().ended_here();
+        }
+        polled
     }
 }
