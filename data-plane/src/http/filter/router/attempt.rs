@@ -69,7 +69,11 @@ impl Router {
         cx.attempt = Some(Underway::new(admission, now));
         cx.moments.upstream_sent.get_or_insert(cx.start);
         cx.forward_trace(head);
-        let options = SendOptions { priority: target.priority, progress: Some(&vitals.progress) };
+        let options = SendOptions {
+            priority: target.priority,
+            progress: Some(&vitals.progress),
+            retries: target.retries,
+        };
         match served.worker.upstream.send_with(cluster, &host, head, body, options).await {
             Ok(exchange) => {
                 let now = Instant::now();
@@ -86,13 +90,9 @@ impl Router {
             }
             Err(mut error) => {
                 cx.upstream.transport_failure = error.transport_failure.take();
-                match vitals.progress.is_ready() {
-                    Some(ready) => {
-                        cx.upstream.protocol = Some(ready.protocol);
-                        cx.upstream.local = ready.local_address;
-                    }
+                if vitals.progress.is_ready().is_none() {
                     // Nothing was sent.
-                    None => cx.moments.upstream_sent = None,
+                    cx.moments.upstream_sent = None;
                 }
                 settle(cx, outcome_of(&error.kind));
                 Err(Failed::Upstream(error))
