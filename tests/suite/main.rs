@@ -5,6 +5,7 @@
 mod bad_input;
 mod consul_client;
 mod equivalence;
+mod faults;
 mod foreign;
 mod grpc_api;
 mod health;
