@@ -76,6 +76,20 @@ pub async fn exchange(
     tasks.spawn(async move {
         let _ = connection.await;
     });
+    ask(send, request, body, trailers).await
+}
+
+/// Sends one request on a connection that is there and reads the answer.
+///
+/// # Errors
+/// The connection takes no requests, or silence. A stream reset is an answer.
+pub async fn ask(
+    send: h2::client::SendRequest<Bytes>,
+    request: Request<()>,
+    body: &[u8],
+    trailers: Option<HeaderMap>,
+) -> Result<Message> {
+    let mut tasks = JoinSet::new();
     let mut send = send.ready().await?;
     let ends = body.is_empty() && trailers.is_none();
     let (response, mut upload) = send.send_request(request, ends)?;
@@ -105,7 +119,7 @@ pub async fn exchange(
     Ok(message)
 }
 
-async fn push(stream: &mut h2::SendStream<Bytes>, mut body: Bytes, last: bool) -> Result<()> {
+pub(crate) async fn push(stream: &mut h2::SendStream<Bytes>, mut body: Bytes, last: bool) -> Result<()> {
     while !body.is_empty() {
         stream.reserve_capacity(body.len());
         let room = std::future::poll_fn(|cx| stream.poll_capacity(cx)).await.context("closed")??;
@@ -115,7 +129,7 @@ async fn push(stream: &mut h2::SendStream<Bytes>, mut body: Bytes, last: bool) -
     Ok(())
 }
 
-async fn read(body: &mut h2::RecvStream, message: &mut Message) -> Result<()> {
+pub(crate) async fn read(body: &mut h2::RecvStream, message: &mut Message) -> Result<()> {
     while let Some(chunk) = timeout(DEADLINE, body.data()).await.context("peer is silent")? {
         match chunk {
             Ok(chunk) => {

@@ -162,6 +162,29 @@ impl Wire {
         Self { stream, buffer: Vec::new() }
     }
 
+    /// Over a connection that is there.
+    pub fn over(stream: TcpStream) -> Self {
+        Self::new(stream)
+    }
+
+    /// Resets the connection.
+    ///
+    /// # Errors
+    /// It is gone.
+    pub fn reset(self) -> Result<()> {
+        // Deprecated for async drops only: nothing is left to send here.
+        Ok(rustix::net::sockopt::set_socket_linger(&self.stream, Some(Duration::ZERO))?)
+    }
+
+    /// Reads and drops until the peer closes, or for so long.
+    pub async fn rest_for(&mut self, time: Duration) {
+        let read = async {
+            let mut dropped = vec![0; 64 * 1024];
+            while matches!(self.stream.read(&mut dropped).await, Ok(1..)) {}
+        };
+        let _ = timeout(time, read).await;
+    }
+
     /// Sends these bytes.
     ///
     /// # Errors
@@ -413,11 +436,7 @@ async fn serve(mut wire: Wire, seen: &Mutex<Vec<Message>>) -> Result<()> {
             "bytes" => wire.send(&ok(200, &vec![b'x'; number])).await?,
             "echo" => wire.send(&ok(200, &body)).await?,
             "close" => return Ok(()),
-            "reset" => {
-                // Deprecated for async drops only: nothing is left to send here.
-                rustix::net::sockopt::set_socket_linger(&wire.stream, Some(Duration::ZERO))?;
-                return Ok(());
-            }
+            "reset" => return wire.reset(),
             "never" => {
                 wire.rest().await?;
                 return Ok(());

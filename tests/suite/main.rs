@@ -5,6 +5,7 @@
 mod bad_input;
 mod consul_client;
 mod equivalence;
+mod faults;
 mod fleet_health;
 mod foreign;
 mod grpc_api;

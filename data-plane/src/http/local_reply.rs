@@ -84,7 +84,14 @@ pub(super) enum Cause<'a> {
     /// The cluster's circuit breaker is open; with when to try again.
     BreakerOpen(Option<Duration>),
     /// No answer came from upstream; with why connecting failed.
-    Upstream(Reset, Option<&'a str>),
+    Upstream {
+        /// How.
+        reset: Reset,
+        /// What the transport said.
+        transport: Option<&'a str>,
+        /// It was not the first attempt.
+        retried: bool,
+    },
     /// The route's timeout passed. `quiet`: the client asked for 204 instead (x-envoy-upstream-rq-timeout-alt-response).
     ResponseTimeout {
         /// Answer 204 without a body.
@@ -248,7 +255,7 @@ impl From<Cause<'_>> for LocalReply {
                 });
                 reply.tried()
             }
-            Cause::Upstream(reset, transport) => Self::upstream(reset, transport),
+            Cause::Upstream { reset, transport, retried } => Self::upstream(reset, transport, retried),
             Cause::ResponseTimeout { quiet } => {
                 let reply = if quiet {
                     Self::new(204, "response_timeout")
@@ -284,11 +291,12 @@ impl From<Cause<'_>> for LocalReply {
 }
 
 impl LocalReply {
-    fn upstream(reset: Reset, transport: Option<&str>) -> Self {
+    fn upstream(reset: Reset, transport: Option<&str>, retried: bool) -> Self {
         // Envoy answers 502 to upstream protocol errors only.
         let status = if reset == Reset::Protocol { 502 } else { 503 };
         let body = format!(
-            "upstream connect error or disconnect/reset before headers. reset reason: {}",
+            "upstream connect error or disconnect/reset before headers. {}reset reason: {}",
+            if retried { "retried and the latest " } else { "" },
             reset.as_str()
         );
         let mut reply = Self::new(status, reset.details(false, transport)).body(body).flags(reset.flags());
@@ -446,22 +454,22 @@ mod tests {
             (Cause::ClusterNotFound(503), 503, "", "NC", "cluster_not_found"),
             (Cause::ClusterNotFound(404), 404, "", "NC", "cluster_not_found"),
             (Cause::NoHealthyUpstream, 503, "no healthy upstream", "UH", "no_healthy_upstream"),
-            (Cause::Upstream(Reset::ConnectFailure, refused), 503,
+            (Cause::Upstream { reset: Reset::ConnectFailure, transport: refused, retried: false }, 503,
                 "upstream connect error or disconnect/reset before headers. reset reason: remote connection failure",
                 "UF", "upstream_reset_before_response_started{remote_connection_failure|delayed_connect_error:_Connection_refused}"),
-            (Cause::Upstream(Reset::ConnectTimeout, None), 503,
+            (Cause::Upstream { reset: Reset::ConnectTimeout, transport: None, retried: false }, 503,
                 "upstream connect error or disconnect/reset before headers. reset reason: connection timeout",
                 "UF", "upstream_reset_before_response_started{connection_timeout}"),
-            (Cause::Upstream(Reset::Termination, None), 503,
+            (Cause::Upstream { reset: Reset::Termination, transport: None, retried: false }, 503,
                 "upstream connect error or disconnect/reset before headers. reset reason: connection termination",
                 "UC", "upstream_reset_before_response_started{connection_termination}"),
-            (Cause::Upstream(Reset::Remote, None), 503,
+            (Cause::Upstream { reset: Reset::Remote, transport: None, retried: false }, 503,
                 "upstream connect error or disconnect/reset before headers. reset reason: remote reset",
                 "UR", "upstream_reset_before_response_started{remote_reset}"),
-            (Cause::Upstream(Reset::Protocol, None), 502,
+            (Cause::Upstream { reset: Reset::Protocol, transport: None, retried: false }, 502,
                 "upstream connect error or disconnect/reset before headers. reset reason: protocol error",
                 "UPE", "upstream_reset_before_response_started{protocol_error}"),
-            (Cause::Upstream(Reset::Overflow, None), 503,
+            (Cause::Upstream { reset: Reset::Overflow, transport: None, retried: false }, 503,
                 "upstream connect error or disconnect/reset before headers. reset reason: overflow",
                 "UO", "upstream_reset_before_response_started{overflow}"),
             (Cause::ResponseTimeout { quiet: false }, 504, "upstream request timeout", "UT", "response_timeout"),

@@ -208,11 +208,13 @@ impl StreamCx {
             moved = Downstream { remote: self.origin.client, ..served.facts.clone() };
             &moved
         };
+        // An attempt that was given up has told how far it got and no more.
+        let ready = self.vitals.progress.is_ready();
         let upstream = self.host.as_ref().map(|host| Upstream {
             address: host.address,
             hostname: &host.hostname,
-            local: self.upstream.local,
-            protocol: self.upstream.protocol,
+            local: self.upstream.local.or_else(|| ready?.local_address),
+            protocol: self.upstream.protocol.or_else(|| ready.map(|ready| ready.protocol)),
             connection_id: None,
             connect: None,
             transport_failure: self.upstream.transport_failure.as_deref(),

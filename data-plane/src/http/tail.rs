@@ -7,7 +7,7 @@ use super::local_reply::{Cause, LocalReply, Reset};
 use super::stream::{End, Stream};
 use super::vitals::Expired;
 use crate::codec::{Body, BodyError, BodySource, Frame};
-use data_plane_core::headers::{HeaderList, ResponseHead};
+use data_plane_core::headers::{HeaderList, ResponseHead, Version};
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use tokio::time::Instant;
@@ -78,6 +78,7 @@ impl Tail {
             return self.finish(End::Aborted);
         }
         let reset = match error {
+            BodyError::Closed if cx.upstream.protocol == Some(Version::Http2) => Reset::Termination,
             // An HTTP/1 upstream that closes before the promised end breaks the protocol.
             BodyError::Closed | BodyError::Protocol(_) => Reset::Protocol,
             BodyError::Reset(_) => Reset::Remote,

@@ -11,7 +11,6 @@ use crate::stats::Gauge;
 use crate::transport::{Counted, Io, local_interface_address, socket};
 use arc_swap::ArcSwap;
 use data_plane_core::config::{CodecType, ListenerFilter};
-use futures_util::FutureExt;
 use smallvec::SmallVec;
 use std::io;
 use std::net::SocketAddr;
@@ -78,9 +77,19 @@ impl Acceptor {
                 }
             }
         }
+        // Past the runtime, which knows of those only that came before it last looked.
+        let Ok(listener) = listener.into_std() else { return };
         for _ in 0..MAX_LEFT_IN_QUEUE {
-            let Some(Ok((stream, peer))) = listener.accept().now_or_never() else { break };
-            self.start(stream, peer);
+            match listener.accept() {
+                Ok((stream, peer)) => {
+                    let stream = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
+                    if let Ok(stream) = stream {
+                        self.start(stream, peer);
+                    }
+                }
+                Err(error) if is_of_one_connection(&error) => {}
+                Err(_) => break,
+            }
         }
     }
 

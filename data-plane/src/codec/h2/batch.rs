@@ -24,6 +24,8 @@ struct Inner<S> {
     queued: Vec<u8>,
     at: usize,
     unflushed: bool,
+    /// There was no room for all that `h2` has since the last flush.
+    refused: bool,
     shut: bool,
     capacity: usize,
 }
@@ -81,8 +83,16 @@ pub(super) struct Flusher<S>(Rc<RefCell<Inner<S>>>);
 
 /// Wraps a stream from which `received` has been read already.
 pub(super) fn batch<S: Io>(io: S, received: BytesMut, limit: BufferLimit) -> (Batch<S>, Flusher<S>) {
-    let capacity = limit.at_most(CAPACITY);
-    let inner = Inner { io, received, queued: Vec::new(), at: 0, unflushed: false, shut: false, capacity };
+    let inner = Inner {
+        io,
+        received,
+        queued: Vec::new(),
+        at: 0,
+        unflushed: false,
+        refused: false,
+        shut: false,
+        capacity: limit.at_most(CAPACITY),
+    };
     let shared = Rc::new(RefCell::new(inner));
     (Batch(Rc::clone(&shared)), Flusher(shared))
 }
@@ -91,6 +101,11 @@ impl<S: Io> Flusher<S> {
     /// Writes and flushes all that is queued.
     pub(super) fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.0.borrow_mut().poll_flush(cx)
+    }
+
+    /// Whether all that `h2` had to write has left, after a flush that is done. Asking forgets what was refused.
+    pub(super) fn is_clear(&self) -> bool {
+        !std::mem::take(&mut self.0.borrow_mut().refused)
     }
 
     /// Flushes, ends our side, then reads and drops until the peer ends its own; ready also when any of it fails.
@@ -143,8 +158,9 @@ impl<S: Io> AsyncWrite for Batch<S> {
         parts: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let inner = &mut *self.0.borrow_mut();
-        if inner.room() == 0 {
-            ready!(inner.poll_write_out(cx))?;
+        if inner.room() == 0 && inner.poll_write_out(cx)?.is_pending() {
+            inner.refused = true;
+            return Poll::Pending;
         }
         let mut taken = 0;
         for part in parts {

@@ -108,8 +108,9 @@ impl Drop for CloseOnDrop {
 }
 
 fn exchange_error(error: &h2::Error) -> ExchangeErrorKind {
-    // A stream above GOAWAY's last was not processed, and neither was one refused (RFC 9113 6.8, 8.7).
-    let unprocessed = error.is_go_away() && error.is_remote() && error.reason() == Some(Reason::NO_ERROR);
+    // A stream above GOAWAY's last was not processed, whatever GOAWAY's reason, and neither was one refused
+    // (RFC 9113 6.8, 8.7). `h2` gives the peer's GOAWAY to no other stream.
+    let unprocessed = error.is_go_away() && error.is_remote();
     if error.reason() == Some(Reason::REFUSED_STREAM) || unprocessed {
         return ExchangeErrorKind::Refused;
     }

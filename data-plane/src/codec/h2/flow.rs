@@ -1,10 +1,12 @@
 //! Bodies over HTTP/2 streams, both directions, under flow control.
 
 use super::convert::{trailers_in, trailers_out};
+use super::turns::Turns;
 use crate::codec::timer::Timer;
 use crate::codec::{Body, BodyError, BodySource, Frame};
 use bytes::Bytes;
 use h2::{Reason, RecvStream, SendStream};
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -59,10 +61,6 @@ impl<G> BodySource for Receiving<G> {
                     self.left = self.left.map(|left| left.saturating_sub(bytes.len() as u64));
                     return Poll::Ready(Some(Ok(Frame::Data(bytes))));
                 }
-                // RFC 9113 8.1: the server needs no more of the request.
-                Some(Err(error)) if error.reason() == Some(Reason::NO_ERROR) && error.is_reset() => {
-                    return Poll::Ready(Some(Err(BodyError::Closed)));
-                }
                 Some(Err(error)) => return Poll::Ready(Some(Err(body_error(&error)))),
                 None => self.data_over = true,
             }
@@ -94,6 +92,10 @@ pub(super) struct Sending {
     stalled: Option<Instant>,
     patience: Option<Duration>,
     timer: Timer,
+    /// Of the connection, where what went before a failure must still arrive.
+    turns: Option<Rc<Turns>>,
+    /// The body failed in that turn.
+    broken: Option<(BodyError, u64)>,
 }
 
 /// Why a body was not sent whole.
@@ -126,7 +128,15 @@ impl Sending {
             stalled: None,
             patience,
             timer: Timer::default(),
+            turns: None,
+            broken: None,
         }
+    }
+
+    /// Lets what was sent leave before the stream is reset because the body failed. Resetting drops what is queued.
+    pub(super) fn breaking_after(mut self, turns: &Rc<Turns>) -> Self {
+        self.turns = Some(Rc::clone(turns));
+        self
     }
 
     /// The body, for sending it again; whole only if not [`Self::touched`].
@@ -136,6 +146,9 @@ impl Sending {
 
     /// Sends what can be sent. Ready once the end is queued.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
+        if self.broken.is_some() {
+            return self.poll_break(cx);
+        }
         while !self.over {
             if !self.waiting.is_empty() {
                 ready!(self.poll_data(cx))?;
@@ -157,13 +170,13 @@ impl Sending {
                     if let Some(owed) = &mut self.owed {
                         match owed.checked_sub(bytes.len() as u64) {
                             Some(left) => *owed = left,
-                            None => return self.mismatch(),
+                            None => return self.mismatch(cx),
                         }
                     }
                     self.waiting = bytes;
                 }
                 Poll::Ready(None | Some(Ok(Frame::Trailers(_)))) if self.owed.is_some_and(|n| n > 0) => {
-                    return self.mismatch();
+                    return self.mismatch(cx);
                 }
                 Poll::Ready(Some(Ok(Frame::Trailers(list)))) => {
                     self.touched = true;
@@ -176,18 +189,39 @@ impl Sending {
                     self.stream.send_data(Bytes::new(), true).map_err(lost)?;
                 }
                 Poll::Ready(Some(Err(error))) => {
-                    self.stream.send_reset(Reason::INTERNAL_ERROR);
-                    return Poll::Ready(Err(SendError::Body(error)));
+                    return self.breaks(error, cx);
                 }
             }
         }
         Poll::Ready(Ok(()))
     }
 
-    /// The body is not as long as the head said; the message must not look whole.
-    fn mismatch(&mut self) -> Poll<Result<(), SendError>> {
+    fn breaks(&mut self, error: BodyError, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
+        self.body = Body::Empty;
+        self.broken = Some((error, self.turns.as_ref().map_or(0, |turns| turns.now())));
+        self.poll_break(cx)
+    }
+
+    /// Resets the stream once all that went before has left, or the peer has read nothing for too long.
+    fn poll_break(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
+        if let Some((_, at)) = &self.broken
+            && let Some(turns) = &self.turns
+            && turns.poll_past(*at, cx).is_pending()
+        {
+            let since = *self.stalled.get_or_insert_with(Instant::now);
+            let gone = self.stream.poll_reset(cx).is_ready();
+            if !gone && self.timer.poll_until(self.patience.map(|d| since + d), cx).is_pending() {
+                return Poll::Pending;
+            }
+        }
         self.stream.send_reset(Reason::INTERNAL_ERROR);
-        Poll::Ready(Err(SendError::Body(BodyError::Protocol("body differs from its content-length"))))
+        let error = self.broken.take().map_or(BodyError::Closed, |(error, _)| error);
+        Poll::Ready(Err(SendError::Body(error)))
+    }
+
+    /// The body is not as long as the head said; the message must not look whole.
+    fn mismatch(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
+        self.breaks(BodyError::Protocol("body differs from its content-length"), cx)
     }
 
     /// Sends what waits, as far as the window goes.

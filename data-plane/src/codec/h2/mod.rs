@@ -3,6 +3,7 @@
 //! - `batch`: writes of a loop turn gathered into one
 //! - `convert`: heads to and from the `http` crate's types
 //! - `flow`: bodies over streams, both directions
+//! - `turns`: when what a stream queued has left
 //! - `server`: downstream connections
 //! - `client`: upstream connections
 
@@ -14,6 +15,7 @@ mod keepalive;
 mod server;
 #[cfg(test)]
 mod tests;
+mod turns;
 
 pub use client::{Client, connect};
 pub(super) use server::serve;

@@ -4,6 +4,7 @@ use super::batch::{Batch, Flusher, batch};
 use super::convert::{self, Incoming};
 use super::flow::{Receiving, SendError, Sending, stated_length};
 use super::keepalive::Keepalive;
+use super::turns::Turns;
 use crate::codec::h1::decimal;
 use crate::codec::signals::Signals;
 use crate::codec::timer::{Timer, earlier};
@@ -70,6 +71,7 @@ pub(in crate::codec) async fn serve<S: Io, H: Handler>(
         options,
         handler,
         close: Rc::default(),
+        turns: Rc::default(),
         signals,
         timer,
         keepalive,
@@ -122,6 +124,7 @@ struct Driver<'a, S: Io, H> {
     handler: Rc<H>,
     /// An answer asked for the connection's end.
     close: Rc<Cell<bool>>,
+    turns: Rc<Turns>,
     signals: Signals,
     timer: Timer,
     keepalive: Option<Keepalive>,
@@ -153,9 +156,13 @@ impl<S: Io, H: Handler> Driver<'_, S, H> {
                 Err(reason) => return Poll::Ready(self.ending.map_or(reason, |(reason, _)| reason)),
             }
         }
-        if let Poll::Ready(Err(_)) = self.flusher.poll_flush(cx) {
-            let active = !self.streams.is_empty();
-            return Poll::Ready(if active { EndReason::RemoteActive } else { EndReason::Remote });
+        match self.flusher.poll_flush(cx) {
+            Poll::Ready(Err(_)) => {
+                let active = !self.streams.is_empty();
+                return Poll::Ready(if active { EndReason::RemoteActive } else { EndReason::Remote });
+            }
+            Poll::Ready(Ok(())) if self.flusher.is_clear() => self.turns.cleared(),
+            _ => {}
         }
         if let Some(keepalive) = &mut self.keepalive
             && keepalive.poll(&mut self.ping_timer, cx).is_ready()
@@ -174,8 +181,8 @@ impl<S: Io, H: Handler> Driver<'_, S, H> {
                     accepted += 1;
                     self.requests += 1;
                     let handler = Rc::clone(&self.handler);
-                    let close = Rc::clone(&self.close);
-                    self.streams.push(Box::pin(stream(request, respond, handler, self.options, close)));
+                    let shared = (Rc::clone(&self.close), Rc::clone(&self.turns));
+                    self.streams.push(Box::pin(stream(request, respond, handler, self.options, shared)));
                     if self.options.max_requests.is_some_and(|max| self.requests >= max) {
                         self.end(EndReason::MaxRequests);
                     }
@@ -242,7 +249,7 @@ async fn stream<H: Handler>(
     mut respond: SendResponse<Bytes>,
     handler: Rc<H>,
     options: &ServerOptions,
-    close: Rc<Cell<bool>>,
+    (close, turns): (Rc<Cell<bool>>, Rc<Turns>),
 ) {
     let (parts, body) = request.into_parts();
     let length = stated_length(&parts.headers);
@@ -274,7 +281,8 @@ async fn stream<H: Handler>(
     let response = convert::response_out(&reply.head, length);
     let Ok(out) = respond.send_response(response, over) else { return };
     let owed = length.filter(|_| !over);
-    let mut sending = Sending::new(out, reply.body, owed, over, options.stream_idle_timeout);
+    let mut sending =
+        Sending::new(out, reply.body, owed, over, options.stream_idle_timeout).breaking_after(&turns);
     drop(reply.head);
     // Whatever fails has reset the stream.
     let _: Result<(), SendError> = poll_fn(|cx| sending.poll(cx)).await;

@@ -91,6 +91,8 @@ pub(in crate::http) struct Target {
     avoid: Option<Arc<RetryPolicy>>,
     /// What there is beside one attempt.
     plan: Option<Box<Plan>>,
+    /// There is a retry policy.
+    retries: bool,
 }
 
 impl Router {
@@ -135,6 +137,7 @@ impl Router {
         let subset = cluster.config.subsets.is_some().then(|| wanted(&matched, cx)).flatten();
         cx.cluster = Some(Arc::clone(&cluster));
         let retries = Retries::new(forward.retry.as_ref(), head);
+        let retried = retries.is_some();
         let timeout = self.prepare(&matched, forward, head, cx);
         let mirrored = !forward.mirrors.is_empty();
         let plan = if retries.is_some() || mirrored || timeout.per_try.or(timeout.per_try_idle).is_some() {
@@ -152,6 +155,7 @@ impl Router {
             subset,
             avoid: forward.retry.as_ref().filter(|policy| policy.chooses_hosts()).map(Arc::clone),
             plan,
+            retries: retried,
         })
     }
 

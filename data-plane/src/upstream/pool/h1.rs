@@ -3,12 +3,12 @@
 use super::link::{Books, Link, OpenBooks, Owner, Protocol, room};
 use super::queue::Queue;
 use super::request::{Active, Pending, Sharing};
-use super::{Exchange, Failure, Progress, Shared, UpstreamError, is_safe_to_repeat};
+use super::{Exchange, Failure, Progress, SendOptions, Shared, UpstreamError, is_safe_to_repeat};
 use crate::codec::h1::{ClientConn, Reuse};
 use crate::codec::{Body, ClientOptions};
 use crate::upstream::cluster::Cluster;
 use crate::upstream::host::Host;
-use crate::upstream::limits::Priority;
+use crate::upstream::limits::{Limit, Priority};
 use crate::upstream::tls::Names;
 use data_plane_core::headers::{RequestHead, Version};
 use std::cell::{Cell, RefCell};
@@ -71,8 +71,9 @@ impl Pool {
         host: &Arc<Host>,
         head: &RequestHead,
         body: Body,
-        progress: Option<&Progress>,
+        options: SendOptions<'_>,
     ) -> Result<Exchange, UpstreamError> {
+        let progress = options.progress;
         self.follow(cluster, host);
         let conn = match self.take_idle() {
             Some(conn) => conn,
@@ -89,8 +90,12 @@ impl Pool {
         if !reused || !error.may_repeat || !is_safe_to_repeat(&error.error.kind, head) {
             return Err(error.error);
         }
-        // The host closed a connection it had kept: the request never had a chance. Others of that age are no
-        // better, so it goes on a fresh one.
+        // The host closed a connection it had kept: most likely, the request never had a chance. Others of that age
+        // are no better, so it goes on a fresh one.
+        let Some(_retry) = cluster.usage.acquire(self.priority, Limit::Retries) else {
+            cluster.stats.upstream_rq_retry_overflow.inc();
+            return Err(error.error);
+        };
         let UpstreamError { body: Some(body), kind, transport_failure } = error.error else {
             return Err(error.error);
         };

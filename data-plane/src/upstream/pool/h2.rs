@@ -3,11 +3,13 @@
 use super::link::{Books, Link, Owner, Protocol, room};
 use super::queue::Queue;
 use super::request::{Active, Pending, Sharing};
-use super::{Exchange, Failure, Progress, Shared, UpstreamError, UpstreamErrorKind, is_safe_to_repeat};
+use super::{
+    Exchange, Failure, Progress, SendOptions, Shared, UpstreamError, UpstreamErrorKind, is_safe_to_repeat,
+};
 use crate::codec::{Body, ClientOptions, h2};
 use crate::upstream::cluster::Cluster;
 use crate::upstream::host::Host;
-use crate::upstream::limits::Priority;
+use crate::upstream::limits::{Limit, Priority};
 use crate::upstream::tls::Names;
 use data_plane_core::headers::{RequestHead, Version};
 use std::cell::{Cell, RefCell};
@@ -103,11 +105,13 @@ impl Pool {
         host: &Arc<Host>,
         head: &RequestHead,
         body: Body,
-        progress: Option<&Progress>,
+        options: SendOptions<'_>,
     ) -> Result<Exchange, UpstreamError> {
         self.follow(cluster, host);
         let mut body = body;
         let mut repeated = false;
+        // Held while the request is repeated.
+        let mut _retry = None;
         loop {
             let stream = match self.take() {
                 Some(stream) => stream,
@@ -116,14 +120,28 @@ impl Pool {
                     Err(failure) => return Err(failure.with(Some(body))),
                 },
             };
-            let reused = stream.0.books.requests() > 0;
-            let (error, may_repeat) = match self.exchange(stream, cluster, host, head, body, progress).await {
+            let conn = Rc::clone(&stream.0);
+            let reused = conn.books.requests() > 0;
+            let sent = self.exchange(stream, cluster, host, head, body, options.progress).await;
+            let (error, may_repeat) = match sent {
                 Ok(exchange) => return Ok(exchange),
                 Err(failed) => failed,
             };
             let refused = error.kind == UpstreamErrorKind::Refused;
             if repeated || !may_repeat || !(refused || reused) || !is_safe_to_repeat(&error.kind, head) {
                 return Err(error);
+            }
+            // GOAWAY ends a connection: what it did not take up goes to the next without further ado. A host that
+            // refuses a stream is at its limit, and one that fails may have begun: neither gets more than is allowed.
+            if !refused || conn.client.is_usable() {
+                if refused && options.retries {
+                    return Err(error);
+                }
+                _retry = cluster.usage.acquire(self.priority, Limit::Retries);
+                if _retry.is_none() {
+                    cluster.stats.upstream_rq_retry_overflow.inc();
+                    return Err(error);
+                }
             }
             repeated = true;
             match error.body {

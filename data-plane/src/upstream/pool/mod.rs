@@ -126,6 +126,8 @@ pub struct SendOptions<'a> {
     pub progress: Option<&'a Progress>,
     /// The client's connection, for clusters that tell their hosts.
     pub client: Option<Ends>,
+    /// Whoever sends it tries again what a host refuses.
+    pub retries: bool,
 }
 
 /// How far one attempt got, noted as it goes, so that it is known also when the attempt is given up.
@@ -284,7 +286,9 @@ impl Local {
     /// caller owns it.
     ///
     /// A request that fails on a connection used before, without a byte of a response, is sent once more on a
-    /// fresh one if its body is whole and repeating it does no harm: the host had closed what it kept.
+    /// fresh one if its body is whole and repeating it does no harm: the host had closed what it kept. Where the
+    /// host may have begun with it, that counts against the cluster's limit of retries, so that a host which
+    /// fails is not asked more often than is allowed.
     ///
     /// # Errors
     /// No response came; the body is given back where it is whole.
@@ -353,22 +357,22 @@ impl Local {
         options: SendOptions<'_>,
     ) -> Result<Exchange, UpstreamError> {
         let pools = &*self.0;
-        let SendOptions { priority, progress, client } = options;
-        let names = Names::of(cluster, head, client).map(Rc::new);
+        let priority = options.priority;
+        let names = Names::of(cluster, head, options.client).map(Rc::new);
         if version == Version::Http2 {
             let make = |names| h2::Pool::new(&pools.shared, cluster, host, priority, names);
             let pool = match names {
                 None => pool(&pools.h2, host, priority, || make(None)),
                 Some(names) => named(&pools.h2_named, host, priority, names, make),
             };
-            pool.send(cluster, host, head, body, progress).await
+            pool.send(cluster, host, head, body, options).await
         } else {
             let make = |names| h1::Pool::new(&pools.shared, cluster, host, priority, names);
             let pool = match names {
                 None => pool(&pools.h1, host, priority, || make(None)),
                 Some(names) => named(&pools.h1_named, host, priority, names, make),
             };
-            pool.send(cluster, host, head, body, progress).await
+            pool.send(cluster, host, head, body, options).await
         }
     }
 

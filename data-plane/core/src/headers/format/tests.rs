@@ -263,7 +263,7 @@ fn flags_are_printed_short_and_long() {
     record.log_type = LogType::DownstreamStart;
     assert_eq!(
         render("%RESPONSE_FLAGS% %RESPONSE_FLAGS_LONG% %ACCESS_LOG_TYPE%", &record),
-        "UF,URX UpstreamConnectionFailure,UpstreamRetryLimitExceeded DownstreamStart"
+        "URX,UF UpstreamRetryLimitExceeded,UpstreamConnectionFailure DownstreamStart"
     );
 }
 

@@ -72,8 +72,12 @@ impl Router {
         cx.forward_trace(head);
         // The connection's own ends, not what its headers claim.
         let client = Ends { source: served.facts.remote, destination: served.facts.local };
-        let options =
-            SendOptions { priority: target.priority, progress: Some(&vitals.progress), client: Some(client) };
+        let options = SendOptions {
+            priority: target.priority,
+            progress: Some(&vitals.progress),
+            client: Some(client),
+            retries: target.retries,
+        };
         match served.worker.upstream.send_with(cluster, &host, head, body, options).await {
             Ok(exchange) => {
                 let now = Instant::now();
@@ -90,13 +94,9 @@ impl Router {
             }
             Err(mut error) => {
                 cx.upstream.transport_failure = error.transport_failure.take();
-                match vitals.progress.is_ready() {
-                    Some(ready) => {
-                        cx.upstream.protocol = Some(ready.protocol);
-                        cx.upstream.local = ready.local_address;
-                    }
+                if vitals.progress.is_ready().is_none() {
                     // Nothing was sent.
-                    None => cx.moments.upstream_sent = None,
+                    cx.moments.upstream_sent = None;
                 }
                 settle(cx, outcome_of(&error.kind));
                 Err(Failed::Upstream(error))

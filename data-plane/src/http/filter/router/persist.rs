@@ -120,10 +120,6 @@ impl Router {
             Ok(Ok(exchange)) => Ended::Answered(exchange),
             Ok(Err(failed)) => Ended::Failed(failed),
             Err(expired) => {
-                if let Some(ready) = vitals.progress.is_ready() {
-                    cx.upstream.protocol = Some(ready.protocol);
-                    cx.upstream.local = ready.local_address;
-                }
                 let stats = &target.cluster.stats;
                 match expired {
                     Expired::TryIdle => stats.upstream_rq_per_try_idle_timeout.inc(),

@@ -61,7 +61,8 @@ impl Router {
             Err(error) => return client_body_failed(error),
         };
         let why = cx.upstream.transport_failure.as_deref().map(|why| why.replace(' ', "_"));
-        let mut reply = LocalReply::from(Cause::Upstream(reset, why.as_deref()));
+        let retried = cx.attempts > 1;
+        let mut reply = LocalReply::from(Cause::Upstream { reset, transport: why.as_deref(), retried });
         reply.overloaded &= !self.suppress_envoy_headers;
         if let Some(host) = &cx.host {
             host.stats().error();
@@ -73,10 +74,6 @@ impl Router {
     /// The route's timeout passed before a response began: the books of it, and what to answer.
     pub(in crate::http) fn timed_out(&self, request: &RequestHead, cx: &mut StreamCx) -> LocalReply {
         let reply = LocalReply::from(Cause::ResponseTimeout { quiet: cx.quiet_timeout });
-        if let Some(ready) = cx.vitals.progress.is_ready() {
-            cx.upstream.protocol = Some(ready.protocol);
-            cx.upstream.local = ready.local_address;
-        }
         charge_timeout(cx);
         settle(cx, Outcome::Timeout);
         self.charge(cx, request, reply.status, false);
