@@ -267,10 +267,8 @@ impl Load {
 
 /// Starts an example service and waits for the address that it prints.
 async fn echo(name: &str, status: u16, dir: &TempDir) -> Result<(Process, SocketAddr)> {
-    let mut process = {
-        let (any, status) = ("127.0.0.1:0".to_owned(), status.to_string());
-        Process::spawn(name, &built("portolan-echo")?, [name.to_owned(), any, status], &[], dir.path())?
-    };
+    let args = [name.to_owned(), "127.0.0.1:0".to_owned(), status.to_string()];
+    let mut process = Process::spawn(name, &built("portolan-echo")?, args, &[], dir.path())?;
     let addr = eventually("the example service listens", async || -> Result<SocketAddr> {
         process.check()?;
         process.log().trim().parse().context("its address")
