@@ -135,8 +135,8 @@ impl Keeper {
             if held.sync == Sync::Waiting {
                 return None;
             }
-            let mut kept = Kept::default();
-            kept.instances = write_instances(held.instances.values().flat_map(|all| all.values()));
+            let instances = write_instances(held.instances.values().flat_map(|all| all.values()));
+            let mut kept = Kept { instances, ..Kept::default() };
             // What is in force, not what is newest: a quarantined object's last good outlives a restart.
             let states = view.objects.states().values().filter(|s| s.source == *source);
             for object in states.filter_map(|s| s.in_force.as_ref()) {

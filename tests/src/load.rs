@@ -130,8 +130,7 @@ pub async fn load(addr: SocketAddr, speak: Speak, clients: usize, asks: Vec<Ask>
     while let Some(done) = tasks.join_next().await {
         done.expect("a client panicked");
     }
-    let told = std::mem::take(&mut *told.lock());
-    told
+    std::mem::take(&mut *told.lock())
 }
 
 async fn one_by_one(addr: SocketAddr, asks: &Mutex<VecDeque<Ask>>, told: &Mutex<Told>) {

@@ -875,9 +875,7 @@ fn tcp_proxies_and_proxy_protocol() {
             tcp(
                 "cluster: a, flush_access_log_on_connected: true, access_log_options: {access_log_flush_interval: 5s}",
             ),
-            &[
-                "HCM.flush_access_log_on_connected: access_log_options says the same",
-            ],
+            &["HCM.flush_access_log_on_connected: access_log_options says the same"],
         ),
         (
             taking("rules: [{tlv_type: 2, on_tlv_present: {key: a}}], pass_through_tlvs: {}"),
