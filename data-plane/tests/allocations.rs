@@ -25,7 +25,8 @@ const ALLOWED: f64 = 6.0;
 /// The rest of the process (timers, stats) has some work of its own meanwhile, whatever the requests.
 const ASIDE: f64 = 0.05;
 
-const REQUEST: &[u8] = b"GET /shoes?size=42 HTTP/1.1\r\nhost: shop.example.com\r\nuser-agent: test\r\naccept: */*\r\n\r\n";
+const REQUEST: &[u8] =
+    b"GET /shoes?size=42 HTTP/1.1\r\nhost: shop.example.com\r\nuser-agent: test\r\naccept: */*\r\n\r\n";
 const RESPONSE: &[u8] =
     b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: 5\r\nserver: up\r\n\r\nhello";
 
@@ -71,7 +72,10 @@ static_resources:
     ask(&mut client, COUNTED);
     let counted = region.change();
     let each = (counted.allocations + counted.reallocations) as f64 / COUNTED as f64;
-    println!("{each:.3} allocations, {:.0} bytes for a request", counted.bytes_allocated as f64 / COUNTED as f64);
+    println!(
+        "{each:.3} allocations, {:.0} bytes for a request",
+        counted.bytes_allocated as f64 / COUNTED as f64
+    );
     assert!(each <= ALLOWED + ASIDE, "a request allocates {each:.2} times, where {ALLOWED} are allowed");
 }
 

@@ -54,7 +54,8 @@ impl Programs {
             .filter_map(|python| Some(python.ok()?.path().join("site-packages/envoy/_bin/envoy")))
             .find(|path| path.exists())
             .context("no Envoy: deploy/dev/bench.sh installs it")?;
-        let programs = Self { portolan: portolan.canonicalize()?, envoy, bin: dev.join("bin").canonicalize()? };
+        let programs =
+            Self { portolan: portolan.canonicalize()?, envoy, bin: dev.join("bin").canonicalize()? };
         for tool in ["nginx", "haproxy", "wrk", "h2load"] {
             ensure!(programs.bin.join(tool).exists(), "no {tool}: deploy/dev/bench.sh installs it");
         }

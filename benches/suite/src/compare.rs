@@ -48,7 +48,11 @@ const WORKS: [Work; 7] = [
     },
     Work { what: "HTTP/2 to HTTP/1.1", listener: (Routes::ONE, Extra::Http2), load: &[] },
     Work { what: "TLS, HTTP/1.1", listener: (Routes::ONE, Extra::Tls), load: &["--h1"] },
-    Work { what: "the last of 10,000 routes", listener: (Routes::Prefixes(10_000), Extra::None), load: &["--h1"] },
+    Work {
+        what: "the last of 10,000 routes",
+        listener: (Routes::Prefixes(10_000), Extra::None),
+        load: &["--h1"],
+    },
     Work { what: "access log", listener: (Routes::ONE, Extra::AccessLog), load: &["--h1"] },
     Work { what: "local rate limit", listener: (Routes::ONE, Extra::RateLimit), load: &["--h1"] },
 ];
@@ -93,7 +97,8 @@ fn count(bench: &Bench, path: &Path, work: &Work, requests: usize) -> Result<u64
     args.extend(direct.args);
     // Nothing to wait for: the load has gone by then.
     args.extend(["--drain-time-s".to_owned(), "1".to_owned()]);
-    let program = Program { name: "valgrind".into(), path: valgrind()?, args, core: PROXY_CORE, dir: direct.dir };
+    let program =
+        Program { name: "valgrind".into(), path: valgrind()?, args, core: PROXY_CORE, dir: direct.dir };
     let mut subject = bench.begin(Peer::Portolan, proxy, &program)?;
     let request = subject.request(0);
     let scheme = if work.listener.1 == Extra::Tls { "https" } else { "http" };

@@ -60,7 +60,8 @@ impl Request {
             n => ("POST", format!("content-length: {n}\r\n")),
         };
         let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
-        let mut bytes = format!("{method} {path} HTTP/1.1\r\nhost: {host}\r\n{length}{headers}\r\n").into_bytes();
+        let mut bytes =
+            format!("{method} {path} HTTP/1.1\r\nhost: {host}\r\n{length}{headers}\r\n").into_bytes();
         bytes.resize(bytes.len() + body, b'x');
         bytes
     }
@@ -74,7 +75,10 @@ mod tests {
     fn a_quantile_is_the_smallest_latency_that_so_many_do_not_exceed() {
         let load = Load { latencies: (1..=1000).map(Duration::from_micros).collect(), ..Load::default() };
         let at = |share| load.quantile_us(share).map(f64::round);
-        assert_eq!((at(0.5), at(0.99), at(0.999), at(1.0)), (Some(500.), Some(990.), Some(999.), Some(1000.)));
+        assert_eq!(
+            (at(0.5), at(0.99), at(0.999), at(1.0)),
+            (Some(500.), Some(990.), Some(999.), Some(1000.))
+        );
         assert_eq!(Load::default().quantile_us(0.5), None);
     }
 }

@@ -103,7 +103,8 @@ pub(crate) fn describe() -> String {
     let value = |file: &str, key: &str| {
         let text = read_to_string(file).unwrap_or_default();
         let line = text.lines().find(|line| line.starts_with(key)).unwrap_or_default().to_owned();
-        line.split_once([':', '=']).map_or_else(String::new, |(_, value)| value.trim().trim_matches('"').to_owned())
+        line.split_once([':', '='])
+            .map_or_else(String::new, |(_, value)| value.trim().trim_matches('"').to_owned())
     };
     let memory: f64 =
         value("/proc/meminfo", "MemTotal").trim_end_matches(" kB").parse::<f64>().unwrap_or_default();

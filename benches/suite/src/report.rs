@@ -50,7 +50,7 @@ pub(crate) fn markdown(results: &Results, setting: &Setting) -> String {
         "\nA cell: **median**, (ratio to Envoy: the median of the ratios of each round), [smallest - largest].\n\n",
     );
     for remark in &results.remarks {
-        let _ = writeln!(out, "- {remark}");
+        let _ = writeln!(out, "- {remark}\n");
     }
     losses(&mut out, results, &setting.peers);
     for group in Group::ALL {
@@ -204,7 +204,10 @@ mod tests {
         assert!(text.contains("- lost, us: portolan-proxy 12.5; nginx 10.2\n"), "{text}");
         assert!(text.contains("- close, us: portolan-proxy 11.0; Envoy 10.8, within the spread\n"), "{text}");
         assert!(!text.contains("- won"), "{text}");
-        assert!(text.contains("| lost | us | **12.5** (0.42) [12.0 - 13.0] | **30.0** | **10.2** (0.34)"), "{text}");
+        assert!(
+            text.contains("| lost | us | **12.5** (0.42) [12.0 - 13.0] | **30.0** | **10.2** (0.34)"),
+            "{text}"
+        );
         assert!(text.contains("| won | us | **1.00** (0.50) | **2.00** | - |"), "{text}");
         assert!(!text.contains("quick run") && !text.contains("not quiet"), "{text}");
     }

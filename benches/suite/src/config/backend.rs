@@ -17,9 +17,8 @@ pub(crate) fn write(dir: &Path, main: u16, other: u16, collector: u16) -> Result
     std::fs::create_dir_all(&files)?;
     std::fs::write(files.join(&LARGE.0[1..]), vec![b'x'; LARGE.1])?;
     let body = "x".repeat(SMALL);
-    let listens: String = (1..=ENDPOINTS)
-        .map(|i| format!("listen 127.0.0.{i}:{main} backlog=8192; "))
-        .collect();
+    let listens: String =
+        (1..=ENDPOINTS).map(|i| format!("listen 127.0.0.{i}:{main} backlog=8192; ")).collect();
     let others: String = (1..=ENDPOINTS).map(|i| format!("listen 127.0.0.{i}:{other}; ")).collect();
     let text = format!(
         "{}

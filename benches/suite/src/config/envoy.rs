@@ -136,15 +136,13 @@ fn virtual_hosts(listener: &Listener, proxy: &Proxy) -> Vec<Value> {
     let to = if proxy.clusters > 0 { format!("c{}", proxy.clusters - 1) } else { "up".to_owned() };
     let route = |matcher: Value| json!({"match": matcher, "route": {"cluster": to}});
     let routes = listener.routes;
-    let host = |name: String, domain: String, routes: Vec<Value>| {
-        json!({"name": name, "domains": [domain], "routes": routes})
-    };
+    let host = |name: String, domain: String, routes: Vec<Value>| json!({"name": name, "domains": [domain], "routes": routes});
     let all = |routes: Vec<Value>| vec![host("all".to_owned(), "*".to_owned(), routes)];
     match routes {
         Routes::Prefixes(n) => all((0..n).map(|i| route(json!({"prefix": routes.path(i)}))).collect()),
-        Routes::Regexes(n) => all((0..n)
-            .map(|i| route(json!({"safe_regex": {"regex": Routes::regex(i)}})))
-            .collect()),
+        Routes::Regexes(n) => {
+            all((0..n).map(|i| route(json!({"safe_regex": {"regex": Routes::regex(i)}}))).collect())
+        }
         Routes::Hosts(n) => (0..n)
             .map(|i| host(format!("host{i}"), routes.host(i), vec![route(json!({"prefix": "/"}))]))
             .collect(),

@@ -24,7 +24,11 @@ defaults
     for (at, listener) in proxy.listeners.iter().enumerate() {
         frontend(&mut out, at, listener, proxy)?;
     }
-    let _ = writeln!(out, "backend up\n  server s 127.0.0.1:{} pool-max-conn -1 pool-purge-delay 1h", proxy.backend);
+    let _ = writeln!(
+        out,
+        "backend up\n  server s 127.0.0.1:{} pool-max-conn -1 pool-purge-delay 1h",
+        proxy.backend
+    );
     for i in 0..proxy.clusters {
         let _ = writeln!(out, "backend c{i}");
         for at in 1..=ENDPOINTS {
@@ -55,7 +59,9 @@ fn frontend(out: &mut String, at: usize, listener: &Listener, proxy: &Proxy) -> 
         Routes::Prefixes(_) => {
             ("path,map_beg", (0..n).map(|i| format!("{} up\n", listener.routes.path(i))).collect())
         }
-        Routes::Regexes(_) => ("path,map_reg", (0..n).map(|i| format!("^{}$ up\n", Routes::regex(i))).collect()),
+        Routes::Regexes(_) => {
+            ("path,map_reg", (0..n).map(|i| format!("^{}$ up\n", Routes::regex(i))).collect())
+        }
         Routes::Hosts(_) => {
             ("req.hdr(host),map_str", (0..n).map(|i| format!("{} up\n", listener.routes.host(i))).collect())
         }

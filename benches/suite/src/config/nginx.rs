@@ -19,7 +19,8 @@ http {{
     )
 }
 
-const PASS: &str = "proxy_http_version 1.1; proxy_set_header Connection \"\"; proxy_set_header Host $http_host;";
+const PASS: &str =
+    "proxy_http_version 1.1; proxy_set_header Connection \"\"; proxy_set_header Host $http_host;";
 
 /// Its whole configuration.
 pub(crate) fn text(proxy: &Proxy) -> String {

@@ -143,8 +143,9 @@ impl Driver {
                 break;
             }
             if now > end + PATIENCE {
-                // Not answered, and not worth waiting for.
-                self.load.errors += self.busy as u64;
+                // Not answered, or not even sent, and not worth waiting for.
+                let late: usize = self.connections.iter().map(|connection| connection.late.len()).sum();
+                self.load.errors += (self.busy + late) as u64;
                 break;
             }
             if let Some(time) = due(next) {
@@ -167,8 +168,7 @@ impl Driver {
     fn set_timer(&self, wait: Duration) -> Result<()> {
         // Zero would turn it off.
         let wait = wait.max(Duration::from_nanos(1));
-        let it_value =
-            Timespec { tv_sec: wait.as_secs() as i64, tv_nsec: i64::from(wait.subsec_nanos()) };
+        let it_value = Timespec { tv_sec: wait.as_secs() as i64, tv_nsec: i64::from(wait.subsec_nanos()) };
         let it_interval = Timespec { tv_sec: 0, tv_nsec: 0 };
         rustix::time::timerfd_settime(
             &self.timer,

@@ -42,10 +42,13 @@ fn output(command: &mut Command) -> Result<String> {
 
 /// `N requests in 3.00s, ..`, and the two lines that tell of failures.
 fn read_wrk(text: &str) -> Result<Load> {
-    let done = text.lines().find_map(|line| line.split_once(" requests in ")).context("wrk counts nothing")?;
+    let done =
+        text.lines().find_map(|line| line.split_once(" requests in ")).context("wrk counts nothing")?;
     let seconds = |text: &str| -> Option<f64> {
         let (number, unit) = text.split_at(text.find(|c: char| c.is_ascii_alphabetic())?);
-        let unit = [("us", 1e-6), ("ms", 1e-3), ("s", 1.), ("m", 60.)].into_iter().find(|(name, _)| *name == unit)?;
+        let unit = [("us", 1e-6), ("ms", 1e-3), ("s", 1.), ("m", 60.)]
+            .into_iter()
+            .find(|(name, _)| *name == unit)?;
         Some(number.parse::<f64>().ok()? * unit.1)
     };
     let took = done.1.split(',').next().and_then(seconds).context("wrk tells no time")?;
@@ -60,11 +63,22 @@ fn read_wrk(text: &str) -> Result<Load> {
     }
     // wrk counts refusals among the requests.
     let requests = done.0.trim().parse::<u64>()?.saturating_sub(refused);
-    Ok(Load { requests, errors: errors + refused, took: Duration::from_secs_f64(took), latencies: Vec::new() })
+    Ok(Load {
+        requests,
+        errors: errors + refused,
+        took: Duration::from_secs_f64(took),
+        latencies: Vec::new(),
+    })
 }
 
 /// Closed loop over HTTP/2 connections with prior knowledge.
-pub(crate) fn h2load(bin: &Path, port: u16, connections: usize, streams: usize, time: Duration) -> Result<Load> {
+pub(crate) fn h2load(
+    bin: &Path,
+    port: u16,
+    connections: usize,
+    streams: usize,
+    time: Duration,
+) -> Result<Load> {
     let mut command = Command::new(bin.join("h2load"));
     command.args([format!("-c{connections}"), format!("-m{streams}"), "-t1".into()]);
     command.args(["-D", &time.as_secs().max(1).to_string(), &format!("http://127.0.0.1:{port}/")]);
@@ -73,9 +87,13 @@ pub(crate) fn h2load(bin: &Path, port: u16, connections: usize, streams: usize, 
 
 /// `requests: T total, S started, D done, OK succeeded, F failed, E errored, T timeout`.
 fn read_h2load(text: &str, time: Duration) -> Result<Load> {
-    let line = text.lines().find_map(|line| line.strip_prefix("requests: ")).context("h2load counts nothing")?;
+    let line =
+        text.lines().find_map(|line| line.strip_prefix("requests: ")).context("h2load counts nothing")?;
     let count = |what: &str| -> Result<u64> {
-        let part = line.split(',').find_map(|part| part.trim().strip_suffix(what)).with_context(|| line.to_owned())?;
+        let part = line
+            .split(',')
+            .find_map(|part| part.trim().strip_suffix(what))
+            .with_context(|| line.to_owned())?;
         Ok(part.trim().parse()?)
     };
     Ok(Load { requests: count("succeeded")?, errors: count("failed")?, took: time, latencies: Vec::new() })

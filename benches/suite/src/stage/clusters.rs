@@ -33,7 +33,14 @@ pub(super) fn run(bench: &mut Bench) -> Result<()> {
             add(bench, peer, round, "memory of each", "KiB", each);
             if matches!(peer, Peer::Portolan | Peer::Envoy) {
                 let took = change(bench, &subject)?;
-                add(bench, peer, round, "one changed in the file of all, to its first answer", "ms", millis(took));
+                add(
+                    bench,
+                    peer,
+                    round,
+                    "one changed in the file of all, to its first answer",
+                    "ms",
+                    millis(took),
+                );
                 let (took, size) = fetch(subject.proxy.admin, "/stats/prometheus")?;
                 add(bench, peer, round, "/stats/prometheus", "ms", millis(took));
                 add(bench, peer, round, "/stats/prometheus", "MiB", size as f64 / 1024.0 / 1024.0);

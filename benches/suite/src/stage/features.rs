@@ -27,9 +27,8 @@ pub(super) fn run(bench: &mut Bench) -> Result<()> {
                 let request = crate::load::Request::plain(port);
                 tools::wrk(&bin, &request, Scheme::Http, 64, time)
             };
-            let plain = bench.measure(cpu_row(Group::Features, PLAIN), round, subject, |to| {
-                load(to.port(Extra::None))
-            })?;
+            let plain = bench
+                .measure(cpu_row(Group::Features, PLAIN), round, subject, |to| load(to.port(Extra::None)))?;
             let Some((_, plain)) = plain else { continue };
             for (extra, what, peers) in FEATURES {
                 if !peers.contains(&subject.peer) {

@@ -32,7 +32,12 @@ pub(super) fn run(bench: &mut Bench) -> Result<()> {
                 let Some((load, _)) = done else { continue };
                 for (unit, share) in [("us p50", 0.5), ("us p99", 0.99), ("us p99.9", 0.999)] {
                     let latency = load.quantile_us(share).context("no latencies")?;
-                    bench.results.add(Row { group: Group::Rates, what: &what, unit }, subject.peer, round, latency);
+                    bench.results.add(
+                        Row { group: Group::Rates, what: &what, unit },
+                        subject.peer,
+                        round,
+                        latency,
+                    );
                 }
             }
         }

@@ -33,9 +33,7 @@ pub(super) const KEEP_ALIVE: &str = "HTTP/1.1 keep-alive, 1 KiB answers, 64 conn
 const KINDS: [Kind; 8] = [
     Kind {
         what: KEEP_ALIVE,
-        load: |given, to| {
-            tools::wrk(given.bin, &plain(to), Scheme::Http, CONNECTIONS, given.time)
-        },
+        load: |given, to| tools::wrk(given.bin, &plain(to), Scheme::Http, CONNECTIONS, given.time),
     },
     Kind {
         what: "HTTP/2, 8 connections of 32 streams, to HTTP/1.1",
@@ -61,9 +59,7 @@ const KINDS: [Kind; 8] = [
     },
     Kind {
         what: "POST of 64 KiB, 16 connections",
-        load: |given, to| {
-            paced::run(&Request { body: BODY, ..plain(to) }, 16, Pace::Closed, given.time)
-        },
+        load: |given, to| paced::run(&Request { body: BODY, ..plain(to) }, 16, Pace::Closed, given.time),
     },
     Kind {
         what: "30 headers and a cookie of 4 KiB, 64 connections",

@@ -12,13 +12,18 @@ pub(super) fn run(bench: &mut Bench) -> Result<()> {
             let proxy = bench.proxy(&[(Routes::ONE, Extra::None)])?;
             let subject = bench.launch(peer, proxy)?;
             if round > 0 {
-                let row = Row { group: Group::Process, what: "start to first answer, small configuration", unit: "ms" };
+                let row = Row {
+                    group: Group::Process,
+                    what: "start to first answer, small configuration",
+                    unit: "ms",
+                };
                 bench.results.add(row, peer, round, subject.ready.as_secs_f64() * 1e3);
             }
         }
     }
     for peer in bench.plan.peers.clone() {
-        let row = Row { group: Group::Process, what: "size of the program, without its libraries", unit: "MiB" };
+        let row =
+            Row { group: Group::Process, what: "size of the program, without its libraries", unit: "MiB" };
         let path = match peer {
             // Behind the wrappers of `.dev/bin`.
             Peer::Nginx | Peer::Haproxy => continue,

@@ -170,7 +170,11 @@ mod tests {
                 for byte in 0..=u8::MAX {
                     let mut name = known.to_vec();
                     name[at] = byte;
-                    assert_eq!(is_same(known, &name), known.eq_ignore_ascii_case(&name), "{id:?} {at} {byte}");
+                    assert_eq!(
+                        is_same(known, &name),
+                        known.eq_ignore_ascii_case(&name),
+                        "{id:?} {at} {byte}"
+                    );
                 }
             }
         }
