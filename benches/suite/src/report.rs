@@ -50,7 +50,7 @@ pub(crate) fn markdown(results: &Results, setting: &Setting) -> String {
         "\nA cell: **median**, (ratio to Envoy: the median of the ratios of each round), [smallest - largest].\n\n",
     );
     for remark in &results.remarks {
-        let _ = writeln!(out, "- {remark}");
+        let _ = writeln!(out, "- {remark}\n");
     }
     losses(&mut out, results, &setting.peers);
     for group in Group::ALL {

@@ -143,8 +143,9 @@ impl Driver {
                 break;
             }
             if now > end + PATIENCE {
-                // Not answered, and not worth waiting for.
-                self.load.errors += self.busy as u64;
+                // Not answered, or not even sent, and not worth waiting for.
+                let late: usize = self.connections.iter().map(|connection| connection.late.len()).sum();
+                self.load.errors += (self.busy + late) as u64;
                 break;
             }
             if let Some(time) = due(next) {
