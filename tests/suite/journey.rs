@@ -224,7 +224,8 @@ async fn a_failed_consul_check_takes_an_instance_out_and_its_recovery_brings_it_
     }
 }
 
-/// Blue-green: each time the route names a cluster that the client does not have yet, and no longer the one it has.
+/// Blue-green: each time the route names a cluster that the client does not have yet, and no longer the one it has. The
+/// services' instances take their time for a health check, before which they get no requests.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_request_fails_when_all_traffic_moves_to_a_service_that_is_new_to_the_client() {
     let route = |port: u16, service: &str| {
@@ -237,6 +238,14 @@ spec: {{group: edge, listeners: [{{name: web, address: 127.0.0.1, port: {port}}}
 kind: Route
 name: web
 spec: {{gateways: [edge], rules: [{{backends: [{{service: {service}}}]}}]}}
+---
+kind: Service
+name: blue
+spec: {{health_check: {{http: {{path: /}}}}}}
+---
+kind: Service
+name: green
+spec: {{health_check: {{http: {{path: /}}}}}}
 "
         )
     };

@@ -500,8 +500,10 @@ impl Session {
             }
             // A client that accepts clusters before they are warm (ours does) is about to ask for the endpoints.
             Some(k) => {
+                let kind = ResourceType::ClusterLoadAssignment;
                 let needs = |r: &Resource| {
-                    r.references.iter().any(|to| to.kind == ResourceType::ClusterLoadAssignment)
+                    let mut named = r.references.iter().filter(|to| to.kind == kind);
+                    named.any(|to| snapshot.get(kind, &to.name).is_some())
                 };
                 endpoints.is_some() && matches!(&k.told, Told::Is(r) if needs(r))
             }

@@ -264,6 +264,11 @@ impl Xds {
         self.changed();
     }
 
+    /// Whether the start is over.
+    fn is_live(&self) -> bool {
+        *self.0.phase.borrow() == Phase::Live
+    }
+
     fn enter(&self, phase: Phase) {
         info!(?phase, "start");
         self.0.state.borrow_mut().phase = phase;

@@ -17,8 +17,9 @@ use data_plane_core::config::{GrpcSource, GrpcTarget, TransportApi};
 use protocol::{DeltaApi, Protocol, SotwApi};
 use std::collections::{BTreeMap, VecDeque};
 use std::pin::pin;
+use std::time::Duration;
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use tokio_stream::wrappers::ReceiverStream;
 use tracing::{debug, info, warn};
 
@@ -28,6 +29,9 @@ const REQUEST_QUEUE: usize = 16;
 /// Requests waiting for the transport or the rate limit. Beyond it nothing more is read from the server; the
 /// machines merge what they have to say meanwhile.
 const OUTBOX: usize = 64;
+
+/// Longest time that the ACK of clusters is held back until they are warm, as Envoy's.
+const WARM_UP: Duration = Duration::from_secs(15);
 
 /// Subscribes through `source` for as long as anything is wanted of it. `only`: the stream of one kind; `None`:
 /// the aggregated stream.
@@ -52,8 +56,14 @@ async fn subscribe<P: Protocol>(
     mut interests: watch::Receiver<Interests>,
 ) {
     let mut backoff = Backoff::default();
-    let mut session =
-        Session::<P> { xds, key, machines: BTreeMap::new(), outbox: VecDeque::new(), answered: false };
+    let mut session = Session::<P> {
+        xds,
+        key,
+        machines: BTreeMap::new(),
+        outbox: VecDeque::new(),
+        held: VecDeque::new(),
+        answered: false,
+    };
     let mut bucket = source.rate_limit.map(|(size, fill)| Bucket::new(size, fill.get(), Instant::now()));
     let mut attempt = 0;
     loop {
@@ -82,6 +92,9 @@ struct Session<P: Protocol> {
     key: SourceKey,
     machines: BTreeMap<Kind, P::Machine>,
     outbox: VecDeque<(Kind, P::Ask)>,
+    /// Answers to clusters, oldest first, and when they go out at the latest: servers wait for them before they
+    /// send routes to what is not warm yet.
+    held: VecDeque<(P::Ask, Instant)>,
     /// This stream brought at least one response.
     answered: bool,
 }
@@ -120,12 +133,14 @@ impl<P: Protocol> Session<P> {
         let mut opening = pin!(grpc.streaming(call, P::path(only), P::codec()));
         let mut inbound: Option<tonic::Streaming<P::Response>> = None;
         let mut first = true;
+        let mut warming = xds.upstream().warming();
 
         loop {
             stats.pending_requests.set(self.outbox.len() as u64);
             let allowed_at = bucket.as_mut().map_or_else(Instant::now, |b| b.ready_at(Instant::now()));
             let held_back = allowed_at > Instant::now();
             let to_send = !self.outbox.is_empty();
+            let hold_ends = self.held.front().map(|(_, at)| *at);
             // Every arm is cancel safe: a permit, a frame or a change not taken stays where it is.
             tokio::select! {
                 permit = requests_tx.reserve(), if to_send && !held_back => {
@@ -143,9 +158,12 @@ impl<P: Protocol> Session<P> {
                 opened = &mut opening, if inbound.is_none() => {
                     inbound = Some(opened.map_err(|status| describe(&status))?.into_inner());
                 }
-                message = next(&mut inbound), if inbound.is_some() && self.outbox.len() < OUTBOX => {
+                () = warm(&mut warming, hold_ends), if hold_ends.is_some() => {
+                    self.outbox.extend(self.held.drain(..).map(|(ask, _)| (Kind::Cluster, ask)));
+                }
+                message = next(&mut inbound), if inbound.is_some() && self.outbox.len() + self.held.len() < OUTBOX => {
                     let message = message.map_err(|status| describe(&status))?;
-                    self.respond(message.ok_or("the server closed the stream")?);
+                    self.respond(message.ok_or("the server closed the stream")?, only.is_none());
                 }
                 changed = interests.changed() => {
                     if changed.is_err() {
@@ -157,7 +175,7 @@ impl<P: Protocol> Session<P> {
         }
     }
 
-    fn respond(&mut self, response: P::Response) {
+    fn respond(&mut self, response: P::Response, aggregated: bool) {
         self.answered = true;
         let (type_url, identifier) = P::describe(&response);
         if let Some(identifier) = identifier {
@@ -170,8 +188,21 @@ impl<P: Protocol> Session<P> {
             return warn!(type_url, "response of a type never asked for, dropped");
         };
         let (xds, key) = (&self.xds, &self.key);
-        let ask = P::deal(machine, kind, response, |update| xds.apply(key, kind, update));
-        self.outbox.extend(ask.map(|ask| (kind, ask)));
+        let Some(ask) = P::deal(machine, kind, response, |update| xds.apply(key, kind, update)) else {
+            return;
+        };
+        // Not at the start: nothing is served yet that a route could be moved from.
+        let holds = kind == Kind::Cluster
+            && aggregated
+            && xds.is_live()
+            && (!self.held.is_empty() || *xds.upstream().warming().borrow() > 0);
+        if !holds {
+            return self.outbox.push_back((kind, ask));
+        }
+        if P::NEWEST_ANSWERS_ALL {
+            self.held.clear();
+        }
+        self.held.push_back((ask, Instant::now() + WARM_UP));
     }
 
     fn interests_changed(&mut self, interests: &Interests) {
@@ -191,6 +222,7 @@ impl<P: Protocol> Session<P> {
     fn close(&mut self) {
         self.machines.values_mut().for_each(P::close);
         self.outbox.clear();
+        self.held.clear();
         let stats: &ControlPlane = self.xds.control_plane();
         stats.connected_state.set(0);
         stats.pending_requests.set(0);
@@ -205,6 +237,16 @@ impl<P: Protocol> Session<P> {
             self.xds.failed(&self.key, kind, &names, false);
         }
     }
+}
+
+/// Waits until every cluster is warm, or until `ends`.
+///
+/// # Cancel safety
+/// Nothing is lost.
+async fn warm(warming: &mut watch::Receiver<usize>, ends: Option<Instant>) {
+    let Some(ends) = ends else { return };
+    // A manager that is gone has nothing to warm.
+    let _ = timeout_at(ends, warming.wait_for(|left| *left == 0)).await;
 }
 
 /// The next message of an open stream.

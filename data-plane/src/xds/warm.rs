@@ -2,8 +2,9 @@
 //!
 //! As Envoy: static clusters warm up, then clusters are asked for (CDS, with EDS beside it) and warm up, then
 //! listeners are (LDS, with RDS beside it), then the proxy is live. Every wait for a control plane ends at its
-//! `initial_fetch_timeout`. Responses are acknowledged once applied, without waiting for what they brought to
-//! warm up: Envoy holds CDS ACKs back meanwhile, which no server may rely on, since ACKs do not mean "in use".
+//! `initial_fetch_timeout`. Responses are acknowledged once applied; those of clusters on the aggregated stream, once
+//! the proxy is live, when they are warm, as Envoy does it: a server that waits for them moves no route to a cluster
+//! that does not serve yet.
 
 use super::Xds;
 use super::apply::{Phase, State};

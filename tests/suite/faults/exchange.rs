@@ -187,7 +187,6 @@ const FAULTS: &[Fault] = &[
         verdict: "503 ok",
         tries: 1,
         differs: "HTTP/2: Envoy keeps a stream window's worth, ours what the listener says",
-        ..NONE
     },
     Fault {
         name: "cut is not retried",

@@ -44,6 +44,11 @@ const SILENT: &[Row] = &[
         "KEEP_UNCHANGED",
         "the default",
     ),
+    (
+        "envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol.disallowed_versions",
+        "V1",
+        "it is disallowed already",
+    ),
     ("envoy.config.listener.v3.Listener.deprecated_v1", "{bind_to_port{value:true}}", "the default"),
     (
         "cluster_dns_extension: lb_policy",
@@ -167,10 +172,16 @@ const REFUSED_ELSEWHERE: &[Row] = &[
         "*",
         "access_log_options",
     ),
+    (
+        "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy.access_log_options",
+        "*",
+        "the deprecated fields that say the same",
+    ),
 ];
 
 /// Fields for which no value is known that the API's rules let through.
-const BARRED: &[(&str, &str)] = &[];
+const BARRED: &[(&str, &str)] =
+    &[("envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy.hash_policy", "one at most, which is there")];
 
 /// Types that are looked into and that no fixture holds.
 const TYPES: &[(&str, &str)] = &[];

@@ -21,6 +21,9 @@ pub(super) trait Protocol: 'static {
     type Request: prost::Message + Default + 'static;
     type Response: prost::Message + Default + 'static;
 
+    /// The answer to the newest response of a type is one to all before it.
+    const NEWEST_ANSWERS_ALL: bool;
+
     /// The gRPC method; `None`: of the aggregated service.
     fn path(only: Option<Kind>) -> PathAndQuery;
     fn open(machine: &mut Self::Machine) -> Option<Self::Ask>;
@@ -49,6 +52,8 @@ impl Protocol for SotwApi {
     type Ask = SotwRequest;
     type Request = DiscoveryRequest;
     type Response = DiscoveryResponse;
+
+    const NEWEST_ANSWERS_ALL: bool = true;
 
     fn path(only: Option<Kind>) -> PathAndQuery {
         PathAndQuery::from_static(match only {
@@ -109,6 +114,8 @@ impl Protocol for DeltaApi {
     type Ask = DeltaRequest;
     type Request = DeltaDiscoveryRequest;
     type Response = DeltaDiscoveryResponse;
+
+    const NEWEST_ANSWERS_ALL: bool = false;
 
     fn path(only: Option<Kind>) -> PathAndQuery {
         PathAndQuery::from_static(match only {
