@@ -174,3 +174,27 @@ async fn retries_do_not_amplify_an_outage() {
     assert_eq!(over + spent, 400, "each ends by a limit: {retry} {over} {spent}");
     site.over().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hosts_tell_what_waits_for_them_as_envoys_do() {
+    let hole = cluster("hole", "$HOLE", &format!("{UNLIMITED}, connect_timeout: 60s"));
+    let config = bootstrap(&[web(&[route("/hole/", "hole", "timeout: 0s")])], &[hole]);
+    let mut told = Vec::new();
+    for site in Site::pair(&config).await {
+        let mut clients = Clients::new(site.web, 6);
+        let waiting = tokio::spawn(async move { clients.round(asks(6, "/hole/", "ok")).await });
+        let lines = eventually(&format!("{}: all wait", site.name), async || {
+            let text = site.proxy.admin("/clusters").await?.text();
+            let numbers =
+                |line: &str| Some(line.strip_prefix("hole::127.0.0.1:")?.split_once("::")?.1.to_owned());
+            let lines: Vec<String> = text.lines().filter_map(numbers).collect();
+            ensure!(lines.iter().any(|line| line == "rq_pending_active::6"), "{lines:?}");
+            Ok(lines)
+        })
+        .await;
+        told.push(lines);
+        waiting.abort();
+        site.quiet().await;
+    }
+    assert_eq!(told[0], told[1], "ours, then Envoy's");
+}

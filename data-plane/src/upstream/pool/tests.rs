@@ -392,7 +392,8 @@ fn a_host_that_closes_within_the_head_ends_the_request() {
             peer.request().await;
             peer.answer("HTTP/1.1 200 OK\r\ncont").await;
             drop(peer);
-            assert_eq!(sent.await.unwrap().err().unwrap().kind, UpstreamErrorKind::Terminated);
+            let kind = sent.await.unwrap().err().unwrap().kind;
+            assert_eq!(kind, UpstreamErrorKind::Protocol("closed within a response's head"));
             assert_eq!(bench.value("upstream_cx_destroy_remote_with_active_rq"), 1);
             assert_eq!(bench.value("upstream_cx_total"), 1, "not repeated: a response had begun");
             bench.is_quiet().await;
