@@ -52,13 +52,25 @@ async fn compare_logs(pair: &mut Pair, names: &[&str]) {
     pair.ours.quit().await.unwrap();
     let mut wrong = String::new();
     for name in names {
-        let [envoy, ours] = [&pair.envoy, &pair.ours].map(|side| side.normal(&side.file(name)));
+        let [envoy, ours] = [&pair.envoy, &pair.ours].map(|side| sort_flags(&side.normal(&side.file(name))));
         assert!(!envoy.is_empty(), "Envoy logs something for {name}");
         if envoy != ours {
             let _ = writeln!(wrong, "=== {name}\n{}", e2e::pair::difference(&envoy, &ours));
         }
     }
     assert!(wrong.is_empty(), "logs must say what Envoy's say (- Envoy, + ours):\n{wrong}");
+}
+
+/// Response flags in one order: Envoy's is that in which they were raised, ours always the same.
+fn sort_flags(lines: &str) -> String {
+    let sorted = lines.lines().map(|line| {
+        let Some((before, rest)) = line.split_once("flags=") else { return line.to_owned() };
+        let (flags, after) = rest.split_once(' ').unwrap_or((rest, ""));
+        let mut flags: Vec<&str> = flags.split(',').collect();
+        flags.sort_unstable();
+        format!("{before}flags={} {after}", flags.join(","))
+    });
+    sorted.map(|line| line + "\n").collect()
 }
 
 /// Waits until these stats are the same on both sides and not all zero, then holds that.

@@ -328,12 +328,11 @@ impl Accepted {
             None => None,
         };
         if let Some(log) = &mut counted.log {
-            log.secured(&accepted.facts, accepted.server_name.as_deref(), handshake);
+            log.secured(&accepted.facts, handshake);
         }
         let mut connection =
             facts.connection(&chain, Io::Server(accepted.stream), id, counted.log.as_deref());
         connection.detected = detected;
-        connection.server_name = accepted.server_name;
         connection.tls = Some(accepted.facts);
         connection.handshake = handshake;
         chain.filter.serve(connection, worker).await;

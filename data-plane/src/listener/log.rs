@@ -108,9 +108,8 @@ impl Entry {
     }
 
     /// TLS is agreed upon.
-    pub(super) fn secured(&mut self, tls: &Arc<Tls>, server_name: Option<&str>, handshake: Option<Duration>) {
+    pub(super) fn secured(&mut self, tls: &Arc<Tls>, handshake: Option<Duration>) {
         self.facts.tls = Some(Arc::clone(tls));
-        self.facts.server_name = server_name.map(Into::into);
         self.facts.handshake = handshake;
     }
 

@@ -62,8 +62,6 @@ pub struct Accepted {
     pub stream: Box<tokio_rustls::server::TlsStream<TcpStream>>,
     /// What was agreed upon.
     pub facts: Arc<Tls>,
-    /// The name asked for.
-    pub server_name: Option<Box<str>>,
 }
 
 #[derive(Debug)]
@@ -262,8 +260,7 @@ impl ServerContext {
         };
         let connection = stream.get_ref().1;
         let facts = Arc::new(facts_of(connection, Some(Arc::clone(local)), &self.stats));
-        let server_name = connection.server_name().map(Into::into);
-        Ok(Accepted { stream: Box::new(stream), facts, server_name })
+        Ok(Accepted { stream: Box::new(stream), facts })
     }
 }
 
