@@ -1,7 +1,9 @@
 //! What an operator sees: access logs, stats, the admin interface.
 
 use super::{clusters, simple};
+use anyhow::{Result, ensure};
 use e2e::client::{Answer, Client};
+use e2e::eventually;
 use e2e::pair::{Case, Pair, Side, difference, http_listener};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -221,23 +223,28 @@ async fn stats_have_the_same_names_and_values() {
     let (envoy_names, our_names) = (names(&before_envoy), names(&before_ours));
     let missing: Vec<_> = envoy_names.difference(&our_names).collect();
     pair.compare(&ways()).await;
-    let (envoy, ours) = (stats_of(&pair.envoy).await, stats_of(&pair.ours).await);
-    let mut wrong = String::new();
     let core = |name: &&String| core(name) && !TELLS_MORE.iter().any(|(tail, _)| name.ends_with(tail));
-    for (name, value) in envoy.iter().filter(|(name, _)| core(name)) {
-        match ours.get(name) {
-            Some(ours) if ours == value => {}
-            Some(ours) => wrong += &format!("{name}: Envoy {value}, ours {ours}\n"),
-            None if *value > 0 => wrong += &format!("{name}: Envoy {value}, ours has none\n"),
-            None => {}
+    // Envoy counts a connection that it closes only when the client has gone too, or a second later.
+    eventually("the same requests count alike", async || -> Result<()> {
+        let (envoy, ours) = (stats_of(&pair.envoy).await, stats_of(&pair.ours).await);
+        let mut wrong = String::new();
+        for (name, value) in envoy.iter().filter(|(name, _)| core(name)) {
+            match ours.get(name) {
+                Some(ours) if ours == value => {}
+                Some(ours) => wrong += &format!("{name}: Envoy {value}, ours {ours}\n"),
+                None if *value > 0 => wrong += &format!("{name}: Envoy {value}, ours has none\n"),
+                None => {}
+            }
         }
-    }
-    for (name, value) in
-        ours.iter().filter(|(name, value)| core(name) && **value > 0 && !envoy.contains_key(*name))
-    {
-        wrong += &format!("{name}: Envoy has none, ours {value}\n");
-    }
-    assert!(wrong.is_empty(), "after the same requests:\n{wrong}\nnames missing: {missing:#?}");
+        for (name, value) in
+            ours.iter().filter(|(name, value)| core(name) && **value > 0 && !envoy.contains_key(*name))
+        {
+            wrong += &format!("{name}: Envoy has none, ours {value}\n");
+        }
+        ensure!(wrong.is_empty(), "{wrong}\nnames missing: {missing:#?}");
+        Ok(())
+    })
+    .await;
 }
 
 /// What Envoy's dashboards are made of.

@@ -40,7 +40,7 @@ async fn clients_that_do_not_read_hold_up_their_upstream_and_cost_little_memory(
         let mut stalled = Vec::new();
         for n in 0..STALLED {
             let mut wire = Wire::connect(site.web).await.unwrap();
-            let ask = Ask::get(format!("stalled{n}"), path, &format!("head:{HUGE} data:{HUGE}"));
+            let ask = Ask::get(format!("stalled{n}"), path, &format!("bytes:{HUGE}"));
             wire.send(&ask.bytes()).await.unwrap();
             assert_eq!(wire.head().await.unwrap().unwrap().status(), 200);
             stalled.push(wire);
@@ -65,7 +65,7 @@ async fn clients_that_do_not_read_hold_up_their_upstream_and_cost_little_memory(
             ..Default::default()
         };
         reader.body(&mut answer, Role::Response).await.unwrap();
-        assert!(answer.body.len() == HUGE && !answer.truncated, "{} bytes", answer.body.len());
+        assert!(answer.body.len() == HUGE && !answer.truncated, "{path}: {} bytes", answer.body.len());
         drop(reader);
         site.quiet().await;
     }
