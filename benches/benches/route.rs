@@ -54,6 +54,7 @@ fn route(path: PathMatch, action: Action) -> Route {
 
 fn to_cluster() -> Action {
     Action::Forward(Box::new(Forward {
+        upgrades: Vec::new(),
         cluster: ClusterChoice::Named("backend".into()),
         metadata_match: None,
         cluster_not_found_status: 503,
