@@ -53,9 +53,12 @@ pub(crate) struct Flags {
     #[arg(long, value_name = "PATH")]
     log_path: Option<PathBuf>,
 
-    /// Log line format, in spdlog's directives; not with the bootstrap's application_log_config
-    /// [default: "[%Y-%m-%d %T.%e][%t][%l][%n] [%g:%#] %v"]
-    #[arg(long, value_name = "PATTERN", verbatim_doc_comment)]
+    #[arg(
+        long,
+        value_name = "PATTERN",
+        help = "Log line format, in spdlog's directives; not with the bootstrap's application_log_config \
+                [default: \"[%Y-%m-%d %T.%e][%t][%l][%n] [%g:%#] %v\"]"
+    )]
     log_format: Option<String>,
 
     /// Longest wait for connections to end when draining, seconds

@@ -5,7 +5,7 @@
 //! throughput is capped by core 1, CPU time is not. Medians over the rounds, and ratios to Envoy within a round,
 //! since absolute figures drift.
 //!
-//! Modules, low to high: [`machine`], [`results`], [`process`], [`config`], [`load`], [`bench`], [`stage`],
+//! Modules, low to high: [`machine`], [`results`], [`process`], [`config`], [`load`], [`mod@bench`], [`stage`],
 //! [`compare`], [`report`], [`plot`].
 
 mod bench;
