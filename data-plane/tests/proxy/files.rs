@@ -153,5 +153,7 @@ async fn endpoints_and_routes_come_from_files_too() {
     put(&rds, &resources(RDS, "2", &[route_config("routes", "missing")]));
     eventually("the new routes lead nowhere", async || (get(web, "/").await.status == 503).then_some(()))
         .await;
-    assert_eq!(proxy.stats().value("http.web.rds.routes.update_success"), Some(2));
+    // A file that was moved into place just as it began to be watched may be read twice.
+    let updates = proxy.stats().value("http.web.rds.routes.update_success");
+    assert!(updates >= Some(2), "{updates:?}");
 }
