@@ -20,7 +20,7 @@ demo: ## Show the main job: services registered, reached, rerouted under load. S
 
 test: tools ## Everything: units, properties, and end to end with real etcd, Consul, Envoy and gRPC
 	cargo build --workspace --bins
-	cargo test --workspace
+	tests/run.sh
 
 unit: ## Units and properties only
 	@deploy/dev/build.sh
