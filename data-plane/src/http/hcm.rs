@@ -180,7 +180,6 @@ fn rules(config: &config::Hcm, deps: &Deps) -> Rules {
         generate_request_id: config.generate_request_id,
         preserve_external_request_id: config.preserve_external_request_id,
         scheme: config.scheme_override,
-        // `internal_address_config` is refused by translation so far.
         internal_ranges: config.internal_ranges.iter().copied().collect(),
         user_agent: config.add_user_agent.then(|| (*deps.agent).clone()),
     }
