@@ -10,6 +10,7 @@
 //! errors. More lenient in that `<<` merge keys work.
 
 mod build;
+mod elements;
 mod emit;
 mod errors;
 mod json;
@@ -29,6 +30,7 @@ mod tests;
 use prost::{Message, Name};
 use prost_reflect::{DynamicMessage, MessageDescriptor};
 
+pub use elements::{Elements, elements};
 pub use emit::json_to_yaml;
 pub use errors::{Error, Errors, MAX_ERRORS};
 pub use positions::{Place, Positions};

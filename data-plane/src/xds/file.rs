@@ -3,14 +3,20 @@
 //! Read at the start, when more of its names are wanted, and when something is moved into its place: writing to
 //! the file itself does nothing, as with Envoy, since a half-written file must not be read. A file that cannot be
 //! read or is wrong leaves the last good configuration in force.
+//!
+//! Resources whose text has not changed since they were applied are not read again: one change among ten thousand
+//! takes what one takes. [`text::elements`] tells them apart.
 
 use super::Xds;
 use super::kind::Kind;
-use super::update::{Refusal, Update};
+use super::update::{Incoming, Refusal, Update, name_in};
 use super::wanted::{ALL, Interests, SourceKey};
+use foldhash::quality::FixedState;
+use hashbrown::HashMap;
 use notify::event::{EventKind, ModifyKind};
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use prost::Message;
+use std::hash::BuildHasher;
 use std::path::{Path, PathBuf};
 use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
@@ -36,13 +42,14 @@ pub(super) async fn run(
             None
         }
     };
+    let mut known = Known::default();
     loop {
         let wanted = interests.borrow_and_update().get(&kind).cloned().unwrap_or_default();
         let mut names: Vec<Box<str>> = wanted.names.into_iter().collect();
         names.extend(wanted.wildcard.then(|| ALL.into()));
-        match read(&path).await {
-            Ok((response, positions)) => {
-                apply(&xds, &key, &path, kind, response, &positions);
+        match read(&path, &known).await {
+            Ok(content) => {
+                known = apply(&xds, &key, &path, kind, content);
                 xds.settle_absent(&key, kind, &names);
             }
             Err(reason) => {
@@ -53,33 +60,71 @@ pub(super) async fn run(
         tokio::select! {
             // Both cancel safe: a value not taken stays.
             Some(()) = moved.recv() => {}
-            changed = interests.changed() => if changed.is_err() { return },
+            changed = interests.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                // What nobody asked for was not applied; now somebody may.
+                known = Known::default();
+            }
         }
     }
 }
 
-fn apply(
-    xds: &Xds,
-    key: &SourceKey,
-    path: &Path,
-    kind: Kind,
-    response: DiscoveryResponse,
-    positions: &Positions,
-) {
-    let resources = response.resources.len();
-    let verdict = xds.apply(key, kind, Update::sotw(response));
+/// Resources that are in force as the file has them: names by their text's digest.
+type Known = HashMap<u128, Box<str>>;
+
+/// 128 bits tell the texts of a file apart; nobody gains by making two alike, who could write what he wants.
+fn digest(text: &str) -> u128 {
+    let half = |seed| u128::from(FixedState::with_seed(seed).hash_one(text));
+    half(1) << 64 | half(2)
+}
+
+/// What a file holds.
+struct Content {
+    update: Update,
+    /// Digests of the resources' texts, where they could be told apart.
+    digests: Vec<u128>,
+    positions: Positions,
+    /// For each resource, which of those it is that `positions` knows.
+    places: Vec<usize>,
+}
+
+impl Content {
+    fn whole(response: DiscoveryResponse, positions: Positions, digests: Vec<u128>) -> Self {
+        let places = (0..response.resources.len()).collect();
+        Self { update: Update::sotw(response), digests, positions, places }
+    }
+}
+
+/// Returns what need not be read again.
+fn apply(xds: &Xds, key: &SourceKey, path: &Path, kind: Kind, content: Content) -> Known {
+    let Content { update, digests, positions, places } = content;
+    let resources = update.resources.len();
+    let name = |incoming: &Incoming| incoming.name.clone().or_else(|| name_in(incoming.body.as_ref()?));
+    let mut known: Known = digests
+        .iter()
+        .zip(&update.resources)
+        // Secrets have files of their own, which are read again for reasons of their own.
+        .filter(|_| kind != Kind::Secret)
+        .filter_map(|(digest, incoming)| Some((*digest, name(incoming)?)))
+        .collect();
+    let verdict = xds.apply(key, kind, update);
     for refusal in &verdict.refused {
-        for place in places(refusal, positions) {
+        known.retain(|_, name| *name != refusal.name);
+        for place in finding_places(refusal, &positions, &places) {
             warn!(kind = %kind.resource_type(), name = &*refusal.name, "{}:{place}", path.display());
         }
     }
     info!(path = %path.display(), kind = %kind.resource_type(), resources, refused = verdict.refused.len(), "read");
+    known
 }
 
 /// Every finding of a refusal as `line:column: field: message`.
-fn places(refusal: &Refusal, positions: &Positions) -> Vec<String> {
+fn finding_places(refusal: &Refusal, positions: &Positions, places: &[usize]) -> Vec<String> {
     let line = |finding: &data_plane_core::path::Finding| {
-        let at = refusal.index.map(|i| format!("resources[{i}].{}", finding.path));
+        let index = refusal.index.and_then(|index| places.get(index));
+        let at = index.map(|i| format!("resources[{i}].{}", finding.path));
         let place = at.and_then(|at| positions.locate(at.trim_end_matches('.')));
         let place = place.map(|p| format!("{}:{}: ", p.line, p.column)).unwrap_or_default();
         format!("{place}{finding}")
@@ -87,17 +132,57 @@ fn places(refusal: &Refusal, positions: &Positions) -> Vec<String> {
     refusal.findings.iter().map(line).collect()
 }
 
-async fn read(path: &Path) -> Result<(DiscoveryResponse, Positions), String> {
+async fn read(path: &Path, known: &Known) -> Result<Content, String> {
     let bytes = tokio::fs::read(path).await.map_err(|e| format!("cannot read: {e}"))?;
     if path.extension().is_some_and(|e| e == "pb") {
         let response =
             DiscoveryResponse::decode(&*bytes).map_err(|e| format!("not a DiscoveryResponse: {e}"))?;
-        return Ok((response, Positions::default()));
+        return Ok(Content::whole(response, Positions::default(), Vec::new()));
     }
     let text = std::str::from_utf8(&bytes).map_err(|e| format!("not UTF-8: {e}"))?;
     let name = path.to_string_lossy();
+    let elements = text::elements(text, "resources");
+    let digests: Vec<u128> =
+        elements.iter().flat_map(|e| &e.ranges).map(|range| digest(&text[range.clone()])).collect();
+    if let Some(elements) = elements.filter(|_| digests.iter().any(|digest| known.contains_key(digest))) {
+        let changed = elements.keep(text, |index| !known.contains_key(&digests[index]));
+        // What is wrong with it is told by reading all.
+        if let Ok(parsed) = text::parse(text::Source { name: &name, text: &changed })
+            && let Some(content) = merge(parsed.message, parsed.positions, &digests, known)
+        {
+            return Ok(content);
+        }
+    }
     let parsed = text::parse(text::Source { name: &name, text }).map_err(|e| e.to_string())?;
-    Ok((parsed.message, parsed.positions))
+    Ok(Content::whole(parsed.message, parsed.positions, digests))
+}
+
+/// What was read, and what is known of the rest.
+fn merge(read: DiscoveryResponse, positions: Positions, digests: &[u128], known: &Known) -> Option<Content> {
+    let Update { version, resources, removed, whole } = Update::sotw(read);
+    let mut read = resources.into_iter().enumerate();
+    let mut places = Vec::with_capacity(digests.len());
+    let mut resources = Vec::with_capacity(digests.len());
+    for digest in digests {
+        match known.get(digest) {
+            Some(name) => {
+                places.push(usize::MAX);
+                let version = version.as_str().into();
+                resources.push(Incoming { name: Some(name.clone()), version, body: None });
+            }
+            None => {
+                let (place, incoming) = read.next()?;
+                places.push(place);
+                resources.push(incoming);
+            }
+        }
+    }
+    // What was not told apart as it reads is read whole.
+    if read.next().is_some() {
+        return None;
+    }
+    let update = Update { version, resources, removed, whole };
+    Some(Content { update, digests: digests.to_vec(), positions, places })
 }
 
 /// Reports moves into the place of `path`, or any move within `watched_directory`.

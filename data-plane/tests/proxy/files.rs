@@ -63,6 +63,48 @@ async fn moved_files_are_applied_and_bad_ones_keep_the_last_good() {
     assert_eq!(get(web, "/").await.body, "one");
 }
 
+/// As [`resources`], one under the other: only those are read again whose text changed.
+fn listed(type_url: &str, version: &str, items: &[String]) -> String {
+    let item = |i: &String| format!("- {{\"@type\": {type_url}, {}\n", i.strip_prefix('{').unwrap());
+    format!("version_info: \"{version}\"\nresources:\n{}", items.iter().map(item).collect::<String>())
+}
+
+#[tokio::test]
+async fn what_a_file_still_says_stays_and_what_it_says_anew_applies() {
+    let (one, two) = (Upstream::start("one").await, Upstream::start("two").await);
+    let dir = tempfile::tempdir().unwrap();
+    let (cds, lds) = (dir.path().join("cds.yaml"), dir.path().join("lds.yaml"));
+    let (kept, bad) = (static_cluster("kept", one.address), "{name: other, connect_timeout: -1s}".to_owned());
+    put(&cds, &listed(CDS, "1", &[kept.clone(), static_cluster("other", two.address)]));
+    let listeners = [listener("web", &to_cluster("kept")), listener("other", &to_cluster("other"))];
+    put(&lds, &listed(LDS, "1", &listeners));
+    let proxy = ready(start(&bootstrap(dir.path()))).await;
+    let (web, other) = (bound(&proxy, "web").await, bound(&proxy, "other").await);
+    let answers = async |what: &str, address, wanted: &str| {
+        eventually(what, async || (get(address, "/").await.body == wanted).then_some(())).await;
+    };
+    answers("one cluster serves", web, "one").await;
+    answers("the other serves", other, "two").await;
+
+    for (version, rejected) in [("2", 1), ("3", 2)] {
+        put(&cds, &listed(CDS, version, &[kept.clone(), bad.clone()]));
+        eventually("the bad one is refused, each time", async || {
+            (proxy.stats().value("cluster_manager.cds.update_rejected") == Some(rejected)).then_some(())
+        })
+        .await;
+        answers("its last good one serves", other, "two").await;
+        answers("what did not change serves", web, "one").await;
+    }
+    let dump = get(proxy.admin_addr().unwrap(), "/config_dump?resource=dynamic_active_clusters").await.body;
+    assert!(dump.contains("\"version_info\": \"3\""), "what did not change has the file's version: {dump}");
+
+    put(&cds, &listed(CDS, "4", &[static_cluster("other", one.address)]));
+    answers("the changed one serves", other, "one").await;
+    eventually("what is left out is gone", async || (get(web, "/").await.status == 503).then_some(())).await;
+    put(&cds, &listed(CDS, "5", &[kept, static_cluster("other", one.address)]));
+    answers("it comes back as it was", web, "one").await;
+}
+
 #[tokio::test]
 async fn clusters_and_listeners_left_out_are_removed() {
     let upstream = Upstream::start("one").await;
