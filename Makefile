@@ -15,7 +15,7 @@ help: ## List the targets
 demo: ## Show the main job: services registered, reached, rerouted under load. STORE=embedded|etcd|consul
 	@deploy/dev/build.sh
 	@if [ "$(STORE)" != embedded ]; then deploy/dev/$(STORE).sh; fi
-	cargo build --quiet --profile quick-release -p data-plane -p control-plane -p portolan-cli -p e2e --bins
+	CARGO_INCREMENTAL=0 cargo build --quiet --profile quick-release -p data-plane -p control-plane -p portolan-cli -p e2e --bins
 	target/quick-release/portolan-demo --store $(STORE)
 
 test: tools ## Everything: units, properties, and end to end with real etcd, Consul, Envoy and gRPC
