@@ -48,6 +48,12 @@ impl Shutdown {
         *self.0.borrow()
     }
 
+    /// Whether there may be another phase than when this was made; then it stays so. Cheaper than
+    /// [`Shutdown::phase`].
+    pub fn has_moved(&self) -> bool {
+        self.0.has_changed().unwrap_or(true)
+    }
+
     /// Ends once `phase` or a later one is reached, also when the trigger is gone.
     ///
     /// # Cancel safety

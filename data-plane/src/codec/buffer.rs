@@ -88,13 +88,16 @@ pub(super) fn put_read(buffer: &mut BytesMut) {
     }
     let mut buffer = std::mem::take(buffer);
     buffer.clear();
+    // One from which nothing was taken is whole as it is.
+    let is_large = buffer.capacity() > SMALL && buffer.try_reclaim(LARGE);
+    if !is_large && buffer.capacity() < SMALL && !buffer.try_reclaim(SMALL) {
+        return;
+    }
     POOL.with_borrow_mut(|pool| {
-        if buffer.try_reclaim(LARGE) {
-            if pool.large.len() < KEPT_LARGE {
-                pool.large.push(buffer);
-            }
-        } else if buffer.try_reclaim(SMALL) && pool.small.len() < KEPT_SMALL {
-            pool.small.push(buffer);
+        let (kept, most) =
+            if is_large { (&mut pool.large, KEPT_LARGE) } else { (&mut pool.small, KEPT_SMALL) };
+        if kept.len() < most {
+            kept.push(buffer);
         }
     });
 }

@@ -3,20 +3,31 @@
 use crate::task::{Phase, Shutdown};
 use std::future::Future;
 use std::pin::Pin;
-use std::task::Context;
+use std::task::{Context, Waker};
 
 /// The process's end, watched without asking anew for each request.
 pub(super) struct Signals {
     shutdown: Shutdown,
+    /// The phase when this was made.
+    first: Phase,
     waiting_for: Phase,
     stopped: bool,
     wait: Pin<Box<dyn Future<Output = ()>>>,
+    /// Whom `wait` wakes, while serving.
+    registered: Option<Waker>,
 }
 
 impl Signals {
     pub(super) fn new(shutdown: Shutdown) -> Self {
         let wait = Self::wait(&shutdown, Phase::Draining);
-        Self { shutdown, waiting_for: Phase::Draining, stopped: false, wait }
+        Self {
+            first: shutdown.phase(),
+            shutdown,
+            waiting_for: Phase::Draining,
+            stopped: false,
+            wait,
+            registered: None,
+        }
     }
 
     fn wait(shutdown: &Shutdown, phase: Phase) -> Pin<Box<dyn Future<Output = ()>>> {
@@ -26,18 +37,25 @@ impl Signals {
 
     /// The phase reached, without registering for the next.
     pub(super) fn phase(&self) -> Phase {
-        self.shutdown.phase()
+        if self.shutdown.has_moved() { self.shutdown.phase() } else { self.first }
     }
 
     /// The phase reached; registers for the next.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Phase {
+        if self.registered.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()))
+            && !self.shutdown.has_moved()
+        {
+            return Phase::Running;
+        }
         if self.waiting_for == Phase::Draining && self.wait.as_mut().poll(cx).is_ready() {
             self.waiting_for = Phase::Stopped;
             self.wait = Self::wait(&self.shutdown, Phase::Stopped);
         }
         if self.waiting_for == Phase::Draining {
+            self.registered = Some(cx.waker().clone());
             return Phase::Running;
         }
+        self.registered = None;
         self.stopped = self.stopped || self.wait.as_mut().poll(cx).is_ready();
         if self.stopped { Phase::Stopped } else { Phase::Draining }
     }

@@ -4,7 +4,8 @@
 //! `configuration/http/http_conn_man/headers` and its connection manager do it.
 
 use super::{
-    ClientCertDetails, ForwardClientCert, HeaderId, HeaderList, RequestHead, Scheme, Tls, forward_client_cert,
+    ClientCertDetails, ForwardClientCert, HeaderId, HeaderIds, HeaderList, RequestHead, Scheme, Tls,
+    forward_client_cert,
 };
 use ipnet::IpNet;
 use smallvec::SmallVec;
@@ -84,10 +85,9 @@ pub struct Origin {
     pub internal: bool,
 }
 
-const _: () = assert!(HeaderId::COUNT <= 64, "a set of well-known names is a u64");
-
 /// Headers by which only callers from inside may steer this proxy.
-const INTERNAL_ONLY: &[HeaderId] = &[
+const INTERNAL_ONLY: HeaderIds = HeaderIds::of(&[
+    HeaderId::XEnvoyOriginalUrl,
     HeaderId::XEnvoyRetriableStatusCodes,
     HeaderId::XEnvoyRetriableHeaderNames,
     HeaderId::XEnvoyRetryOn,
@@ -101,15 +101,16 @@ const INTERNAL_ONLY: &[HeaderId] = &[
     HeaderId::XEnvoyForceTrace,
     HeaderId::XEnvoyIpTags,
     HeaderId::XEnvoyHedgeOnPerTryTimeout,
-];
+]);
 
 /// Headers that an edge takes from nobody outside.
-const EDGE_ONLY: &[HeaderId] = &[
+const EDGE_ONLY: HeaderIds = HeaderIds::of(&[
+    HeaderId::XEnvoyOriginalHost,
     HeaderId::XEnvoyDecoratorOperation,
     HeaderId::XEnvoyDownstreamServiceCluster,
     HeaderId::XEnvoyDownstreamServiceNode,
     HeaderId::XEnvoyOriginalPath,
-];
+]);
 
 /// Edits a request as it comes in and says where it comes from. `internal_only`: further names that are removed
 /// from external requests (the route configuration's `internal_only_headers`). `random` makes the request id.
@@ -203,9 +204,19 @@ pub fn append_via(headers: &mut HeaderList, via: &str) {
     }
 }
 
+/// Both hex digits of each byte.
+const HEX_PAIRS: [[u8; 2]; 256] = {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let (mut pairs, mut byte) = ([[0; 2]; 256], 0);
+    while byte < pairs.len() {
+        pairs[byte] = [DIGITS[byte >> 4], DIGITS[byte & 15]];
+        byte += 1;
+    }
+    pairs
+};
+
 /// The text of a version-4 UUID made of 128 random bits.
 pub fn uuid(random: u128, text: &mut [u8; 36]) -> &str {
-    const HEX: &[u8; 16] = b"0123456789abcdef";
     let mut bytes = random.to_be_bytes();
     bytes[6] = bytes[6] & 0x0f | 0x40;
     bytes[8] = bytes[8] & 0x3f | 0x80;
@@ -215,8 +226,7 @@ pub fn uuid(random: u128, text: &mut [u8; 36]) -> &str {
             text[at] = b'-';
             at += 1;
         }
-        text[at] = HEX[usize::from(byte >> 4)];
-        text[at + 1] = HEX[usize::from(byte & 15)];
+        text[at..at + 2].copy_from_slice(&HEX_PAIRS[usize::from(byte)]);
         at += 2;
     }
     std::str::from_utf8(text).expect("INVARIANT: hex digits and dashes are UTF-8")
@@ -224,38 +234,20 @@ pub fn uuid(random: u128, text: &mut [u8; 36]) -> &str {
 
 /// The address that stands `skip` places from the right of x-forwarded-for, and whether it is the only one.
 fn address_from_xff(headers: &HeaderList, skip: usize) -> Option<(IpAddr, bool)> {
-    let joined = headers.joined(HeaderId::XForwardedFor.as_str().as_bytes())?;
+    let joined = headers.joined_id(HeaderId::XForwardedFor)?;
     let text = std::str::from_utf8(&joined).ok()?;
     let element = text.rsplit(',').nth(skip)?.trim_matches([' ', '\t']);
     Some((unmapped(element.parse().ok()?), !text.contains(',')))
 }
 
 fn remove_internal_only(headers: &mut HeaderList, edge: bool, names: &[Box<str>]) {
-    // One bit for each well-known name.
-    const fn mask(ids: &[HeaderId]) -> u64 {
-        let (mut mask, mut at) = (0, 0);
-        while at < ids.len() {
-            mask |= 1 << ids[at] as u8;
-            at += 1;
-        }
-        mask
+    let removed = if edge { INTERNAL_ONLY.and(EDGE_ONLY) } else { INTERNAL_ONLY };
+    if names.is_empty() && !headers.contains_any(removed) {
+        return;
     }
-    const INTERNAL: u64 = mask(INTERNAL_ONLY);
-    const WITH_EDGE: u64 = INTERNAL | mask(EDGE_ONLY);
-    let removed = if edge { WITH_EDGE } else { INTERNAL };
-    headers.retain(|header| match header.id {
-        HeaderId::Other => {
-            let is = |name: &[u8]| header.name.eq_ignore_ascii_case(name);
-            let goes = is(b"x-envoy-original-url")
-                || (edge && is(b"x-envoy-original-host"))
-                || names.iter().any(|name| is(name.as_bytes()));
-            !goes
-        }
-        id => {
-            let goes = removed & (1 << id as u8) != 0
-                || names.iter().any(|name| id.as_str().eq_ignore_ascii_case(name));
-            !goes
-        }
+    headers.retain(|header| {
+        let is_named = names.iter().any(|name| header.name.eq_ignore_ascii_case(name.as_bytes()));
+        !removed.contains(header.id) && !is_named
     });
 }
 
@@ -266,8 +258,8 @@ fn set_forwarded_port(headers: &mut HeaderList, connection: &Connection<'_>) {
 
 /// Makes one header of several of the name, as Envoy does of those it knows.
 fn join_list(headers: &mut HeaderList, id: HeaderId) {
-    if headers.get_all(id.as_str().as_bytes()).nth(1).is_some() {
-        let joined = headers.joined(id.as_str().as_bytes()).map(|joined| joined.into_owned());
+    if headers.get_all_id(id).nth(1).is_some() {
+        let joined = headers.joined_id(id).map(|joined| joined.into_owned());
         headers.set_id(id, &joined.unwrap_or_default());
     }
 }
@@ -275,7 +267,7 @@ fn join_list(headers: &mut HeaderList, id: HeaderId) {
 /// Appends an element to a list header; several headers of the name become one.
 fn append_list(headers: &mut HeaderList, id: HeaderId, separator: &str, element: impl FnOnce(&mut List)) {
     let mut list = List::new();
-    for value in headers.get_all(id.as_str().as_bytes()).filter(|value| !value.is_empty()) {
+    for value in headers.get_all_id(id).filter(|value| !value.is_empty()) {
         if !list.is_empty() {
             list.push(b',');
         }

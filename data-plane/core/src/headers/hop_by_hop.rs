@@ -3,11 +3,18 @@
 //! Called by the connection manager on what comes in, before anything else reads the head. Framing headers
 //! (`content-length`, `transfer-encoding`) are the codecs' own on the wire; here they only stop being passed on.
 
-use super::{HeaderId, HeaderList, RequestHead, ResponseHead};
+use super::{HeaderId, HeaderIds, HeaderList, RequestHead, ResponseHead};
 
 /// Never passed on, whatever `connection` says.
-const ALWAYS: &[HeaderId] =
-    &[HeaderId::KeepAlive, HeaderId::ProxyConnection, HeaderId::TransferEncoding, HeaderId::Http2Settings];
+const ALWAYS: HeaderIds = HeaderIds::of(&[
+    HeaderId::KeepAlive,
+    HeaderId::ProxyConnection,
+    HeaderId::TransferEncoding,
+    HeaderId::Http2Settings,
+]);
+
+/// Passed on to upgrade only.
+const UPGRADE: HeaderIds = HeaderIds::of(&[HeaderId::Connection, HeaderId::Upgrade]);
 
 /// Headers that a `connection` header may not remove: it would cut end-to-end meaning or this proxy's trust.
 const PROTECTED: &[HeaderId] = &[
@@ -31,12 +38,13 @@ const PROTECTED: &[HeaderId] = &[
 pub fn strip_request(head: &mut RequestHead, keeps_upgrade: bool) {
     let headers = &mut head.headers;
     strip(headers, keeps_upgrade && upgrade_of(headers).is_some());
-    let wants_trailers =
-        headers.get_all(b"te").flat_map(tokens).any(|token| token.eq_ignore_ascii_case(b"trailers"));
-    if wants_trailers {
-        headers.set_id(HeaderId::Te, b"trailers");
-    } else if headers.contains_id(HeaderId::Te) {
-        headers.remove_id(HeaderId::Te);
+    if headers.contains_id(HeaderId::Te) {
+        let is_trailers = |token: &[u8]| token.eq_ignore_ascii_case(b"trailers");
+        if headers.get_all_id(HeaderId::Te).flat_map(tokens).any(is_trailers) {
+            headers.set_id(HeaderId::Te, b"trailers");
+        } else {
+            headers.remove_id(HeaderId::Te);
+        }
     }
 }
 
@@ -53,7 +61,7 @@ pub fn upgrade_of(headers: &HeaderList) -> Option<&[u8]> {
 
 /// Whether `connection` names `token`.
 pub fn has_connection_token(headers: &HeaderList, token: &[u8]) -> bool {
-    headers.get_all(b"connection").flat_map(tokens).any(|found| found.eq_ignore_ascii_case(token))
+    headers.get_all_id(HeaderId::Connection).flat_map(tokens).any(|found| found.eq_ignore_ascii_case(token))
 }
 
 /// Elements of a comma-separated list.
@@ -62,15 +70,12 @@ pub fn tokens(value: &[u8]) -> impl Iterator<Item = &[u8]> {
 }
 
 fn strip(headers: &mut HeaderList, keeps_upgrade: bool) {
-    // Most messages have none of these: one pass tells, and nothing is moved.
-    let concerned = headers.iter().any(|header| {
-        matches!(header.id, HeaderId::Connection | HeaderId::Upgrade) || ALWAYS.contains(&header.id)
-    });
-    if !concerned {
+    // Most messages have none of these.
+    if !headers.contains_any(ALWAYS.and(UPGRADE)) {
         return;
     }
     let nominated: smallvec::SmallVec<[Box<[u8]>; 4]> = headers
-        .get_all(b"connection")
+        .get_all_id(HeaderId::Connection)
         .flat_map(tokens)
         .filter(|token| {
             let plain = [&b"close"[..], b"keep-alive", b"upgrade"];
@@ -81,8 +86,8 @@ fn strip(headers: &mut HeaderList, keeps_upgrade: bool) {
         .map(Into::into)
         .collect();
     headers.retain(|header| match header.id {
-        HeaderId::Connection | HeaderId::Upgrade => keeps_upgrade,
-        id if ALWAYS.contains(&id) => false,
+        id if UPGRADE.contains(id) => keeps_upgrade,
+        id if ALWAYS.contains(id) => false,
         _ => !nominated.iter().any(|name| name.eq_ignore_ascii_case(header.name)),
     });
     if keeps_upgrade {

@@ -1,29 +1,60 @@
-//! The header list: one byte buffer and an entry per header.
+//! The header list: one buffer of header lines, as HTTP/1 writes them, and an entry per header.
 //!
-//! Looking a header up scans the entries: below some thirty headers nothing is faster, and order and case stay.
+//! A header is a whole line in one place, `name: value` and CRLF. What a codec received is taken over in one copy, and
+//! what nobody touched leaves in one with its neighbours: a message costs little more for having many headers.
+//!
+//! Looking a header up scans the entries: below some thirty headers nothing is faster, and order and case stay. The
+//! set of well-known names that are there tells of absent ones without.
 
-use super::name::HeaderId;
+use super::name::{HeaderId, HeaderIds};
 use std::borrow::Cow;
 use std::cell::RefCell;
+use std::ops::Range;
 
 /// Longest name. Codecs refuse heads long before: Envoy's largest limit is 8 MiB for all headers together.
 const MAX_NAME: usize = (1 << 24) - 1;
 
-/// 16 bytes, so that four headers share a cache line: the name's length has 24 bits.
+/// 12 bytes, so that five headers share a cache line: the name's length has 24 bits.
 #[derive(Clone, Copy, Debug)]
 struct Entry {
     id: HeaderId,
     name_len_high: u8,
     name_len_low: u16,
     value_len: u32,
-    /// Offset of the name in `bytes`; the value is at `value_at`.
-    name_at: u32,
-    value_at: u32,
+    /// Offset of the line in `bytes`.
+    at: u32,
 }
 
+/// Between name and value.
+const COLON: &[u8] = b": ";
+const CRLF: &[u8] = b"\r\n";
+
 impl Entry {
-    fn name_len(&self) -> usize {
-        usize::from(self.name_len_high) << 16 | usize::from(self.name_len_low)
+    /// `None` when it would not fit.
+    fn new(id: HeaderId, at: usize, name: usize, value: usize) -> Option<Self> {
+        // The end fits, so that all before it does.
+        u32::try_from(at + name + COLON.len() + value + CRLF.len()).ok()?;
+        (name <= MAX_NAME).then_some(Self {
+            id,
+            name_len_high: (name >> 16) as u8,
+            name_len_low: name as u16,
+            value_len: value as u32,
+            at: at as u32,
+        })
+    }
+
+    fn name(&self) -> Range<usize> {
+        let at = self.at as usize;
+        at..at + (usize::from(self.name_len_high) << 16 | usize::from(self.name_len_low))
+    }
+
+    fn value(&self) -> Range<usize> {
+        let at = self.name().end + COLON.len();
+        at..at + self.value_len as usize
+    }
+
+    fn line(&self) -> Range<usize> {
+        self.at as usize..self.value().end + CRLF.len()
     }
 }
 
@@ -34,6 +65,10 @@ impl Entry {
 pub struct HeaderList {
     bytes: Vec<u8>,
     entries: Vec<Entry>,
+    /// The ids in `entries`.
+    ids: HeaderIds,
+    /// A name may have upper case.
+    mixed_case: bool,
 }
 
 /// Bytes and headers that a new list has room for: what most heads need.
@@ -82,6 +117,8 @@ impl HeaderList {
     pub fn clear(&mut self) {
         self.bytes.clear();
         self.entries.clear();
+        self.ids = HeaderIds::default();
+        self.mixed_case = false;
     }
 
     /// Number of headers.
@@ -96,11 +133,16 @@ impl HeaderList {
 
     /// Bytes of all names and values.
     pub fn byte_size(&self) -> usize {
-        self.entries.iter().map(|e| e.name_len() + e.value_len as usize).sum()
+        self.entries.iter().map(|e| e.name().len() + e.value().len()).sum()
     }
 
-    /// Adds a header at the end. The caller has checked that name and value are legal, and that the whole head
-    /// is of sane size: a name past 16 MiB or a list past 4 GiB is not added.
+    /// Whether a name may have upper case.
+    pub fn has_mixed_case(&self) -> bool {
+        self.mixed_case
+    }
+
+    /// Adds a header at the end. One that would be more than a line is not added, whoever made it; nor is a name past
+    /// 16 MiB, or what would make a list of 4 GiB. Codecs refuse such messages, and say so.
     pub fn append(&mut self, name: &[u8], value: &[u8]) {
         self.push(HeaderId::of(name), name, value);
     }
@@ -110,45 +152,93 @@ impl HeaderList {
         self.push(id, id.as_str().as_bytes(), value);
     }
 
+    /// Begins with a copy of the header lines of a message; [`HeaderList::append_received`] then adds one after the
+    /// other. What was in the list is forgotten.
+    pub fn receive(&mut self, block: &[u8]) {
+        self.clear();
+        if self.entries.capacity() == 0 {
+            self.make_room();
+        }
+        self.bytes.extend_from_slice(block);
+    }
+
+    /// Adds a header of `block`, which was given to [`HeaderList::receive`], at the end; `name` and `value` lie in it
+    /// and are legal. The name is kept in lower case unless `keep_case`. Copied only where its line is not what would
+    /// be written, as with other spaces.
+    pub fn append_received(&mut self, block: &[u8], header: HeaderPair<'_>, keep_case: bool) {
+        let HeaderPair { id, name, value } = header;
+        let offset = |part: &[u8]| part.as_ptr().addr().wrapping_sub(block.as_ptr().addr());
+        let (at, end) = (offset(name), offset(value).wrapping_add(value.len()));
+        let is_line = offset(value) == at.wrapping_add(name.len() + COLON.len())
+            && self.bytes.get(at + name.len()..offset(value)) == Some(COLON)
+            && self.bytes.get(end..end.wrapping_add(CRLF.len())) == Some(CRLF);
+        let entry = if is_line { Entry::new(id, at, name.len(), value.len()) } else { None };
+        let Some(entry) = entry else { return self.push(id, name, value) };
+        if keep_case {
+            self.mixed_case |= has_upper_case(name);
+        } else {
+            self.bytes[entry.name()].make_ascii_lowercase();
+        }
+        self.ids.add(id);
+        self.entries.push(entry);
+    }
+
+    /// Writes the lines of the headers that `keep` wants, names in the case they are kept in.
+    pub fn write_lines(&self, out: &mut Vec<u8>, mut keep: impl FnMut(HeaderPair<'_>) -> bool) {
+        // Lines that lie side by side are written in one.
+        let mut run = 0..0;
+        for entry in self.entries.iter().filter(|e| keep(pair(&self.bytes, e))) {
+            let line = entry.line();
+            if line.start == run.end {
+                run.end = line.end;
+            } else {
+                out.extend_from_slice(&self.bytes[run]);
+                run = line;
+            }
+        }
+        out.extend_from_slice(&self.bytes[run]);
+    }
+
     /// The first value of `name`.
     pub fn get(&self, name: &[u8]) -> Option<&[u8]> {
         match HeaderId::of(name) {
-            HeaderId::Other => self
-                .entries
-                .iter()
-                .find(|e| e.id == HeaderId::Other && self.name(e).eq_ignore_ascii_case(name))
-                .map(|e| self.value(e)),
+            HeaderId::Other => {
+                let mut all = self.entries.iter();
+                all.find(|e| matches(&self.bytes, e, HeaderId::Other, name)).map(|e| self.value(e))
+            }
             id => self.get_id(id),
         }
     }
 
     /// The first value of a well-known header.
     pub fn get_id(&self, id: HeaderId) -> Option<&[u8]> {
+        if !self.contains_id(id) {
+            return None;
+        }
         self.entries.iter().find(|e| e.id == id).map(|e| self.value(e))
     }
 
     /// All values of `name`, in order.
     pub fn get_all<'a>(&'a self, name: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
         let id = HeaderId::of(name);
-        self.entries
-            .iter()
-            .filter(move |e| e.id == id && (id != HeaderId::Other || self.name(e).eq_ignore_ascii_case(name)))
-            .map(|e| self.value(e))
+        self.entries.iter().filter(move |e| matches(&self.bytes, e, id, name)).map(|e| self.value(e))
+    }
+
+    /// All values of a well-known header, in order.
+    pub fn get_all_id(&self, id: HeaderId) -> impl Iterator<Item = &[u8]> {
+        let entries = if self.contains_id(id) { &*self.entries } else { &[] };
+        entries.iter().filter(move |e| e.id == id).map(|e| self.value(e))
     }
 
     /// All values of `name` joined with commas; borrowed when there is one. `None` when absent.
     pub fn joined(&self, name: &[u8]) -> Option<Cow<'_, [u8]>> {
         let id = HeaderId::of(name);
-        let mut all =
-            self.entries.iter().filter(|e| matches(&self.bytes, e, id, name)).map(|e| self.value(e));
-        let first = all.next()?;
-        let Some(second) = all.next() else { return Some(Cow::Borrowed(first)) };
-        let mut joined = [first, second].join(&b',');
-        for value in all {
-            joined.push(b',');
-            joined.extend_from_slice(value);
-        }
-        Some(Cow::Owned(joined))
+        join(self.entries.iter().filter(|e| matches(&self.bytes, e, id, name)).map(|e| self.value(e)))
+    }
+
+    /// [`HeaderList::joined`] for a well-known header.
+    pub fn joined_id(&self, id: HeaderId) -> Option<Cow<'_, [u8]>> {
+        join(self.get_all_id(id))
     }
 
     /// Whether `name` is present.
@@ -158,7 +248,12 @@ impl HeaderList {
 
     /// Whether a well-known header is present.
     pub fn contains_id(&self, id: HeaderId) -> bool {
-        self.entries.iter().any(|e| e.id == id)
+        self.ids.contains(id)
+    }
+
+    /// Whether any of these well-known headers is present.
+    pub fn contains_any(&self, ids: HeaderIds) -> bool {
+        self.ids.meets(ids)
     }
 
     /// Replaces the first occurrence in place and removes others, or appends.
@@ -174,6 +269,9 @@ impl HeaderList {
     /// Removes all occurrences. Returns whether there were any.
     pub fn remove(&mut self, name: &[u8]) -> bool {
         let id = HeaderId::of(name);
+        if id != HeaderId::Other {
+            return self.remove_id(id);
+        }
         let before = self.entries.len();
         let bytes = &self.bytes;
         self.entries.retain(|e| !matches(bytes, e, id, name));
@@ -182,15 +280,25 @@ impl HeaderList {
 
     /// Removes all occurrences of a well-known header. Returns whether there were any.
     pub fn remove_id(&mut self, id: HeaderId) -> bool {
-        let before = self.entries.len();
+        if !self.contains_id(id) {
+            return false;
+        }
         self.entries.retain(|e| e.id != id);
-        self.entries.len() != before
+        self.ids.remove(id);
+        true
     }
 
     /// Keeps the headers for which `keep` holds.
     pub fn retain(&mut self, mut keep: impl FnMut(HeaderPair<'_>) -> bool) {
-        let bytes = &self.bytes;
-        self.entries.retain(|e| keep(pair(bytes, e)));
+        let (bytes, ids) = (&self.bytes, &mut self.ids);
+        *ids = HeaderIds::default();
+        self.entries.retain(|e| {
+            let keeps = keep(pair(bytes, e));
+            if keeps {
+                ids.add(e.id);
+            }
+            keeps
+        });
     }
 
     /// Headers in order.
@@ -200,17 +308,24 @@ impl HeaderList {
 
     fn replace(&mut self, id: HeaderId, name: &[u8], value: &[u8]) {
         let Some(first) = self.position(id, name) else { return self.push(id, name, value) };
+        if !is_value(value) {
+            return;
+        }
         let entry = self.entries[first];
-        let value_at = if value.len() <= entry.value_len as usize {
-            // The new value fits where the old one was.
-            self.bytes[entry.value_at as usize..][..value.len()].copy_from_slice(value);
-            entry.value_at
+        let (name_len, at) = (entry.name().len(), entry.value());
+        if value.len() <= at.len() {
+            // It fits where the old one was.
+            let (value_end, line_end) = (at.start + value.len(), at.start + value.len() + CRLF.len());
+            self.bytes[at.start..value_end].copy_from_slice(value);
+            self.bytes[value_end..line_end].copy_from_slice(CRLF);
+            self.entries[first].value_len = value.len() as u32;
         } else {
-            let Some(at) = self.store(value) else { return };
-            at
-        };
-        self.entries[first].value_at = value_at;
-        self.entries[first].value_len = value.len() as u32;
+            let Some(entry) = Entry::new(id, self.bytes.len(), name_len, value.len()) else { return };
+            self.bytes.extend_from_within(at.start - COLON.len() - name_len..at.start);
+            self.bytes.extend_from_slice(value);
+            self.bytes.extend_from_slice(CRLF);
+            self.entries[first] = entry;
+        }
         let bytes = &self.bytes;
         if self.entries[first + 1..].iter().any(|e| matches(bytes, e, id, name)) {
             let mut index = 0;
@@ -223,21 +338,21 @@ impl HeaderList {
 
     fn push(&mut self, id: HeaderId, name: &[u8], value: &[u8]) {
         debug_assert!(name.len() <= MAX_NAME, "codecs limit the size of heads");
-        if name.len() > MAX_NAME {
+        if (id == HeaderId::Other && !is_name(name)) || !is_value(value) {
             return;
         }
         if self.entries.capacity() == 0 {
             self.make_room();
         }
-        let (Some(name_at), Some(value_at)) = (self.store(name), self.store(value)) else { return };
-        self.entries.push(Entry {
-            id,
-            name_len_high: (name.len() >> 16) as u8,
-            name_len_low: name.len() as u16,
-            value_len: value.len() as u32,
-            name_at,
-            value_at,
-        });
+        let Some(entry) = Entry::new(id, self.bytes.len(), name.len(), value.len()) else { return };
+        self.bytes.reserve(entry.line().len());
+        self.bytes.extend_from_slice(name);
+        self.bytes.extend_from_slice(COLON);
+        self.bytes.extend_from_slice(value);
+        self.bytes.extend_from_slice(CRLF);
+        self.mixed_case |= has_upper_case(name);
+        self.ids.add(id);
+        self.entries.push(entry);
     }
 
     /// On the first header, since many a list never has one.
@@ -247,33 +362,44 @@ impl HeaderList {
             spare.unwrap_or_else(|| (Vec::with_capacity(USUAL.0), Vec::with_capacity(USUAL.1)));
     }
 
-    /// Where `part` lies now; `None` when offsets would not fit.
-    fn store(&mut self, part: &[u8]) -> Option<u32> {
-        let at = u32::try_from(self.bytes.len()).ok()?;
-        u32::try_from(self.bytes.len() + part.len()).ok()?;
-        self.bytes.extend_from_slice(part);
-        Some(at)
-    }
-
     fn position(&self, id: HeaderId, name: &[u8]) -> Option<usize> {
         self.entries.iter().position(|e| matches(&self.bytes, e, id, name))
     }
 
-    fn name(&self, e: &Entry) -> &[u8] {
-        pair(&self.bytes, e).name
-    }
-
     fn value(&self, e: &Entry) -> &[u8] {
-        pair(&self.bytes, e).value
+        &self.bytes[e.value()]
     }
 }
 
-fn pair<'a>(bytes: &'a [u8], e: &Entry) -> HeaderPair<'a> {
-    HeaderPair {
-        id: e.id,
-        name: &bytes[e.name_at as usize..][..e.name_len()],
-        value: &bytes[e.value_at as usize..][..e.value_len as usize],
+/// Whether it can stand before the colon of a line. Cheaper than RFC 9110's token, which codecs hold peers to.
+///
+/// Without branches, as its kin below, so that many bytes are looked at a time.
+fn is_name(name: &[u8]) -> bool {
+    !name.iter().fold(name.is_empty(), |bad, b| bad | (*b <= b' ') | (*b >= 0x7f) | (*b == b':'))
+}
+
+/// Whether it keeps a line a line.
+fn is_value(value: &[u8]) -> bool {
+    memchr::memchr3(b'\r', b'\n', 0, value).is_none()
+}
+
+fn has_upper_case(name: &[u8]) -> bool {
+    name.iter().fold(false, |upper, b| upper | b.is_ascii_uppercase())
+}
+
+fn join<'a>(mut values: impl Iterator<Item = &'a [u8]>) -> Option<Cow<'a, [u8]>> {
+    let first = values.next()?;
+    let Some(second) = values.next() else { return Some(Cow::Borrowed(first)) };
+    let mut joined = [first, second].join(&b',');
+    for value in values {
+        joined.push(b',');
+        joined.extend_from_slice(value);
     }
+    Some(Cow::Owned(joined))
+}
+
+fn pair<'a>(bytes: &'a [u8], e: &Entry) -> HeaderPair<'a> {
+    HeaderPair { id: e.id, name: &bytes[e.name()], value: &bytes[e.value()] }
 }
 
 fn matches(bytes: &[u8], e: &Entry, id: HeaderId, name: &[u8]) -> bool {
@@ -283,6 +409,7 @@ fn matches(bytes: &[u8], e: &Entry, id: HeaderId, name: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn list(headers: &[(&str, &str)]) -> HeaderList {
         let mut list = HeaderList::default();
@@ -328,7 +455,8 @@ mod tests {
         for value in ["12345", "", "1"] {
             list.set(b"x", value.as_bytes());
         }
-        assert!(list.bytes.len() <= before + 1, "at most one value of one byte was stored anew");
+        assert!(list.bytes.len() <= before + 6, "at most one line with a value of one byte was stored anew");
+        assert_eq!(text(&list), pairs(&[("x", "1")]));
     }
 
     #[test]
@@ -382,8 +510,132 @@ mod tests {
         });
     }
 
+    fn received(block: &str, headers: &[(&str, &str)], keep_case: bool) -> HeaderList {
+        let mut list = HeaderList::default();
+        list.receive(block.as_bytes());
+        let mut at = 0;
+        for (name, value) in headers {
+            let name_at = at + block[at..].find(name).unwrap();
+            let value_at = name_at + name.len() + block[name_at + name.len()..].find(value).unwrap();
+            at = value_at + value.len();
+            let name = &block.as_bytes()[name_at..name_at + name.len()];
+            let header = HeaderPair { id: HeaderId::of(name), name, value: &block.as_bytes()[value_at..at] };
+            list.append_received(block.as_bytes(), header, keep_case);
+        }
+        list
+    }
+
+    fn written(list: &HeaderList) -> String {
+        let mut out = Vec::new();
+        list.write_lines(&mut out, |_| true);
+        String::from_utf8(out).unwrap()
+    }
+
     #[test]
-    fn an_entry_is_a_quarter_of_a_cache_line() {
-        assert_eq!(size_of::<Entry>(), 16);
+    fn received_lines_are_taken_over_where_they_are_and_in_lower_case() {
+        let block = "Host: h\r\nX-A: 1\r\naccept: */*\r\n\r\n";
+        let list = received(block, &[("X-A", "1"), ("accept", "*/*")], false);
+        assert_eq!(list.bytes.len(), block.len(), "nothing was copied a second time");
+        assert_eq!(text(&list), pairs(&[("x-a", "1"), ("accept", "*/*")]));
+        assert_eq!(written(&list), "x-a: 1\r\naccept: */*\r\n");
+        assert!(!list.has_mixed_case());
+        let list = received(block, &[("X-A", "1"), ("accept", "*/*")], true);
+        assert_eq!(written(&list), "X-A: 1\r\naccept: */*\r\n");
+        assert!(list.has_mixed_case());
+    }
+
+    #[test]
+    fn received_lines_with_other_spaces_are_written_with_one() {
+        let block = "A:1\r\nb:  2\r\nc: 3 \r\nd:\r\ne: 5\r\n\r\n";
+        let list = received(block, &[("A", "1"), ("b", "2"), ("c", "3"), ("d", ""), ("e", "5")], false);
+        assert_eq!(written(&list).to_ascii_lowercase(), "a: 1\r\nb: 2\r\nc: 3\r\nd: \r\ne: 5\r\n");
+    }
+
+    #[test]
+    fn what_would_be_more_than_a_line_is_not_taken() {
+        let mut list = list(&[("a", "1")]);
+        for (name, value) in
+            [("b", "2\r\nc: 3"), ("b", "\n"), ("b", "\0"), ("b c", "1"), ("b:", "1"), ("", "1")]
+        {
+            list.append(name.as_bytes(), value.as_bytes());
+            list.set(b"a", value.as_bytes());
+        }
+        assert_eq!(written(&list).lines().count(), 1);
+    }
+
+    /// What may be done to a list: append, set, remove, keep those that are longer.
+    #[derive(Clone, Debug)]
+    enum Edit {
+        Append(&'static str, String),
+        Set(&'static str, String),
+        Remove(&'static str),
+        KeepLonger(usize),
+    }
+
+    fn edit() -> impl Strategy<Value = Edit> {
+        let name = prop::sample::select(vec!["a", "B", "accept", "Via", "x-request-id", "b"]);
+        let value = "[a-z]{0,6}";
+        prop_oneof![
+            (name.clone(), value).prop_map(|(name, value)| Edit::Append(name, value)),
+            (name.clone(), value).prop_map(|(name, value)| Edit::Set(name, value)),
+            name.prop_map(Edit::Remove),
+            (0..4usize).prop_map(Edit::KeepLonger),
+        ]
+    }
+
+    proptest! {
+        /// Whatever is done to it, a list says and writes what a vector of pairs would.
+        #[test]
+        fn a_list_is_a_vector_of_pairs(edits in prop::collection::vec(edit(), 0..24)) {
+            let block = "ACCEPT: x\r\nB: first\r\nb:second\r\n\r\n";
+            let mut list = received(block, &[("ACCEPT", "x"), ("B", "first"), ("b", "second")], false);
+            let mut model = pairs(&[("accept", "x"), ("b", "first"), ("b", "second")]);
+            for edit in edits {
+                match edit {
+                    Edit::Append(name, value) => {
+                        list.append(name.as_bytes(), value.as_bytes());
+                        model.push((name.to_owned(), value));
+                    }
+                    Edit::Set(name, value) => {
+                        list.set(name.as_bytes(), value.as_bytes());
+                        match model.iter().position(|(n, _)| n.eq_ignore_ascii_case(name)) {
+                            Some(first) => {
+                                model[first].1 = value;
+                                let mut index = 0;
+                                model.retain(|(n, _)| {
+                                    index += 1;
+                                    index - 1 <= first || !n.eq_ignore_ascii_case(name)
+                                });
+                            }
+                            None => model.push((name.to_owned(), value)),
+                        }
+                    }
+                    Edit::Remove(name) => {
+                        let found = model.iter().any(|(n, _)| n.eq_ignore_ascii_case(name));
+                        prop_assert_eq!(list.remove(name.as_bytes()), found);
+                        model.retain(|(n, _)| !n.eq_ignore_ascii_case(name));
+                    }
+                    Edit::KeepLonger(length) => {
+                        list.retain(|header| header.value.len() > length);
+                        model.retain(|(_, value)| value.len() > length);
+                    }
+                }
+                let text: Vec<_> = text(&list).into_iter().map(|(n, v)| (n.to_ascii_lowercase(), v)).collect();
+                let model: Vec<_> = model.iter().map(|(n, v)| (n.to_ascii_lowercase(), v.clone())).collect();
+                prop_assert_eq!(&text, &model);
+                let lines: String = model.iter().map(|(n, v)| format!("{n}: {v}\r\n")).collect();
+                prop_assert_eq!(written(&list).to_ascii_lowercase(), lines);
+                for id in [HeaderId::Accept, HeaderId::Via, HeaderId::XRequestId] {
+                    let first = model.iter().find(|(n, _)| n == id.as_str()).map(|(_, v)| v.as_bytes());
+                    prop_assert_eq!(list.get_id(id), first);
+                    prop_assert_eq!(list.contains_id(id), first.is_some());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn five_entries_share_a_cache_line() {
+        assert_eq!(size_of::<Entry>(), 12);
     }
 }

@@ -20,7 +20,7 @@ mod tls;
 pub use client_cert::{ClientCertDetails, ForwardClientCert, forward_client_cert};
 pub use list::{HeaderList, HeaderPair};
 pub use metadata::{Fields, Metadata, MetadataKey, PathSegment};
-pub use name::HeaderId;
+pub use name::{HeaderId, HeaderIds};
 pub use query::{parameters, percent_decoded};
 pub use record::{
     ByteCounts, Downstream, LogType, Process, Record, ResponseFlags, Timing, Upstream, trace_id_text,

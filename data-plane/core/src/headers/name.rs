@@ -63,7 +63,9 @@ header_ids! {
     XEnvoyIpTags = "x-envoy-ip-tags",
     XEnvoyIsTimeoutRetry = "x-envoy-is-timeout-retry",
     XEnvoyMaxRetries = "x-envoy-max-retries",
+    XEnvoyOriginalHost = "x-envoy-original-host",
     XEnvoyOriginalPath = "x-envoy-original-path",
+    XEnvoyOriginalUrl = "x-envoy-original-url",
     XEnvoyOverloaded = "x-envoy-overloaded",
     XEnvoyRetriableHeaderNames = "x-envoy-retriable-header-names",
     XEnvoyRetriableStatusCodes = "x-envoy-retriable-status-codes",
@@ -81,6 +83,47 @@ header_ids! {
     XForwardedPort = "x-forwarded-port",
     XForwardedProto = "x-forwarded-proto",
     XRequestId = "x-request-id",
+}
+
+/// A set of well-known names.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HeaderIds(u64);
+
+const _: () = assert!(HeaderId::COUNT <= 64, "a set of well-known names is a u64");
+
+impl HeaderIds {
+    /// The set of `ids`.
+    pub const fn of(ids: &[HeaderId]) -> Self {
+        let (mut set, mut at) = (0, 0);
+        while at < ids.len() {
+            set |= 1 << ids[at] as u8;
+            at += 1;
+        }
+        Self(set)
+    }
+
+    /// Those of both sets.
+    pub const fn and(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// Whether `id` is one of them.
+    pub const fn contains(self, id: HeaderId) -> bool {
+        self.0 & 1 << id as u8 != 0
+    }
+
+    /// Whether the sets have any in common.
+    pub const fn meets(self, other: Self) -> bool {
+        self.0 & other.0 != 0
+    }
+
+    pub(super) fn add(&mut self, id: HeaderId) {
+        self.0 |= 1 << id as u8;
+    }
+
+    pub(super) fn remove(&mut self, id: HeaderId) {
+        self.0 &= !(1 << id as u8);
+    }
 }
 
 /// Longest well-known name.
@@ -151,10 +194,25 @@ impl HeaderId {
 /// Whether `name` is `known`, which is in lower case and has letters, digits and hyphens only, in any case. Both are
 /// of one length.
 ///
-/// Without branches, so that many bytes are compared at a time: this is asked for every header. The bit that tells
-/// the cases apart is set in all bytes of `known`; other bytes that differ by it only are controls.
+/// Eight bytes at a time: this is asked for every header.
 fn is_same(known: &[u8], name: &[u8]) -> bool {
-    known.iter().zip(name).fold(0, |differs, (k, n)| differs | ((n | 0x20) ^ k) | u8::from(*n < 0x20)) == 0
+    let (mut knowns, mut names) = (known.chunks_exact(8), name.chunks_exact(8));
+    let whole = knowns.by_ref().zip(names.by_ref()).fold(0, |differs, (k, n)| {
+        let word = |bytes: &[u8]| u64::from_le_bytes(bytes.try_into().unwrap_or_default());
+        differs | word_differs(word(k), word(n))
+    });
+    let rest = |bytes: &[u8]| bytes.iter().fold(0, |word, b| word << 8 | u64::from(*b));
+    let (k, n) = (rest(knowns.remainder()), rest(names.remainder()));
+    // What is not there is zero in both, and no control.
+    let there = !(u64::MAX.checked_shl(8 * knowns.remainder().len() as u32).unwrap_or(0));
+    whole | (word_differs(k, n) & there) == 0
+}
+
+/// Bits by which eight bytes differ but for their case. The bit that tells the cases apart is set in all bytes of
+/// `known`; other bytes that differ by it only are controls, which have neither that bit nor the one above.
+fn word_differs(known: u64, name: u64) -> u64 {
+    const CASE: u64 = 0x2020_2020_2020_2020;
+    ((name | CASE) ^ known) | (!(name | name >> 1) & CASE)
 }
 
 #[cfg(test)]

@@ -11,9 +11,6 @@ use crate::headers::{HeaderId, Record, RequestHead, ResponseHead};
 use crate::matcher::{Regex, Substitution};
 use std::sync::Arc;
 
-/// Keeps the host a client asked for when a route rewrites it.
-const ORIGINAL_HOST: &[u8] = b"x-envoy-original-host";
-
 /// A chosen route without its table, to be kept over awaits: [`super::RouteTable::matched`] gives the rest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RouteId {
@@ -117,9 +114,20 @@ impl<'a> Matched<'a> {
     /// Edits the request that goes upstream: header edits of all levels, host and path rewrites. Call once a
     /// request, before the first try. `keep_original`: keep what was rewritten in x-envoy-original-path and
     /// x-envoy-original-host (not with `suppress_envoy_headers`).
-    pub fn finalize_request(&self, head: &mut RequestHead, record: &Record<'_>, keep_original: bool) {
+    pub fn finalize_request(
+        &self,
+        head: &mut RequestHead,
+        record: &dyn Fn(&mut dyn FnMut(&Record<'_>)),
+        keep_original: bool,
+    ) {
+        // Most routes edit nothing, and a record takes some making.
+        let apply = |edits: &HeaderEdits, head: &mut RequestHead| {
+            if !edits.is_empty() {
+                record(&mut |record| edits.apply_request(head, record));
+            }
+        };
         if let Some(weight) = self.weight() {
-            weight.request_edits.apply_request(head, record);
+            apply(&weight.request_edits, head);
             if let Some(host) = &weight.host_rewrite {
                 head.authority.clear();
                 head.authority.push_str(host);
@@ -130,7 +138,7 @@ impl<'a> Matched<'a> {
             &self.virtual_host.request_edits,
             &self.route.request_edits,
         ]) {
-            edits.apply_request(head, record);
+            apply(edits, head);
         }
         let Some(forward) = self.forward() else { return };
         if let Some(rewrite) = &forward.host_rewrite {
@@ -162,7 +170,7 @@ impl<'a> Matched<'a> {
             return;
         }
         if keep_original {
-            head.headers.set(ORIGINAL_HOST, old.as_bytes());
+            head.headers.set_id(HeaderId::XEnvoyOriginalHost, old.as_bytes());
         }
         if self.forward().is_some_and(|forward| forward.append_x_forwarded_host) {
             append_forwarded_host(head, &old);
@@ -171,16 +179,21 @@ impl<'a> Matched<'a> {
 
     /// Edits the response that goes downstream: header edits of all levels. Local replies that were made after
     /// this route was chosen too.
-    pub fn finalize_response(&self, head: &mut ResponseHead, record: &Record<'_>) {
+    pub fn finalize_response(&self, head: &mut ResponseHead, record: &dyn Fn(&mut dyn FnMut(&Record<'_>))) {
+        let mut apply = |edits: &HeaderEdits| {
+            if !edits.is_empty() {
+                record(&mut |record| edits.apply_response(head, record));
+            }
+        };
         if let Some(weight) = self.weight() {
-            weight.response_edits.apply_response(head, record);
+            apply(&weight.response_edits);
         }
         for edits in self.levels([
             &self.config.response_edits,
             &self.virtual_host.response_edits,
             &self.route.response_edits,
         ]) {
-            edits.apply_response(head, record);
+            apply(edits);
         }
     }
 

@@ -413,7 +413,7 @@ mod clusters {
         let mut head = head("h", "/");
         head.headers.append(b"x-gone", b"1");
         let matched = table.route(&query(&head)).unwrap();
-        matched.finalize_request(&mut head, &record(), true);
+        matched.finalize_request(&mut head, &|edit| edit(&record()), true);
         assert!(!head.headers.contains(b"x-gone"));
         assert_eq!(head.authority, "a.local");
         assert_eq!(table.matched(matched.id()).cluster(&head), Some("a"), "an id recalls the choice");
@@ -438,7 +438,7 @@ mod rewrites {
         let mut action = forward(ClusterChoice::Named("c".into()));
         edit(&mut action);
         let table = routes(vec![route("r", matches(condition), Action::Forward(Box::new(action)))]);
-        table.route(&query(head)).unwrap().finalize_request(head, &record(), true);
+        table.route(&query(head)).unwrap().finalize_request(head, &|edit| edit(&record()), true);
     }
 
     fn path(condition: PathMatch, rewrite: PathRewrite, path: &str) -> (String, Option<String>) {
@@ -548,10 +548,10 @@ mod rewrites {
             }));
             let mut head = head("h", "/");
             let matched = table.route(&query(&head)).unwrap();
-            matched.finalize_request(&mut head, &record(), true);
+            matched.finalize_request(&mut head, &|edit| edit(&record()), true);
             assert_eq!(head.headers.get(b"x-level"), Some(want.as_bytes()));
             let mut response = ResponseHead::new(200);
-            matched.finalize_response(&mut response, &record());
+            matched.finalize_response(&mut response, &|edit| edit(&record()));
             assert_eq!(response.headers.get(b"x-level"), Some(want.as_bytes()));
         }
     }

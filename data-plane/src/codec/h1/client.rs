@@ -169,7 +169,7 @@ impl<S: Io> ClientConn<S> {
 /// Whether the head asks for an upgrade: the headers that say so must both be there.
 fn asks_upgrade(head: &RequestHead) -> bool {
     head.headers.contains_id(HeaderId::Upgrade)
-        && head.headers.get_all(b"connection").any(|value| {
+        && head.headers.get_all_id(HeaderId::Connection).any(|value| {
             value.split(|b| *b == b',').any(|token| token.trim_ascii().eq_ignore_ascii_case(b"upgrade"))
         })
 }

@@ -5,7 +5,7 @@ use super::parse::{decimal, valid_authority};
 use super::write::WriteBuf;
 use bytes::Bytes;
 use data_plane_core::config::Http1Options;
-use data_plane_core::headers::{HeaderId, HeaderList, RequestHead, ResponseHead, Version};
+use data_plane_core::headers::{HeaderId, HeaderList, HeaderPair, RequestHead, ResponseHead, Version};
 use std::fmt::Write as _;
 
 /// How header names are written.
@@ -52,42 +52,32 @@ pub(super) fn response_head(
 ) -> (Encoder, bool) {
     let given = head.headers.get_id(HeaderId::ContentLength).and_then(decimal);
     let switching = to.tunnel && (head.status == 101 || (200..300).contains(&head.status));
-    // Which `content-length` to write, and whether to add it when the headers have none.
-    let (length, framing, stated, add) = if switching {
-        (Length::Tunnel, Framing::Raw, None, false)
+    let (length, framing, stated) = if switching {
+        (Length::Tunnel, Framing::Raw, None)
     } else if (100..200).contains(&head.status) || head.status == 204 {
-        (Length::None, Framing::None, None, false)
+        (Length::None, Framing::None, None)
     } else if to.head || head.status == 304 {
         let known = given.or(remaining.filter(|n| *n > 0));
-        (Length::None, Framing::None, known, true)
+        (Length::None, Framing::None, known)
     } else {
         match (remaining, given) {
-            (Some(bytes), _) | (None, Some(bytes)) => {
-                (Length::of(bytes), Framing::Fixed(bytes), Some(bytes), true)
-            }
-            (None, None) if to.version == Version::Http10 => (Length::UntilClose, Framing::Raw, None, false),
-            (None, None) => (Length::Chunked, Framing::Chunked, None, false),
+            (Some(bytes), _) | (None, Some(bytes)) => (Length::of(bytes), Framing::Fixed(bytes), Some(bytes)),
+            (None, None) if to.version == Version::Http10 => (Length::UntilClose, Framing::Raw, None),
+            (None, None) => (Length::Chunked, Framing::Chunked, None),
         }
     };
     close |= matches!(length, Length::UntilClose | Length::Tunnel);
     status_line(out, head.status, to.version);
-    let mut stated_yet = false;
-    for header in head.headers.iter() {
-        match header.id {
-            HeaderId::Connection
-            | HeaderId::KeepAlive
-            | HeaderId::ProxyConnection
-            | HeaderId::TransferEncoding => {}
-            HeaderId::Upgrade if length != Length::Tunnel => {}
-            HeaderId::ContentLength => {
-                if let Some(bytes) = stated.filter(|_| !stated_yet) {
-                    stated_yet = true;
-                    content_length(out, header.name, bytes, case);
-                }
-            }
-            _ => field(out, header.name, header.value, case),
-        }
-    }
+    let mut length_line = LengthLine::new(stated);
+    fields(out, &head.headers, case, |header| match header.id {
+        HeaderId::Connection
+        | HeaderId::KeepAlive
+        | HeaderId::ProxyConnection
+        | HeaderId::TransferEncoding => false,
+        HeaderId::Upgrade => length == Length::Tunnel,
+        HeaderId::ContentLength => length_line.keeps(header.value),
+        _ => true,
+    });
     // Envoy's order: what the connection does, then what the codec adds about the body.
     if length == Length::Tunnel {
         if head.status == 101 {
@@ -98,10 +88,7 @@ pub(super) fn response_head(
     } else if to.version == Version::Http10 {
         field(out, b"connection", b"keep-alive", case);
     }
-    match stated {
-        Some(bytes) if add && !stated_yet => content_length(out, b"content-length", bytes, case),
-        _ => {}
-    }
+    length_line.finish(out, case);
     // What GET would have got: a body of a length not known before.
     let unknown =
         to.head && stated.is_none() && head.status >= 200 && head.status != 204 && length != Length::Tunnel;
@@ -150,30 +137,20 @@ pub(super) fn request_head(
     out.extend_from_slice(target.as_bytes());
     out.extend_from_slice(b" HTTP/1.1\r\n");
     field(out, b"host", head.authority.as_bytes(), case);
-    let mut stated_yet = false;
-    for header in head.headers.iter() {
-        match header.id {
-            HeaderId::Host
-            | HeaderId::Connection
-            | HeaderId::KeepAlive
-            | HeaderId::ProxyConnection
-            | HeaderId::Http2Settings
-            | HeaderId::TransferEncoding => {}
-            HeaderId::Upgrade if !upgrade => {}
-            HeaderId::Te if !header.value.eq_ignore_ascii_case(b"trailers") => {}
-            HeaderId::ContentLength => {
-                if let Some(bytes) = stated.filter(|_| !stated_yet) {
-                    stated_yet = true;
-                    content_length(out, header.name, bytes, case);
-                }
-            }
-            _ => field(out, header.name, header.value, case),
-        }
-    }
-    match stated {
-        Some(bytes) if !stated_yet => content_length(out, b"content-length", bytes, case),
-        _ => {}
-    }
+    let mut length_line = LengthLine::new(stated);
+    fields(out, &head.headers, case, |header| match header.id {
+        HeaderId::Host
+        | HeaderId::Connection
+        | HeaderId::KeepAlive
+        | HeaderId::ProxyConnection
+        | HeaderId::Http2Settings
+        | HeaderId::TransferEncoding => false,
+        HeaderId::Upgrade => upgrade,
+        HeaderId::Te => header.value.eq_ignore_ascii_case(b"trailers"),
+        HeaderId::ContentLength => length_line.keeps(header.value),
+        _ => true,
+    });
+    length_line.finish(out, case);
     if framing == Framing::Chunked {
         field(out, b"transfer-encoding", b"chunked", case);
     }
@@ -213,18 +190,55 @@ fn reason(status: u16) -> &'static str {
     }
 }
 
-fn content_length(out: &mut Vec<u8>, name: &[u8], bytes: u64, case: NameCase) {
-    field(out, name, itoa::Buffer::new().format(bytes).as_bytes(), case);
+/// The `content-length` to write: where the head has it, or else at the end.
+struct LengthLine {
+    stated: Option<u64>,
+    text: itoa::Buffer,
 }
 
-/// Writes a header line; one that would be more than a line is left out, whoever made it.
-fn field(out: &mut Vec<u8>, name: &[u8], value: &[u8], case: NameCase) {
-    // Without branches, so that many bytes are looked at a time.
-    let bad_name = name.iter().fold(name.is_empty(), |bad, b| bad | !is_name(*b));
-    if bad_name || memchr::memchr3(b'\r', b'\n', 0, value).is_some() {
-        return;
+impl LengthLine {
+    fn new(stated: Option<u64>) -> Self {
+        Self { stated, text: itoa::Buffer::new() }
     }
-    out.reserve(name.len() + value.len() + b": \r\n".len());
+
+    /// Whether a `content-length` of the head stays: the first that says it, in the way in which it is said.
+    fn keeps(&mut self, value: &[u8]) -> bool {
+        let says_it = self.stated.is_some_and(|bytes| self.text.format(bytes).as_bytes() == value);
+        if says_it {
+            self.stated = None;
+        }
+        says_it
+    }
+
+    fn finish(mut self, out: &mut Vec<u8>, case: NameCase) {
+        if let Some(bytes) = self.stated {
+            field(out, b"content-length", self.text.format(bytes).as_bytes(), case);
+        }
+    }
+}
+
+/// Writes the headers that `keep` wants.
+fn fields(
+    out: &mut Vec<u8>,
+    headers: &HeaderList,
+    case: NameCase,
+    mut keep: impl FnMut(HeaderPair<'_>) -> bool,
+) {
+    let as_they_are = match case {
+        NameCase::Lower => !headers.has_mixed_case(),
+        NameCase::Preserve => true,
+        NameCase::Proper => false,
+    };
+    if as_they_are {
+        return headers.write_lines(out, keep);
+    }
+    for header in headers.iter().filter(|header| keep(*header)) {
+        field(out, header.name, header.value, case);
+    }
+}
+
+/// Writes a header line. Lists hold nothing that would be more than one.
+fn field(out: &mut Vec<u8>, name: &[u8], value: &[u8], case: NameCase) {
     let at = out.len();
     out.extend_from_slice(name);
     match case {
@@ -235,11 +249,6 @@ fn field(out: &mut Vec<u8>, name: &[u8], value: &[u8], case: NameCase) {
     out.extend_from_slice(b": ");
     out.extend_from_slice(value);
     out.extend_from_slice(b"\r\n");
-}
-
-/// Cheaper than [`is_token`], and enough to keep a line a line.
-fn is_name(b: u8) -> bool {
-    b > b' ' && b < 0x7f && b != b':'
 }
 
 /// Envoy `proper_case_words`: upper case at the start and after anything that is not alphanumeric.
@@ -321,10 +330,8 @@ impl Encoder {
             Framing::Chunked => {
                 let out = out.head();
                 out.extend_from_slice(b"0\r\n");
-                for header in trailers.iter().flat_map(|t| t.iter()) {
-                    if !forbidden_in_trailers(header.name) {
-                        field(out, header.name, header.value, case);
-                    }
+                if let Some(trailers) = trailers {
+                    fields(out, trailers, case, |header| !forbidden_in_trailers(header.name));
                 }
                 out.extend_from_slice(b"\r\n");
             }

@@ -6,7 +6,9 @@
 use super::framing::Length;
 use crate::codec::{ClientOptions, ProtocolError, ProtocolErrorKind, ServerOptions};
 use data_plane_core::config::Underscores;
-use data_plane_core::headers::{HeaderId, HeaderList, RequestHead, ResponseHead, Scheme, Version};
+use data_plane_core::headers::{
+    HeaderId, HeaderList, HeaderPair, RequestHead, ResponseHead, Scheme, Version,
+};
 use std::mem::MaybeUninit;
 
 /// Envoy's response code details for HTTP/1.
@@ -80,7 +82,7 @@ pub(super) fn request(bytes: &[u8], options: &ServerOptions) -> Result<Parsed<Re
         return Err(ProtocolError::malformed(details::CODEC_ERROR));
     };
     let version = if minor == 0 { Version::Http10 } else { Version::Http11 };
-    let mut fields = Fields::new();
+    let mut fields = Fields::new(request.headers, &bytes[..size], options.http1.preserve_case);
     let mut host = None;
     for header in request.headers.iter() {
         let name = header.name.as_bytes();
@@ -172,7 +174,7 @@ pub(super) fn response(
         return Err(ProtocolError::malformed(details::CODEC_ERROR));
     }
     let version = if minor == 0 { Version::Http10 } else { Version::Http11 };
-    let mut fields = Fields::new();
+    let mut fields = Fields::new(response.headers, &bytes[..size], options.http1.preserve_case);
     for header in response.headers.iter() {
         let name = header.name.as_bytes();
         fields.add(HeaderId::of(name), name, header.value)?;
@@ -215,7 +217,10 @@ fn check_lines(head: &[u8]) -> Result<(), ProtocolError> {
 }
 
 /// Headers as they are read, and what the framing ones say.
-struct Fields {
+struct Fields<'b> {
+    /// The lines of all headers, in which they lie.
+    block: &'b [u8],
+    keep_case: bool,
     list: HeaderList,
     content_length: Option<u64>,
     /// Any `transfer-encoding`.
@@ -229,10 +234,20 @@ struct Fields {
     expect_continue: bool,
 }
 
-impl Fields {
-    fn new() -> Self {
+impl<'b> Fields<'b> {
+    /// For `headers` of `head`.
+    fn new(headers: &[httparse::Header<'_>], head: &'b [u8], keep_case: bool) -> Self {
+        let mut list = HeaderList::default();
+        let mut block = &head[..0];
+        if let Some(first) = headers.first() {
+            let at = first.name.as_ptr().addr().wrapping_sub(head.as_ptr().addr());
+            block = head.get(at..).unwrap_or_default();
+            list.receive(block);
+        }
         Self {
-            list: HeaderList::default(),
+            block,
+            keep_case,
+            list,
             content_length: None,
             coded: false,
             chunked: false,
@@ -266,7 +281,7 @@ impl Fields {
             HeaderId::Expect => self.expect_continue |= value.eq_ignore_ascii_case(b"100-continue"),
             _ => {}
         }
-        self.list.append(name, value);
+        self.list.append_received(self.block, HeaderPair { id, name, value }, self.keep_case);
         Ok(())
     }
 
@@ -293,13 +308,13 @@ impl Fields {
     }
 }
 
-fn request_length(fields: &Fields, version: Version) -> Result<Length, ProtocolError> {
+fn request_length(fields: &Fields<'_>, version: Version) -> Result<Length, ProtocolError> {
     Ok(fields.framed(version)?.unwrap_or(Length::None))
 }
 
 /// RFC 9112 6.3.
 fn response_length(
-    fields: &Fields,
+    fields: &Fields<'_>,
     method: &str,
     status: u16,
     version: Version,
@@ -332,7 +347,7 @@ pub(in crate::codec) fn decimal(value: &[u8]) -> Option<u64> {
 
 /// Whether the request asks for an upgrade that may be granted. `h2c` is not one: its headers are dropped, as Envoy
 /// does, and the request is served in HTTP/1.1.
-fn wants_upgrade(fields: &mut Fields, version: Version, length: Length) -> bool {
+fn wants_upgrade(fields: &mut Fields<'_>, version: Version, length: Length) -> bool {
     if !fields.upgrade || version != Version::Http11 {
         return false;
     }

@@ -159,7 +159,7 @@ async fn framing_headers_of_an_answer_are_the_codecs_own() {
         Reply::new(head, text("body"))
     });
     let (answer, _) = converse(&options(), &handler, &[GET]).await;
-    assert_eq!(answer, "HTTP/1.1 200 OK\r\ncontent-length: 4\r\nx-a: 1\r\n\r\nbody");
+    assert_eq!(answer, "HTTP/1.1 200 OK\r\nx-a: 1\r\ncontent-length: 4\r\n\r\nbody");
 }
 
 #[tokio::test(start_paused = true)]

@@ -17,7 +17,7 @@ use crate::http::{BuildError, Deps};
 use crate::upstream::{Cluster, Priority};
 use data_plane_core::config::{Forward, HttpFilter, HttpFilterKind, MetadataMatch, RetryPolicy};
 use data_plane_core::guard::retry::Retries;
-use data_plane_core::headers::{HeaderId, Record, RequestHead, ResponseHead};
+use data_plane_core::headers::{HeaderId, HeaderIds, Record, RequestHead, ResponseHead};
 use data_plane_core::route::{Answer, Matched};
 use persist::Plan;
 use reply::direct_response;
@@ -31,7 +31,7 @@ pub(in crate::http) use books::{Underway, charge_timeout};
 pub(super) const FACTORY: Factory = Factory { name: "envoy.filters.http.router", build };
 
 /// Request headers that steer the router and go no further.
-const CONSUMED: &[HeaderId] = &[
+const CONSUMED: HeaderIds = HeaderIds::of(&[
     HeaderId::XEnvoyRetryOn,
     HeaderId::XEnvoyRetryGrpcOn,
     HeaderId::XEnvoyMaxRetries,
@@ -42,7 +42,7 @@ const CONSUMED: &[HeaderId] = &[
     HeaderId::XEnvoyUpstreamRqTimeoutMs,
     HeaderId::XEnvoyUpstreamRqPerTryTimeoutMs,
     HeaderId::XEnvoyUpstreamRqTimeoutAltResponse,
-];
+]);
 
 /// A configured router.
 #[derive(Clone, Debug)]
@@ -191,8 +191,8 @@ impl Router {
         let timeout = timeouts::route_timeout(forward, &head.headers, self.respect_expected_rq_timeout);
         cx.quiet_timeout = head.headers.contains_id(HeaderId::XEnvoyUpstreamRqTimeoutAltResponse);
         // One pass for all, and none at all for the many requests that carry no such header.
-        if head.headers.iter().any(|header| CONSUMED.contains(&header.id)) {
-            head.headers.retain(|header| !CONSUMED.contains(&header.id));
+        if head.headers.contains_any(CONSUMED) {
+            head.headers.retain(|header| !CONSUMED.contains(header.id));
         }
         cx.vitals.route.set(timeout.route);
         if let Some(expected) = timeout.expected.filter(|_| !self.suppress_envoy_headers) {
@@ -204,9 +204,11 @@ impl Router {
             head.headers.set_id(HeaderId::XEnvoyAttemptCount, b"1");
         }
         let keep_original = !self.suppress_envoy_headers;
-        cx.with_record(None, None, None, |record| {
-            matched.finalize_request(head, &Record { attempts: 1, ..*record }, keep_original)
-        });
+        matched.finalize_request(
+            head,
+            &|edit| cx.with_record(None, None, None, |record| edit(&Record { attempts: 1, ..*record })),
+            keep_original,
+        );
         timeout
     }
 
@@ -218,7 +220,9 @@ impl Router {
         cx: &StreamCx,
     ) {
         let Some(matched) = cx.route() else { return };
-        cx.with_record(Some(request), None, None, |record| matched.finalize_response(head, record));
+        matched.finalize_response(head, &|edit| {
+            cx.with_record(Some(request), None, None, |record| edit(record));
+        });
     }
 
     /// Says how often a request was tried, where the virtual host wants it.

@@ -109,7 +109,7 @@ impl Command {
                     record.downstream.and_then(|d| filled(d.server_name.as_deref()?)).map(str::as_bytes);
                 let from_request = || {
                     let head = record.request?;
-                    let kept = head.headers.get(b"x-envoy-original-host");
+                    let kept = head.headers.get_id(HeaderId::XEnvoyOriginalHost);
                     prefer(*host, kept, filled(&head.authority).map(str::as_bytes))
                 };
                 let name = match order {
