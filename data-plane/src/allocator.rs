@@ -7,7 +7,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Returns memory that is free to the system. mimalloc does so by itself only when threads go on allocating, and
 /// a proxy that has read its configuration goes quiet: without this it keeps what reading took (3x a small
-/// proxy's memory). Takes about a millisecond; for the start, not for requests.
+/// proxy's memory), and a worker what a burst of connections took. Of the calling thread's memory only. Takes about a
+/// millisecond; not for requests.
 pub(crate) fn give_back() {
     // SAFETY: the function takes no pointer and may be called from any thread at any time.
     unsafe { libmimalloc_sys::mi_collect(true) }

@@ -229,6 +229,7 @@ impl Flags {
             admin_address_path: self.admin_address_path.clone(),
             signals: true,
             logging: Some(logging),
+            give_back: crate::allocator::give_back,
             command_line: self.command_line(),
         }
     }

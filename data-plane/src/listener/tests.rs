@@ -12,6 +12,7 @@ use std::rc::Rc;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::task::LocalSet;
+use tokio_util::task::TaskTracker;
 
 const DRAIN_TIME: Duration = Duration::from_secs(600);
 /// How long a condition may take to come true; ample for a loaded machine.
@@ -76,7 +77,7 @@ fn with_workers<F: Future<Output = ()>>(drain_time: Duration, test: impl FnOnce(
             let clusters = Clusters::default();
             let pools = Rc::new(Local::new(clusters.clone()));
             let worker = Worker::new(side.index() + 1, pools, clusters, watch.clone());
-            tokio::task::spawn_local(side.run(worker));
+            tokio::task::spawn_local(side.run(worker, TaskTracker::new()));
         }
         let bench = Bench { manager, registry, _process: process };
         tokio::time::timeout(PATIENCE, test(bench)).await.expect("the test ends in time");

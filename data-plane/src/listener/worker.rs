@@ -54,10 +54,9 @@ impl WorkerSide {
     }
 
     /// Accepts and serves until `worker.shutdown` is stopped, or the manager is gone and no connection is left.
-    /// Connections still open then end with the runtime.
-    pub async fn run(mut self, worker: Rc<Worker>) {
+    /// Connections still open then end with the runtime. `tasks` holds them, and what accepts them.
+    pub async fn run(mut self, worker: Rc<Worker>, tasks: TaskTracker) {
         let mut shutdown = worker.shutdown.clone();
-        let tasks = TaskTracker::new();
         // Dropping a sender closes its address.
         let mut accepting: HashMap<u64, oneshot::Sender<()>> = HashMap::new();
         if self.started.count.fetch_add(1, Ordering::AcqRel) + 1 == self.started.expected {

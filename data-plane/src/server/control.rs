@@ -172,7 +172,8 @@ async fn build(boot: Boot, options: Options) -> Result<Built, StartError> {
     .map_err(StartError::Listeners)?;
     let mut workers = Vec::with_capacity(concurrency);
     for side in sides {
-        let parts = Parts { side, clusters: upstream.clusters(), shutdown: shutdown.clone() };
+        let (clusters, shutdown) = (upstream.clusters(), shutdown.clone());
+        let parts = Parts { side, clusters, shutdown, give_back: options.give_back };
         workers.push(threads::spawn(parts).map_err(system("cannot start a worker thread"))?);
     }
     let control = Rc::new(Control {

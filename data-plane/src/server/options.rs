@@ -33,6 +33,9 @@ pub struct Options {
     pub signals: bool,
     /// Log levels, for `/logging`; `None`: they cannot be changed.
     pub logging: Option<Logging>,
+    /// Returns the calling thread's free memory to the system, where the allocator keeps it; default: nothing.
+    /// Called by a worker when most of many connections have gone.
+    pub give_back: fn(),
     /// The command line as `/server_info` shows it: Envoy's `command_line_options`.
     pub command_line: serde_json::Map<String, serde_json::Value>,
 }
@@ -47,6 +50,7 @@ impl Default for Options {
             admin_address_path: None,
             signals: false,
             logging: None,
+            give_back: || {},
             command_line: serde_json::Map::new(),
         }
     }

@@ -27,6 +27,8 @@ pub const DEFAULT_BACKLOG: u32 = i32::MAX as u32;
 pub fn bind(address: SocketAddr, sharing: Sharing) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_nonblocking(true)?;
+    // Accepted connections have it from here: no call for each.
+    socket.set_tcp_nodelay(true)?;
     // Lets a restarted proxy bind while old connections linger in TIME_WAIT.
     socket.set_reuse_address(true)?;
     if sharing == Sharing::ReusePort {
@@ -63,10 +65,9 @@ pub fn into_listener(socket: Socket) -> io::Result<tokio::net::TcpListener> {
     tokio::net::TcpListener::from_std(StdListener::from(socket))
 }
 
-/// Readies an accepted connection: TCP_NODELAY and `keepalive`. Fails only when the peer is gone already, which
-/// the first read tells anyway.
+/// Readies an accepted connection: `keepalive`, beside TCP_NODELAY, which it has from [`bind`]. Fails only when the
+/// peer is gone already, which the first read tells anyway.
 pub fn tune_accepted(stream: &TcpStream, keepalive: Option<TcpKeepalive>) {
-    let _ = stream.set_nodelay(true);
     if let Some(keepalive) = keepalive {
         let _ = SockRef::from(stream).set_tcp_keepalive(&keepalive_options(keepalive));
     }
@@ -143,6 +144,16 @@ mod tests {
         let port = local_address(&v6).unwrap().port();
         bind((Ipv4Addr::UNSPECIFIED, port).into(), Sharing::Exclusive)
             .expect("v6only: the same port over IPv4 belongs to others");
+    }
+
+    #[tokio::test]
+    async fn accepted_sockets_have_nodelay() {
+        let server = bind(loopback(), Sharing::Exclusive).unwrap();
+        listen(&server, 1).unwrap();
+        let listener = into_listener(server).unwrap();
+        let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (accepted, _) = listener.accept().await.unwrap();
+        assert!(accepted.nodelay().unwrap());
     }
 
     #[tokio::test]

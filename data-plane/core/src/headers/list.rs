@@ -177,7 +177,7 @@ impl HeaderList {
         if keep_case {
             self.mixed_case |= has_upper_case(name);
         } else {
-            self.bytes[entry.name()].make_ascii_lowercase();
+            lower_case(&mut self.bytes[entry.name()]);
         }
         self.ids.add(id);
         self.entries.push(entry);
@@ -350,7 +350,8 @@ impl HeaderList {
         self.bytes.extend_from_slice(COLON);
         self.bytes.extend_from_slice(value);
         self.bytes.extend_from_slice(CRLF);
-        self.mixed_case |= has_upper_case(name);
+        // Names of ids are in lower case where we made them.
+        self.mixed_case |= !std::ptr::eq(name, id.as_str().as_bytes()) && has_upper_case(name);
         self.ids.add(id);
         self.entries.push(entry);
     }
@@ -381,6 +382,23 @@ fn is_name(name: &[u8]) -> bool {
 /// Whether it keeps a line a line.
 fn is_value(value: &[u8]) -> bool {
     memchr::memchr3(b'\r', b'\n', 0, value).is_none()
+}
+
+/// [`slice::make_ascii_lowercase`], eight bytes at a time: names are short, and there are many.
+fn lower_case(name: &mut [u8]) {
+    const fn each(byte: u8) -> u64 {
+        u64::from_le_bytes([byte; 8])
+    }
+    let mut words = name.chunks_exact_mut(8);
+    for word in &mut words {
+        let bytes = u64::from_le_bytes((&*word).try_into().unwrap_or_default());
+        // The high bit of each byte tells whether it is at least `A`, and whether it is past `Z`.
+        let low = bytes & each(0x7f);
+        let (from_a, past_z) = (low + each(0x80 - b'A'), low + each(0x7f - b'Z'));
+        let upper = from_a & !past_z & !bytes & each(0x80);
+        word.copy_from_slice(&(bytes | upper >> 2).to_le_bytes());
+    }
+    words.into_remainder().make_ascii_lowercase();
 }
 
 fn has_upper_case(name: &[u8]) -> bool {
@@ -549,6 +567,17 @@ mod tests {
         let block = "A:1\r\nb:  2\r\nc: 3 \r\nd:\r\ne: 5\r\n\r\n";
         let list = received(block, &[("A", "1"), ("b", "2"), ("c", "3"), ("d", ""), ("e", "5")], false);
         assert_eq!(written(&list).to_ascii_lowercase(), "a: 1\r\nb: 2\r\nc: 3\r\nd: \r\ne: 5\r\n");
+    }
+
+    #[test]
+    fn names_are_lowered_as_the_standard_library_does() {
+        let all: Vec<u8> = (0..=u8::MAX).chain(0..=u8::MAX).collect();
+        for length in 0..all.len() {
+            let (mut ours, mut theirs) = (all[..length].to_vec(), all[..length].to_vec());
+            lower_case(&mut ours);
+            theirs.make_ascii_lowercase();
+            assert_eq!(ours, theirs);
+        }
     }
 
     #[test]

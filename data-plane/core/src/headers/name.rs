@@ -126,68 +126,41 @@ impl HeaderIds {
     }
 }
 
-/// Longest well-known name.
-const MAX_LEN: usize = {
-    let (mut longest, mut at) = (0, 0);
+/// By which no two well-known names share a slot. Found by trying; when a new name needs another, the build says so.
+const SEED: u32 = 0x1649_d405;
+const SLOT_BITS: u32 = 9;
+
+/// Where a name, which is not empty, is looked for: by its length and by three letters that, with the length, tell all
+/// well-known names apart.
+const fn slot(name: &[u8]) -> usize {
+    let length = name.len();
+    let letters = [name[length / 2], name[length * 3 / 4], name[length - 1], length as u8];
+    // The bit that tells upper from lower case does not count.
+    let key = u32::from_le_bytes(letters) | 0x0020_2020;
+    (key.wrapping_mul(SEED) >> (u32::BITS - SLOT_BITS)) as usize
+}
+
+static TABLE: [HeaderId; 1 << SLOT_BITS] = {
+    let mut table = [HeaderId::Other; 1 << SLOT_BITS];
+    let mut at = 0;
     while at < HeaderId::ALL.len() {
-        let length = HeaderId::ALL[at].as_str().len();
-        if length > longest {
-            longest = length;
-        }
+        let slot = slot(HeaderId::ALL[at].as_str().as_bytes());
+        assert!(matches!(table[slot], HeaderId::Other), "two names share a slot: try another seed");
+        table[slot] = HeaderId::ALL[at];
         at += 1;
     }
-    longest
-};
-
-/// All ids, short names first.
-const BY_LENGTH: [HeaderId; HeaderId::ALL.len()] = {
-    let mut sorted = [HeaderId::Other; HeaderId::ALL.len()];
-    let (mut filled, mut length) = (0, 0);
-    while length <= MAX_LEN {
-        let mut at = 0;
-        while at < HeaderId::ALL.len() {
-            if HeaderId::ALL[at].as_str().len() == length {
-                sorted[filled] = HeaderId::ALL[at];
-                filled += 1;
-            }
-            at += 1;
-        }
-        length += 1;
-    }
-    sorted
-};
-
-/// Where in `BY_LENGTH` the names of a length begin; one entry more than lengths, so that each has an end.
-const STARTS: [u8; MAX_LEN + 2] = {
-    let mut starts = [0; MAX_LEN + 2];
-    let (mut at, mut length) = (0, 0);
-    while length < starts.len() {
-        while at < BY_LENGTH.len() && BY_LENGTH[at].as_str().len() < length {
-            at += 1;
-        }
-        starts[length] = at as u8;
-        length += 1;
-    }
-    starts
+    table
 };
 
 impl HeaderId {
     /// The id of `name` in any case; `Other` if it is not well known.
     pub fn of(name: &[u8]) -> Self {
-        let length = name.len();
-        if length == 0 || length > MAX_LEN {
+        if name.is_empty() {
             return Self::Other;
         }
-        let same_length = &BY_LENGTH[usize::from(STARTS[length])..usize::from(STARTS[length + 1])];
-        // The last byte tells most names of one length apart, before all bytes are compared.
-        let last = name[length - 1].to_ascii_lowercase();
-        for id in same_length {
-            let known = id.as_str().as_bytes();
-            if known[length - 1] == last && is_same(known, name) {
-                return *id;
-            }
-        }
-        Self::Other
+        let id = TABLE[slot(name)];
+        let known = id.as_str().as_bytes();
+        if known.len() == name.len() && is_same(known, name) { id } else { Self::Other }
     }
 }
 
@@ -196,16 +169,15 @@ impl HeaderId {
 ///
 /// Eight bytes at a time: this is asked for every header.
 fn is_same(known: &[u8], name: &[u8]) -> bool {
-    let (mut knowns, mut names) = (known.chunks_exact(8), name.chunks_exact(8));
-    let whole = knowns.by_ref().zip(names.by_ref()).fold(0, |differs, (k, n)| {
+    let Some((known_end, name_end)) = known.last_chunk::<8>().zip(name.last_chunk::<8>()) else {
+        return known.eq_ignore_ascii_case(name);
+    };
+    // What is left of whole words lies in the last eight bytes.
+    let whole = known.chunks_exact(8).zip(name.chunks_exact(8)).fold(0, |differs, (k, n)| {
         let word = |bytes: &[u8]| u64::from_le_bytes(bytes.try_into().unwrap_or_default());
         differs | word_differs(word(k), word(n))
     });
-    let rest = |bytes: &[u8]| bytes.iter().fold(0, |word, b| word << 8 | u64::from(*b));
-    let (k, n) = (rest(knowns.remainder()), rest(names.remainder()));
-    // What is not there is zero in both, and no control.
-    let there = !(u64::MAX.checked_shl(8 * knowns.remainder().len() as u32).unwrap_or(0));
-    whole | (word_differs(k, n) & there) == 0
+    whole | word_differs(u64::from_le_bytes(*known_end), u64::from_le_bytes(*name_end)) == 0
 }
 
 /// Bits by which eight bytes differ but for their case. The bit that tells the cases apart is set in all bytes of

@@ -67,6 +67,13 @@ struct Connection<'a, S, H> {
     draining_since: Option<Instant>,
 }
 
+/// What a peer may still send on a connection that ends.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Rest {
+    None,
+    Any,
+}
+
 /// What came while waiting for a request.
 enum Next {
     Request(RequestParts, usize),
@@ -189,9 +196,13 @@ impl<S: Io, H: Handler> Connection<'_, S, H> {
         };
         match ended {
             Err(reason) => Some(reason),
-            Ok(_) if tunnel => Some(self.close(EndReason::Local).await),
-            Ok(true) => Some(self.close(why).await),
-            Ok(false) if unfinished && !self.drain().await => Some(self.close(EndReason::Local).await),
+            Ok(_) if tunnel => Some(self.close(EndReason::Local, Rest::Any).await),
+            // RFC 9112 9.6: a client that said `close` sends nothing after this request.
+            Ok(true) if !keep_alive && !unfinished => Some(self.close(why, Rest::None).await),
+            Ok(true) => Some(self.close(why, Rest::Any).await),
+            Ok(false) if unfinished && !self.drain().await => {
+                Some(self.close(EndReason::Local, Rest::Any).await)
+            }
             Ok(false) => {
                 let mut link = self.link.borrow_mut();
                 link.decoder = Decoder::done();
@@ -409,14 +420,14 @@ impl<S: Io, H: Handler> Connection<'_, S, H> {
         let Some(reply) = self.handler.refuse(error) else { return reason };
         let to = Answering { version: Version::Http11, head: false, tunnel: false };
         match self.answer(reply, to, true).await {
-            Ok(_) => self.close(reason).await,
+            Ok(_) => self.close(reason, Rest::Any).await,
             Err(_) => reason,
         }
     }
 
-    /// Ends our side, then reads and drops what the peer still sends, for closing with bytes unread would reset the
-    /// connection and could take the answer with it (RFC 9112 9.6).
-    async fn close(&mut self, reason: EndReason) -> EndReason {
+    /// Ends our side, then reads and drops the rest that the peer may still send, for closing with bytes unread would
+    /// reset the connection and could take the answer with it (RFC 9112 9.6).
+    async fn close(&mut self, reason: EndReason, rest: Rest) -> EndReason {
         let Some(patience) = self.options.delayed_close else { return reason };
         let deadline = Some(Instant::now() + patience);
         let mut shut = false;
@@ -428,6 +439,9 @@ impl<S: Io, H: Handler> Connection<'_, S, H> {
                     Poll::Ready(Err(_)) => return Poll::Ready(()),
                     Poll::Pending => {}
                 }
+            }
+            if shut && rest == Rest::None && link.read.is_empty() {
+                return Poll::Ready(());
             }
             link.decoder = Decoder::done();
             while link.ended.is_none() {
