@@ -7,7 +7,7 @@ export PROTOC := $(CURDIR)/.dev/bin/protoc
 # The demo's store: embedded, etcd or consul.
 STORE ?= embedded
 
-.PHONY: help demo test unit e2e check fmt lint doc release bench bench-http bench-suite bench-compare bench-xds bench-ratelimit bench-core deny tools clean
+.PHONY: help demo test unit e2e check fmt lint doc fuzz release bench bench-http bench-suite bench-compare bench-xds bench-ratelimit bench-core deny tools clean
 
 help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):[^#]*## /  \1\t/' | expand -t 14
@@ -49,6 +49,10 @@ lint: ## Clippy over everything, warnings are errors
 doc: ## API docs, broken links are errors
 	@deploy/dev/build.sh
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --quiet
+
+fuzz: ## HTTP/1 beside hyper on messages made by chance, longer than `make test` does. SECONDS=600
+	@deploy/dev/build.sh
+	FUZZ_SECONDS=$(or $(SECONDS),600) cargo test --workspace --lib fuzz:: -- --nocapture
 
 release: ## The binaries as shipped, in target/release
 	@deploy/dev/build.sh

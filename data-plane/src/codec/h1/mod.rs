@@ -11,6 +11,8 @@
 mod client;
 mod encode;
 mod framing;
+#[cfg(test)]
+mod fuzz;
 mod link;
 mod parse;
 mod server;

@@ -13,10 +13,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
-const HIDDEN: &str = "GET /hidden HTTP/1.1\r\nHost: h\r\n\r\n";
+pub(super) const HIDDEN: &str = "GET /hidden HTTP/1.1\r\nHost: h\r\n\r\n";
 
 /// A refused request: what it is, the message, status and details.
-const REFUSED: &[(&str, &str, u16, &str)] = &[
+pub(super) const REFUSED: &[(&str, &str, u16, &str)] = &[
     // Lengths.
     (
         "length and chunked",
