@@ -5,6 +5,13 @@
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+/// Has the process do without huge pages from now on, of which mimalloc would ask the system: of 2 MiB, they double the
+/// memory of a small proxy (8 MiB instead of 3.7), and stay until all that lies in one is free. Call it first.
+pub(crate) fn without_huge_pages() {
+    // A system that knows of none has none.
+    let _ = rustix::thread::disable_transparent_huge_pages(true);
+}
+
 /// Returns memory that is free to the system. mimalloc does so by itself only when threads go on allocating, and
 /// a proxy that has read its configuration goes quiet: without this it keeps what reading took (3x a small
 /// proxy's memory), and a worker what a burst of connections took. Of the calling thread's memory only. Takes about a

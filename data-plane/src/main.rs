@@ -14,6 +14,7 @@ use tracing::{debug, error, info, warn};
 const INIT_LIMIT: Duration = Duration::from_secs(60);
 
 fn main() -> ExitCode {
+    allocator::without_huge_pages();
     let flags = match Flags::try_parse() {
         Ok(flags) => flags,
         Err(error) => {

@@ -12,13 +12,9 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 
 /// Size of an ordinary read buffer, bytes.
 pub(super) const SMALL: usize = 16 * 1024;
-/// Size of a read buffer for long bodies, bytes: fewer system calls a byte.
-pub(super) const LARGE: usize = 256 * 1024;
 
-/// Most buffers kept by a thread, of each kind. More in use at a time are allocated and freed.
-const KEPT_SMALL: usize = 64;
-const KEPT_LARGE: usize = 4;
-/// A write buffer that grew beyond this is freed.
+/// Most write buffers kept by a thread, and the capacity beyond which one is freed.
+const KEPT_WRITE: usize = 64;
 const KEPT_WRITE_CAPACITY: usize = 64 * 1024;
 
 /// How much of what passes through it a connection may hold (Envoy `per_connection_buffer_limit_bytes`): beyond that
@@ -35,9 +31,10 @@ impl BufferLimit {
         }
     }
 
-    /// How large reads may be, of a message that is long or not.
-    pub(super) fn reads(self, long: bool) -> Size {
-        if long && self.0 >= 2 * LARGE { Size::Large } else { Size::Small }
+    /// How large reads may be while `coming` bytes are to come.
+    pub(super) fn reads(self, coming: u64) -> Size {
+        let fits = |size: &Size| coming > size.below() && self.0 >= 2 * size.bytes();
+        Size::ALL.into_iter().rev().find(fits).unwrap_or(Size::Small)
     }
 
     /// `bytes`, or less where the limit is lower.
@@ -48,8 +45,8 @@ impl BufferLimit {
 
 #[derive(Default)]
 struct Pool {
-    small: Vec<BytesMut>,
-    large: Vec<BytesMut>,
+    /// By [`Size`].
+    read: [Vec<BytesMut>; Size::ALL.len()],
     write: Vec<Vec<u8>>,
 }
 
@@ -57,28 +54,47 @@ thread_local! {
     static POOL: RefCell<Pool> = RefCell::default();
 }
 
-/// How large a read buffer is wanted.
+/// How large a read buffer is wanted: the more is to come, the fewer system calls a byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Size {
     Small,
+    Medium,
     Large,
 }
 
 impl Size {
+    const ALL: [Self; 3] = [Self::Small, Self::Medium, Self::Large];
+
     const fn bytes(self) -> usize {
         match self {
             Self::Small => SMALL,
-            Self::Large => LARGE,
+            Self::Medium => 64 * 1024,
+            Self::Large => 256 * 1024,
+        }
+    }
+
+    /// It takes more than this to come.
+    const fn below(self) -> u64 {
+        match self {
+            Self::Small => 0,
+            Self::Medium => Self::Small.bytes() as u64,
+            Self::Large => Self::Medium.bytes() as u64,
+        }
+    }
+
+    /// Most buffers kept by a thread. More in use at a time are allocated and freed.
+    const fn kept(self) -> usize {
+        match self {
+            Self::Small => 64,
+            Self::Medium => 16,
+            Self::Large => 4,
         }
     }
 }
 
 fn take_read(size: Size) -> BytesMut {
-    POOL.with_borrow_mut(|pool| match size {
-        Size::Small => pool.small.pop(),
-        Size::Large => pool.large.pop(),
-    })
-    .unwrap_or_else(|| BytesMut::with_capacity(size.bytes()))
+    POOL.with_borrow_mut(|pool| pool.read[size as usize].pop())
+        .unwrap_or_else(|| BytesMut::with_capacity(size.bytes()))
 }
 
 /// Gives a read buffer back; what is in it is forgotten.
@@ -88,15 +104,16 @@ pub(super) fn put_read(buffer: &mut BytesMut) {
     }
     let mut buffer = std::mem::take(buffer);
     buffer.clear();
-    // One from which nothing was taken is whole as it is.
-    let is_large = buffer.capacity() > SMALL && buffer.try_reclaim(LARGE);
-    if !is_large && buffer.capacity() < SMALL && !buffer.try_reclaim(SMALL) {
+    // Most are small, and partly read.
+    if buffer.capacity() < SMALL && !buffer.try_reclaim(SMALL) {
         return;
     }
+    let whole = Size::ALL.into_iter().find(|size| buffer.capacity() == size.bytes());
+    let size = whole.or_else(|| Size::ALL.into_iter().rev().find(|size| buffer.try_reclaim(size.bytes())));
+    let Some(size) = size else { return };
     POOL.with_borrow_mut(|pool| {
-        let (kept, most) =
-            if is_large { (&mut pool.large, KEPT_LARGE) } else { (&mut pool.small, KEPT_SMALL) };
-        if kept.len() < most {
+        let kept = &mut pool.read[size as usize];
+        if kept.len() < size.kept() {
             kept.push(buffer);
         }
     });
@@ -114,7 +131,7 @@ pub(super) fn put_write(mut buffer: Vec<u8>) {
     }
     buffer.clear();
     POOL.with_borrow_mut(|pool| {
-        if pool.write.len() < KEPT_SMALL {
+        if pool.write.len() < KEPT_WRITE {
             pool.write.push(buffer);
         }
     });
@@ -130,7 +147,8 @@ pub(super) fn poll_fill<S: AsyncRead + Unpin>(
 ) -> Poll<io::Result<usize>> {
     /// Room below which reading is not worth a system call.
     const WORTHWHILE: usize = 1024;
-    if buffer.capacity() - buffer.len() < WORTHWHILE || (size == Size::Large && buffer.is_empty()) {
+    let is_larger_wanted = buffer.is_empty() && buffer.capacity() < size.bytes() && size != Size::Small;
+    if buffer.capacity() - buffer.len() < WORTHWHILE || is_larger_wanted {
         if buffer.is_empty() {
             if !buffer.try_reclaim(size.bytes()) {
                 put_read(buffer);
@@ -161,23 +179,57 @@ mod tests {
         buffer.extend_from_slice(b"head and body");
         let frame = buffer.split_to(4).freeze();
         put_read(&mut buffer);
-        assert!(POOL.with_borrow(|p| p.small.is_empty()), "memory in use by a frame must not be lent again");
+        assert!(
+            POOL.with_borrow(|p| p.read[0].is_empty()),
+            "memory in use by a frame must not be lent again"
+        );
         drop(frame);
         let mut buffer = take_read(Size::Small);
         buffer.extend_from_slice(b"x");
         put_read(&mut buffer);
-        assert_eq!(POOL.with_borrow(|p| p.small.len()), 1);
+        assert_eq!(POOL.with_borrow(|p| p.read[0].len()), 1);
         let again = take_read(Size::Small);
         assert!(again.is_empty() && again.capacity() >= SMALL);
     }
 
     #[test]
+    fn buffers_come_back_as_large_as_they_were_lent() {
+        for size in Size::ALL {
+            for read in [0, 1, 9_000, size.bytes() - 1] {
+                let mut buffer = take_read(size);
+                buffer.resize(read, 0);
+                drop(buffer.split_to(read));
+                put_read(&mut buffer);
+                assert_eq!(POOL.with_borrow(|p| p.read[size as usize].len()), 1, "{size:?} {read}");
+                POOL.with_borrow_mut(|p| p.read = Default::default());
+            }
+        }
+    }
+
+    #[test]
+    fn reads_grow_with_what_is_to_come_within_the_limit() {
+        let limit = BufferLimit::of_bytes(1 << 20);
+        let small = BufferLimit::of_bytes(32 * 1024);
+        for (coming, size) in [
+            (0, Size::Small),
+            (16 * 1024, Size::Small),
+            (16 * 1024 + 1, Size::Medium),
+            (64 * 1024, Size::Medium),
+            (u64::MAX, Size::Large),
+        ] {
+            assert_eq!(limit.reads(coming), size, "{coming}");
+            assert_eq!(small.reads(coming), Size::Small);
+        }
+        assert_eq!(BufferLimit::of_bytes(128 * 1024).reads(u64::MAX), Size::Medium);
+    }
+
+    #[test]
     fn the_pool_is_bounded() {
-        for _ in 0..2 * KEPT_SMALL {
+        for _ in 0..2 * KEPT_WRITE {
             put_write(Vec::with_capacity(16));
         }
-        assert_eq!(POOL.with_borrow(|p| p.write.len()), KEPT_SMALL);
+        assert_eq!(POOL.with_borrow(|p| p.write.len()), KEPT_WRITE);
         put_write(Vec::with_capacity(KEPT_WRITE_CAPACITY + 1));
-        assert_eq!(POOL.with_borrow(|p| p.write.len()), KEPT_SMALL);
+        assert_eq!(POOL.with_borrow(|p| p.write.len()), KEPT_WRITE);
     }
 }

@@ -2,7 +2,7 @@
 
 use super::encode::{self, Encoder, NameCase};
 use super::framing::{Decoded, Decoder, Length, Limits};
-use super::link::{LONG_BODY, is_closed};
+use super::link::is_closed;
 use super::parse::{self, Parsed, ResponseParts};
 use super::write::WriteBuf;
 use crate::codec::buffer;
@@ -261,8 +261,9 @@ impl<S: Io> Flow<S> {
 
     /// Reads once. Ready with whether the connection goes on.
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
-        let long = self.full || self.decoder.remaining().is_some_and(|n| n > LONG_BODY);
-        let size = self.conn.options.buffer_limit.reads(long);
+        // Of unknown length: much, where the last read found much.
+        let coming = if self.full { u64::MAX } else { self.decoder.remaining().unwrap_or(0) };
+        let size = self.conn.options.buffer_limit.reads(coming);
         let polled = buffer::poll_fill(&mut self.conn.io, &mut self.read, size, cx);
         if polled.is_ready() {
             self.full = self.read.len() == self.read.capacity();

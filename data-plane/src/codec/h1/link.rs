@@ -11,9 +11,6 @@ use std::io;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 
-/// Bodies with more to come than this are read into large buffers, bytes.
-pub(super) const LONG_BODY: u64 = 64 * 1024;
-
 /// The shared part of a downstream connection.
 pub(super) struct Link<S> {
     pub(super) io: S,
@@ -71,8 +68,7 @@ impl<S: Io> Link<S> {
         if self.ended.is_some() {
             return Poll::Pending;
         }
-        let long = self.decoder.remaining().is_some_and(|n| n > LONG_BODY);
-        let size = self.buffer_limit.reads(long);
+        let size = self.buffer_limit.reads(self.decoder.remaining().unwrap_or(0));
         match ready!(buffer::poll_fill(&mut self.io, &mut self.read, size, cx)) {
             Ok(0) => self.ended = Some(Ended::Closed),
             Ok(_) => {}
