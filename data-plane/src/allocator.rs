@@ -5,8 +5,9 @@
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Has the process do without huge pages from now on, of which mimalloc would ask the system: of 2 MiB, they double the
-/// memory of a small proxy (8 MiB instead of 3.7), and stay until all that lies in one is free. Call it first.
+/// Has the process do without huge pages from now on, where the system gives them unasked: of 2 MiB, they double the memory
+/// of a small proxy (8 MiB instead of 3.7), and stay until all that lies in one is free. Call it first. mimalloc does not
+/// ask for them either (its feature `no_thp`).
 pub(crate) fn without_huge_pages() {
     // A system that knows of none has none.
     let _ = rustix::thread::disable_transparent_huge_pages(true);
