@@ -117,6 +117,11 @@ impl Bench {
         Ok(Self { plan, programs, results, certificate, backend, other, collector, dir, _backend: running })
     }
 
+    /// Where the collector is that takes all that it is sent.
+    pub(crate) fn collector(&self) -> u16 {
+        self.collector
+    }
+
     /// What a proxy with such listeners is told; every port is its own.
     pub(crate) fn proxy(&self, listeners: &[(Routes, Extra)]) -> Result<Proxy> {
         let listener = |&(routes, extra)| Ok(Listener { port: free_port()?, routes, extra });

@@ -32,18 +32,20 @@ pub(crate) enum Group {
     Connections,
     Routing,
     Features,
+    Collectors,
     Clusters,
     Process,
 }
 
 impl Group {
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 9] = [
         Self::Work,
         Self::Rates,
         Self::Throughput,
         Self::Connections,
         Self::Routing,
         Self::Features,
+        Self::Collectors,
         Self::Clusters,
         Self::Process,
     ];
@@ -56,6 +58,7 @@ impl Group {
             Self::Connections => "Connections",
             Self::Routing => "Routing tables",
             Self::Features => "What a feature adds",
+            Self::Collectors => "Spans of 1 % for a collector that fails",
             Self::Clusters => "10,000 clusters of 4 endpoints",
             Self::Process => "The process",
         }

@@ -1,6 +1,7 @@
 //! What is measured, in the order in which it is.
 
 mod clusters;
+mod collectors;
 mod connections;
 mod features;
 mod memory;
@@ -19,7 +20,7 @@ pub(crate) struct Stage {
     pub(crate) run: fn(&mut Bench) -> Result<()>,
 }
 
-pub(crate) const ALL: [Stage; 8] = [
+pub(crate) const ALL: [Stage; 9] = [
     Stage { name: "requests", run: requests::run },
     Stage { name: "rates", run: rates::run },
     Stage { name: "connections", run: connections::run },
@@ -27,5 +28,6 @@ pub(crate) const ALL: [Stage; 8] = [
     Stage { name: "start", run: start::run },
     Stage { name: "routes", run: routes::run },
     Stage { name: "features", run: features::run },
+    Stage { name: "collectors", run: collectors::run },
     Stage { name: "clusters", run: clusters::run },
 ];
