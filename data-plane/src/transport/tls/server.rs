@@ -15,7 +15,7 @@ use data_plane_core::headers::Tls;
 use parking_lot::Mutex;
 use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, ServerSessionMemoryCache};
 use rustls::sign::CertifiedKey;
-use rustls::{ServerConfig, SignatureScheme};
+use rustls::{NamedGroup, ServerConfig, SignatureScheme, SupportedCipherSuite};
 use std::collections::HashMap;
 use std::sync::Arc;
 use tokio::net::TcpStream;
@@ -230,11 +230,7 @@ impl ServerContext {
             let start = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), stream).await?;
             let (entry, agrees) = {
                 let hello = start.client_hello();
-                let entry = built.choose(
-                    hello.server_name(),
-                    hello.signature_schemes(),
-                    self.config.full_scan_on_sni_mismatch,
-                );
+                let entry = built.choose(&hello, &self.config);
                 let ours = &entry.config.alpn_protocols;
                 let agrees = hello
                     .alpn()
@@ -283,31 +279,32 @@ impl Built {
 
     /// The certificate for a client: by name, then by the kinds of keys that it knows (Envoy
     /// `DefaultTlsCertificateSelector`).
-    fn choose(&self, sni: Option<&str>, schemes: &[SignatureScheme], full_scan: bool) -> &Entry {
+    fn choose(&self, hello: &ClientHello<'_>, tls: &DownstreamTls) -> &Entry {
         let first = &self.entries[0];
         if self.entries.len() == 1 {
             return first;
         }
-        let usable = |entry: &&Entry| entry.identity.key.key.choose_scheme(schemes).is_some();
-        let pick = |candidates: &mut dyn Iterator<Item = &'_ Entry>| -> Option<usize> {
+        let speaks_13 = tls.common.params.max == TlsVersion::V13;
+        let pick = |candidates: &mut dyn Iterator<Item = usize>| -> Option<usize> {
             let mut found: Option<(usize, bool)> = None;
-            for entry in candidates.filter(usable) {
-                let ecdsa = entry.identity.facts.certificate.key == KeyKind::Ecdsa;
-                let at = self.entries.iter().position(|e| std::ptr::eq(e, entry))?;
+            for at in candidates.filter(|at| self.entries[*at].serves(hello, speaks_13)) {
+                let ecdsa = self.entries[at].identity.facts.certificate.key == KeyKind::Ecdsa;
                 if found.is_none_or(|(_, known)| ecdsa && !known) {
                     found = Some((at, ecdsa));
                 }
             }
             found.map(|(at, _)| at)
         };
-        if let Some(name) = sni.map(str::to_ascii_lowercase) {
+        let mut scans = true;
+        // Names have no case (RFC 6066, section 3; Envoy compares them as they came).
+        if let Some(name) = hello.server_name().map(str::to_ascii_lowercase) {
             let suffix = name.find('.').map(|at| &name[at..]);
             let by_name =
                 [self.exact.get(name.as_str()), suffix.and_then(|suffix| self.wildcard.get(suffix))];
             let mut named = None;
             for candidates in by_name.into_iter().flatten() {
                 named = named.or(candidates.first().copied());
-                if let Some(at) = pick(&mut candidates.iter().map(|at| &self.entries[*at])) {
+                if let Some(at) = pick(&mut candidates.iter().copied()) {
                     return &self.entries[at];
                 }
             }
@@ -315,8 +312,35 @@ impl Built {
                 return &self.entries[at];
             }
             debug_assert!(!self.exact.keys().any(|pattern| dns_matches(&name, pattern)));
+            scans = tls.full_scan_on_sni_mismatch;
         }
-        let scanned = if full_scan { pick(&mut self.entries.iter()) } else { None };
+        let scanned = if scans { pick(&mut (0..self.entries.len())) } else { None };
         scanned.map_or(first, |at| &self.entries[at])
+    }
+}
+
+impl Entry {
+    /// Whether a client can do with its key, as far as its hello tells. In TLS 1.2 an ECDSA key needs a suite and its
+    /// curve besides a way of signing.
+    fn serves(&self, hello: &ClientHello<'_>, speaks_13: bool) -> bool {
+        let Some(signer) = self.identity.key.key.choose_scheme(hello.signature_schemes()) else {
+            return false;
+        };
+        let curve = match signer.scheme() {
+            SignatureScheme::ECDSA_NISTP256_SHA256 => NamedGroup::secp256r1,
+            SignatureScheme::ECDSA_NISTP384_SHA384 => NamedGroup::secp384r1,
+            SignatureScheme::ECDSA_NISTP521_SHA512 => NamedGroup::secp521r1,
+            _ => return true,
+        };
+        let ours = &self.config.crypto_provider().cipher_suites;
+        let mut shared = ours.iter().filter(|suite| hello.cipher_suites().contains(&suite.suite()));
+        if speaks_13 && shared.clone().any(|suite| suite.tls13().is_some()) {
+            return true;
+        }
+        let signs = |suite: &SupportedCipherSuite| match suite {
+            SupportedCipherSuite::Tls12(suite) => suite.sign.contains(&signer.scheme()),
+            SupportedCipherSuite::Tls13(_) => false,
+        };
+        shared.any(signs) && hello.named_groups().is_none_or(|groups| groups.contains(&curve))
     }
 }

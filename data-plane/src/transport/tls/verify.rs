@@ -167,8 +167,8 @@ impl Judge {
             counts.fail_verify_cert_hash.inc();
             return Err(because("certificate hash list"));
         }
-        // Without authorities something else must vouch for the peer (Envoy).
-        let vouched = by_host.is_some() || !sans.is_empty() || !hashes.is_empty() || !spki.is_empty();
+        // Without authorities something else must vouch for the peer (Envoy): anybody can write the host's name.
+        let vouched = !sans.is_empty() || !hashes.is_empty() || !spki.is_empty();
         if self.authorities.is_none() && !vouched {
             counts.fail_verify_error.inc();
             return Err(because("nothing vouches for the certificate"));
@@ -219,8 +219,9 @@ impl Judge {
         let path = end
             .verify_for_usage(algorithms, &authorities.anchors, rest, time, self.peer, revocation, None)
             .map_err(translated)?;
+        // The anchor counts (Envoy), but a chain without intermediates is never too long.
         let above = path.intermediate_certificates().count() + 1;
-        if self.rules.max_verify_depth.is_some_and(|most| above > most as usize) {
+        if self.rules.max_verify_depth.is_some_and(|most| above > most.max(1) as usize) {
             return Err(because(
                 "X509_verify_cert: certificate verification error at depth 0: certificate chain too long",
             ));
