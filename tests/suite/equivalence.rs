@@ -8,6 +8,7 @@ mod forward;
 mod headers;
 mod messages;
 mod metadata;
+mod mirrors;
 mod observe;
 mod ratelimit;
 mod replies;
