@@ -3,6 +3,7 @@
 
 mod balance;
 mod bodies;
+mod certificates;
 mod connections;
 mod forward;
 mod headers;
