@@ -8,6 +8,7 @@ mod sessions;
 use e2e::envoy::Envoy;
 use e2e::pki::{self, Life, Pki, Server, Verdict};
 use e2e::proxy;
+use futures_util::stream::{self, StreamExt};
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 
@@ -154,6 +155,9 @@ fn listeners(pki: &Pki) -> Vec<String> {
     ]
 }
 
+/// Rows that are asked at a time: most of it is waiting.
+const AT_A_TIME: usize = 4;
+
 /// Which listener, which client, whether both are to serve it.
 type Case = (&'static str, &'static str, bool);
 
@@ -293,13 +297,17 @@ async fn clients_are_judged_as_envoy_judges_them() {
     let pki = large_pki();
     let (envoy, ours) = both(&bootstrap(&pki, &listeners(&pki), &[])).await;
     let mut wrong = String::new();
-    for (listener, client, served) in cases() {
+    let asked = cases().into_iter().map(async |(listener, client, served)| {
         let ask = async |proxy: &Envoy| {
             let (addr, dir, args) =
                 (proxy.listener(&listener).await.unwrap(), pki.dir().to_owned(), client.clone());
             tokio::task::spawn_blocking(move || pki::ask(&dir, addr, &args).unwrap()).await.unwrap()
         };
         let (reference, own) = tokio::join!(ask(&envoy), ask(&ours));
+        (listener, client, served, reference, own)
+    });
+    let mut asked = stream::iter(asked).buffered(AT_A_TIME);
+    while let Some((listener, client, served, reference, own)) = asked.next().await {
         // Envoy lets the client choose between suites of the first rank; rustls ranks them all.
         let session = |verdict: &Verdict| match verdict.session.split_once("TLSv1.2, Cipher is ") {
             Some((version, rest)) => {
