@@ -11,6 +11,7 @@
 //! | `head:N`, `data:N` | the head of an answer of N bytes; N bytes of it |
 //! | `chunked`, `chunk:N`, `end` | an answer without a length, in parts (HTTP/2: a stream without `content-length`) |
 //! | `raw:TEXT` | these bytes, in which `_` is a space and `\r`, `\n`, `\0` are what they are elsewhere (HTTP/1) |
+//! | `wide:N` | answers 200 with a header of N bytes |
 //! | `hints:N`, `continue` | N times 103; 100 |
 //! | `gate` | waits until the test lets go |
 //! | `hang` | stays silent for as long as the peer is there |
@@ -303,6 +304,11 @@ async fn serve_h1(mut wire: Wire, connection: u64, state: &State) -> Result<()> 
                     let head = format!("HTTP/1.1 {argument} Status\r\ncontent-length: 2\r\n\r\nok");
                     wire.send(head.as_bytes()).await?;
                 }
+                "wide" => {
+                    let value = "w".repeat(number(argument)?);
+                    let head = format!("HTTP/1.1 200 OK\r\nx-wide: {value}\r\ncontent-length: 2\r\n\r\nok");
+                    wire.send(head.as_bytes()).await?;
+                }
                 "head" => {
                     wire.send(format!("HTTP/1.1 200 OK\r\ncontent-length: {argument}\r\n\r\n").as_bytes())
                         .await?;
@@ -531,6 +537,12 @@ async fn answer(
             }
             "status" => whole(&mut respond, argument.parse()?, b"ok".to_vec())?,
             "bytes" => whole(&mut respond, 200, vec![b'x'; number(argument)?])?,
+            "wide" => {
+                let response = Response::builder().header("x-wide", "w".repeat(number(argument)?));
+                respond
+                    .send_response(response.body(())?, false)?
+                    .send_data(Bytes::from_static(b"ok"), true)?;
+            }
             "head" | "chunked" => {
                 let response = Response::builder();
                 let response =

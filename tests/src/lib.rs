@@ -21,6 +21,7 @@ pub mod process;
 pub mod proxy;
 pub mod redis;
 pub mod rls;
+pub mod secure;
 pub mod store;
 pub mod tcp;
 pub mod upstream;

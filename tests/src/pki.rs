@@ -35,16 +35,7 @@ impl Pki {
     pub fn new() -> Result<Self> {
         let pki = Self { dir: TempDir::new()? };
         for ca in ["ca", "other"] {
-            let config = format!(
-                "[ca]\ndefault_ca = d\n[d]\ndatabase = {0}/{ca}.index\nnew_certs_dir = {0}\nrand_serial = yes\n\
-                 default_md = sha256\npolicy = any\nunique_subject = no\ncopy_extensions = copy\n\
-                 certificate = {0}/{ca}.pem\nprivate_key = {0}/{ca}.key\ndefault_crl_days = 30\ncrl_extensions = crl\ncrlnumber = {0}/{ca}.crlnumber\n\
-                 [crl]\nauthorityKeyIdentifier = keyid\n[any]\ncommonName = supplied\n",
-                pki.dir().display()
-            );
-            std::fs::write(pki.path(&format!("{ca}.cnf")), config)?;
-            std::fs::write(pki.path(&format!("{ca}.index")), "")?;
-            std::fs::write(pki.path(&format!("{ca}.crlnumber")), "01\n")?;
+            pki.desk(ca)?;
             pki.openssl(&format!(
                 "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -keyout {ca}.key -out {ca}.pem \
                  -days 3650 -subj /CN={ca} -addext basicConstraints=critical,CA:TRUE \
@@ -54,20 +45,52 @@ impl Pki {
         Ok(pki)
     }
 
+    /// An authority `name` that `ca` vouches for.
+    ///
+    /// # Errors
+    /// OpenSSL's.
+    pub fn intermediate(&self, name: &str, ca: &str) -> Result<()> {
+        self.desk(name)?;
+        let more = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -addext basicConstraints=critical,CA:TRUE \
+                    -addext keyUsage=critical,keyCertSign,cRLSign";
+        self.sign_with(name, ca, more, Life::Now)
+    }
+
+    /// What `openssl ca` needs to sign as `ca`.
+    fn desk(&self, ca: &str) -> Result<()> {
+        let config = format!(
+            "[ca]\ndefault_ca = d\n[d]\ndatabase = {0}/{ca}.index\nnew_certs_dir = {0}\nrand_serial = yes\n\
+             default_md = sha256\npolicy = any\nunique_subject = no\ncopy_extensions = copy\n\
+             certificate = {0}/{ca}.pem\nprivate_key = {0}/{ca}.key\ndefault_crl_days = 30\ncrl_extensions = crl\ncrlnumber = {0}/{ca}.crlnumber\n\
+             [crl]\nauthorityKeyIdentifier = keyid\n[any]\ncommonName = supplied\n",
+            self.dir().display()
+        );
+        std::fs::write(self.path(&format!("{ca}.cnf")), config)?;
+        std::fs::write(self.path(&format!("{ca}.index")), "")?;
+        std::fs::write(self.path(&format!("{ca}.crlnumber")), "01\n")?;
+        Ok(())
+    }
+
     /// A certificate `name` signed by `ca`, with these subject alternative names in OpenSSL's words.
     ///
     /// # Errors
     /// OpenSSL's.
     pub fn sign(&self, name: &str, ca: &str, sans: &str, life: Life) -> Result<()> {
+        let more = format!("-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -addext subjectAltName={sans}");
+        self.sign_with(name, ca, &more, life)
+    }
+
+    /// A certificate `name` signed by `ca`, its key and extensions in the words of `openssl req`.
+    ///
+    /// # Errors
+    /// OpenSSL's.
+    pub fn sign_with(&self, name: &str, ca: &str, more: &str, life: Life) -> Result<()> {
         let (start, end) = match life {
             Life::Now => ("20200101000000Z", "20480101000000Z"),
             Life::Over => ("20200101000000Z", "20210101000000Z"),
             Life::Later => ("20470101000000Z", "20480101000000Z"),
         };
-        self.openssl(&format!(
-            "req -new -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -keyout {name}.key -out {name}.csr \
-             -subj /CN={name} -addext subjectAltName={sans}"
-        ))?;
+        self.openssl(&format!("req -new {more} -nodes -keyout {name}.key -out {name}.csr -subj /CN={name}"))?;
         self.openssl(&format!(
             "ca -batch -notext -config {ca}.cnf -in {name}.csr -out {name}.pem -startdate {start} -enddate {end}"
         ))
@@ -79,7 +102,7 @@ impl Pki {
     /// OpenSSL's.
     pub fn revoke(&self, name: &str, ca: &str) -> Result<()> {
         self.openssl(&format!("ca -config {ca}.cnf -revoke {name}.pem"))?;
-        self.openssl(&format!("ca -config {ca}.cnf -gencrl -out {ca}.crl"))
+        self.list(ca)
     }
 
     /// SHA-256 of a certificate, in hexadecimal with colons.
@@ -89,6 +112,25 @@ impl Pki {
     pub fn hash(&self, name: &str) -> Result<String> {
         let text = self.ask(&format!("x509 -in {name}.pem -noout -fingerprint -sha256"))?;
         Ok(text.trim().split_once('=').context("a fingerprint")?.1.to_owned())
+    }
+
+    /// SHA-256 of a certificate's public key, in base64.
+    ///
+    /// # Errors
+    /// OpenSSL's.
+    pub fn spki(&self, name: &str) -> Result<String> {
+        self.openssl(&format!("x509 -in {name}.pem -noout -pubkey -out {name}.pub"))?;
+        self.openssl(&format!("pkey -pubin -in {name}.pub -outform DER -out {name}.spki"))?;
+        self.openssl(&format!("dgst -sha256 -binary -out {name}.digest {name}.spki"))?;
+        Ok(self.ask(&format!("base64 -A -in {name}.digest"))?.trim().to_owned())
+    }
+
+    /// Writes the list of what an authority has revoked to `CA.crl`.
+    ///
+    /// # Errors
+    /// OpenSSL's.
+    pub fn list(&self, ca: &str) -> Result<()> {
+        self.openssl(&format!("ca -config {ca}.cnf -gencrl -out {ca}.crl"))
     }
 
     /// Its folder.

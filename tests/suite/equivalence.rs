@@ -3,11 +3,13 @@
 
 mod balance;
 mod bodies;
+mod certificates;
 mod connections;
 mod forward;
 mod headers;
 mod messages;
 mod metadata;
+mod mirrors;
 mod observe;
 mod ratelimit;
 mod replies;

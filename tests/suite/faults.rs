@@ -5,6 +5,7 @@ mod clients;
 mod exchange;
 mod expect;
 mod fleet;
+mod handshakes;
 mod overload;
 mod pools;
 

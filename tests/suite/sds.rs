@@ -1,13 +1,15 @@
 //! Secrets in our proxy: waited for, delivered by a management server and from files, rotated under load, refused
 //! when they are bad, and their keys shown nowhere.
 
+mod contexts;
+
 use anyhow::{Context, Result, ensure};
 use e2e::ads::{AdsServer, Dialect, SDS, Stream};
 use e2e::envoy::Envoy;
 use e2e::pki::{Life, Pki};
 use e2e::{eventually, proxy};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -85,6 +87,11 @@ struct Client {
 
 impl Client {
     fn new(pki: &Pki, addr: SocketAddr) -> Self {
+        Self::of(pki, addr, None)
+    }
+
+    /// With the certificate of that name.
+    fn of(pki: &Pki, addr: SocketAddr, identity: Option<&str>) -> Self {
         let mut roots = RootCertStore::empty();
         let pem = pki.read("ca.pem").unwrap();
         for der in CertificateDer::pem_slice_iter(pem.as_bytes()) {
@@ -93,7 +100,15 @@ impl Client {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let config =
             ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
-        let config = config.with_root_certificates(roots).with_no_client_auth();
+        let config = config.with_root_certificates(roots);
+        let config = match identity {
+            None => config.with_no_client_auth(),
+            Some(name) => {
+                let key = pki.read(&format!("{name}.key")).unwrap();
+                let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap();
+                config.with_client_auth_cert(vec![der(pki, name).into()], key).unwrap()
+            }
+        };
         Self { tls: TlsConnector::from(Arc::new(config)), addr }
     }
 

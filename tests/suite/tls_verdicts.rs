@@ -2,9 +2,13 @@
 //! handshake, with OpenSSL as the other side. Served or not, protocol, suite, ALPN and certificate must be the same;
 //! alerts are the library's own.
 
+mod names;
+mod sessions;
+
 use e2e::envoy::Envoy;
 use e2e::pki::{self, Life, Pki, Server, Verdict};
 use e2e::proxy;
+use futures_util::stream::{self, StreamExt};
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 
@@ -32,22 +36,41 @@ fn pki() -> Pki {
     pki
 }
 
+/// Besides, what is needed where there are several certificates or authorities.
+fn large_pki() -> Pki {
+    let pki = pki();
+    pki.intermediate("middle", "ca").unwrap();
+    for name in ["deep", "deep_revoked"] {
+        pki.sign(name, "middle", "URI:spiffe://fleet/client,DNS:client.example.com", Life::Now).unwrap();
+    }
+    pki.revoke("deep_revoked", "middle").unwrap();
+    let lists = pki.read("ca.crl").unwrap() + &pki.read("middle.crl").unwrap();
+    std::fs::write(pki.path("all.crl"), lists).unwrap();
+    let rsa = "-newkey rsa:2048 -addext subjectAltName=DNS:server.example.com,DNS:rsa.example.com";
+    pki.sign_with("rsa", "ca", rsa, Life::Now).unwrap();
+    // No alternative name: its common name counts.
+    let unnamed = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -addext basicConstraints=CA:FALSE";
+    pki.sign_with("cn.example.com", "ca", unnamed, Life::Now).unwrap();
+    pki
+}
+
 fn certificate(name: &str) -> String {
     format!(
         "{{certificate_chain: {{filename: $PKI/{name}.pem}}, private_key: {{filename: $PKI/{name}.key}}}}"
     )
 }
 
-/// A filter chain that answers 200 over TLS with the certificate `name`: further fields of the common context, then
+/// A filter chain that answers 200 over TLS with the certificates `names`: further fields of the common context, then
 /// of the downstream context.
-fn chain(matches: &str, name: &str, common: &str, downstream: &str) -> String {
+fn chain(matches: &str, names: &str, common: &str, downstream: &str) -> String {
+    let certificates: Vec<_> = names.split(' ').map(certificate).collect();
     format!(
         "{{filter_chain_match: {{{matches}}}, transport_socket: {{name: tls, typed_config: {{'@type': {TLS}.DownstreamTlsContext, {downstream} \
          common_tls_context: {{tls_certificates: [{}], {common}}}}}}}, filters: [{{name: http, typed_config: {{'@type': \
          type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager, stat_prefix: web, \
-         route_config: {{name: r, virtual_hosts: [{{name: v, domains: ['*'], routes: [{{match: {{prefix: /}}, direct_response: {{status: 200, body: {{inline_string: hi}}}}}}]}}]}}, \
+         delayed_close_timeout: 0.05s, route_config: {{name: r, virtual_hosts: [{{name: v, domains: ['*'], routes: [{{match: {{prefix: /}}, direct_response: {{status: 200, body: {{inline_string: hi}}}}}}]}}]}}, \
          http_filters: [{{name: router, typed_config: {{'@type': type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}}}]}}}}]}}",
-        certificate(name)
+        certificates.join(", ")
     )
 }
 
@@ -108,8 +131,32 @@ fn listeners(pki: &Pki) -> Vec<String> {
         mutual("allow_expired", "allow_expired_certificate: true"),
         mutual("untrusted", "trust_chain_verification: ACCEPT_UNTRUSTED"),
         mutual("hash", &format!("verify_certificate_hash: ['{}']", pki.hash("client").unwrap())),
+        mutual("spki", &format!("verify_certificate_spki: ['{}']", pki.spki("client").unwrap())),
+        mutual(
+            "pins",
+            &format!(
+                "verify_certificate_spki: ['{}'], verify_certificate_hash: ['{}']",
+                pki.spki("client").unwrap(),
+                pki.hash("second").unwrap()
+            ),
+        ),
+        mutual("depth0", "max_verify_depth: 0"),
+        mutual("depth1", "max_verify_depth: 1"),
+        mutual("depth2", "max_verify_depth: 2"),
+        mutual("crl_leaf", "crl: {filename: $PKI/middle.crl}, only_verify_leaf_cert_crl: true"),
+        mutual("crl_middle", "crl: {filename: $PKI/middle.crl}"),
+        mutual("crl_all", "crl: {filename: $PKI/all.crl}"),
+        listener("names", "", &[chain("", "a b", "", "")]),
+        listener("cn", "", &[chain("", "a cn.example.com", "", "")]),
+        listener("rsa_first", "", &[chain("", "rsa server", "", "")]),
+        listener("ecdsa_first", "", &[chain("", "server rsa", "", "")]),
+        listener("no_scan", "", &[chain("", "rsa a", "", "")]),
+        listener("scan", "", &[chain("", "rsa a", "", "full_scan_certs_on_sni_mismatch: true,")]),
     ]
 }
+
+/// Rows that are asked at a time: most of it is waiting.
+const AT_A_TIME: usize = 4;
 
 /// Which listener, which client, whether both are to serve it.
 type Case = (&'static str, &'static str, bool);
@@ -117,7 +164,10 @@ type Case = (&'static str, &'static str, bool);
 const SERVER: &str = "-CAfile ca.pem -verify_return_error -verify_hostname server.example.com";
 
 fn cases() -> Vec<(String, String, bool)> {
-    let with = |name: &str| format!("-cert {name}.pem -key {name}.key");
+    let with = |name: &str| {
+        let above = if name.starts_with("deep") { " -cert_chain middle.pem" } else { "" };
+        format!("-cert {name}.pem -key {name}.key{above}")
+    };
     let mut cases: Vec<(String, String, bool)> = [
         // The client's own checks.
         ("plain", SERVER, true),
@@ -165,19 +215,55 @@ fn cases() -> Vec<(String, String, bool)> {
     ]
     .map(|(listener, client, served): Case| (listener.to_owned(), client.to_owned(), served))
     .into();
+    // Several certificates: whose is shown is held to Envoy's choice.
+    for listener in ["names", "cn", "no_scan", "scan"] {
+        for name in ["a", "b", "x.wild", "x.y.wild", "wild", "cn", "rsa", "wrong"] {
+            cases.push((listener.to_owned(), format!("-servername {name}.example.com"), true));
+        }
+        cases.push((listener.to_owned(), "-noservername".to_owned(), true));
+    }
+    for listener in ["rsa_first", "ecdsa_first", "scan"] {
+        for name in ["-servername server.example.com", "-servername wrong.example.com", "-noservername"] {
+            // Without a look at all of them the first is shown, whatever the client can do with it.
+            let stuck = listener == "ecdsa_first" && name.contains("wrong");
+            for (client, needs_rsa) in [
+                ("-tls1_3", false),
+                ("-tls1_2", false),
+                ("-tls1_3 -sigalgs RSA-PSS+SHA256", true),
+                ("-tls1_3 -sigalgs ECDSA+SHA256:RSA-PSS+SHA256", false),
+                ("-tls1_2 -sigalgs RSA-PSS+SHA256:RSA+SHA256", true),
+                ("-tls1_2 -cipher ECDHE-RSA-AES128-GCM-SHA256", true),
+                ("-tls1_2 -curves X25519", true),
+            ] {
+                cases.push((listener.to_owned(), format!("{client} {name}"), !(stuck && needs_rsa)));
+            }
+        }
+    }
+    let ecdsa_only = "-tls1_3 -sigalgs ECDSA+SHA256 -servername server.example.com";
+    cases.push(("rsa_first".to_owned(), ecdsa_only.to_owned(), true));
+    cases.push(("names".to_owned(), "-sigalgs RSA-PSS+SHA256 -servername a.example.com".to_owned(), false));
     // Client certificates: on which listeners each is taken.
     let taken = [
-        ("client", "mutual optional uri uri_prefix dns_suffix crl allow_expired untrusted hash"),
-        ("second", "mutual optional uri_prefix dns_suffix ip regex crl allow_expired untrusted"),
+        (
+            "client",
+            "mutual optional uri uri_prefix dns_suffix crl allow_expired untrusted hash spki pins depth0 depth1 depth2 crl_all",
+        ),
+        (
+            "second",
+            "mutual optional uri_prefix dns_suffix ip regex crl allow_expired untrusted pins depth0 depth1 depth2 crl_all",
+        ),
         ("foreign", "untrusted"),
         ("expired", "allow_expired untrusted"),
         // Envoy takes any date then.
         ("early", "allow_expired untrusted"),
-        ("revoked", "mutual optional uri uri_prefix dns_suffix allow_expired untrusted"),
+        ("revoked", "mutual optional uri uri_prefix dns_suffix allow_expired untrusted depth0 depth1 depth2"),
+        ("deep", "mutual optional uri uri_prefix dns_suffix allow_expired untrusted depth2 crl_leaf crl_all"),
+        ("deep_revoked", "mutual optional uri uri_prefix dns_suffix allow_expired untrusted depth2"),
     ];
-    let all = "mutual optional uri uri_prefix dns_suffix ip regex crl allow_expired untrusted hash";
+    let all = "mutual optional uri uri_prefix dns_suffix ip regex crl allow_expired untrusted hash spki pins depth0 \
+               depth1 depth2 crl_leaf crl_middle crl_all";
     for (name, on) in taken {
-        for listener in all.split(' ') {
+        for listener in all.split_whitespace() {
             let served = on.split(' ').any(|l| l == listener);
             for version in ["-tls1_2", "-tls1_3"] {
                 cases.push((listener.to_owned(), format!("{version} {}", with(name)), served));
@@ -208,16 +294,20 @@ async fn both(config: &str) -> (Envoy, Envoy) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn clients_are_judged_as_envoy_judges_them() {
-    let pki = pki();
+    let pki = large_pki();
     let (envoy, ours) = both(&bootstrap(&pki, &listeners(&pki), &[])).await;
     let mut wrong = String::new();
-    for (listener, client, served) in cases() {
+    let asked = cases().into_iter().map(async |(listener, client, served)| {
         let ask = async |proxy: &Envoy| {
             let (addr, dir, args) =
                 (proxy.listener(&listener).await.unwrap(), pki.dir().to_owned(), client.clone());
             tokio::task::spawn_blocking(move || pki::ask(&dir, addr, &args).unwrap()).await.unwrap()
         };
         let (reference, own) = tokio::join!(ask(&envoy), ask(&ours));
+        (listener, client, served, reference, own)
+    });
+    let mut asked = stream::iter(asked).buffered(AT_A_TIME);
+    while let Some((listener, client, served, reference, own)) = asked.next().await {
         // Envoy lets the client choose between suites of the first rank; rustls ranks them all.
         let session = |verdict: &Verdict| match verdict.session.split_once("TLSv1.2, Cipher is ") {
             Some((version, rest)) => {

@@ -61,8 +61,10 @@ impl ServerOptions {
 /// Options of upstream connections.
 #[derive(Clone, Debug)]
 pub struct ClientOptions {
-    /// Largest response head, bytes. Envoy's default is 60 KiB.
+    /// Largest response head over HTTP/1, bytes. Envoy's default is 80 KiB.
     pub max_head_bytes: usize,
+    /// The same over HTTP/2. Envoy's default is 60 KiB.
+    pub max_head_list_bytes: usize,
     /// Most headers in a response. Envoy's default is 100.
     pub max_headers: usize,
     /// What a connection may hold of what passes through it. Envoy's default is 1 MiB.
@@ -76,8 +78,10 @@ pub struct ClientOptions {
 impl ClientOptions {
     /// The options of a cluster.
     pub fn new(cluster: &Cluster) -> Self {
+        let head = |default| cluster.max_response_headers_kb.unwrap_or(default) as usize * 1024;
         Self {
-            max_head_bytes: cluster.max_response_headers_kb as usize * 1024,
+            max_head_bytes: head(80),
+            max_head_list_bytes: head(60),
             max_headers: cluster.max_headers_count as usize,
             buffer_limit: BufferLimit::of_bytes(cluster.per_connection_buffer_limit_bytes.into()),
             http1: cluster.http1.clone(),

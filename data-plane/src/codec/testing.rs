@@ -54,6 +54,7 @@ pub(super) fn options() -> ServerOptions {
 pub(super) fn client_options() -> ClientOptions {
     ClientOptions {
         max_head_bytes: 60 * 1024,
+        max_head_list_bytes: 60 * 1024,
         max_headers: 100,
         buffer_limit: limit(),
         http1: http1(),

@@ -185,7 +185,7 @@ fn request(call: GrpcCall<'_>) -> RequestHead {
 }
 
 /// `grpc-timeout`: at most eight digits and a unit, rounded up.
-fn stated(timeout: Duration) -> String {
+pub(super) fn stated(timeout: Duration) -> String {
     let up = |unit: u128| timeout.as_nanos().div_ceil(unit);
     let units = [(1_000_000, 'm'), (1_000_000_000, 'S'), (60_000_000_000, 'M')];
     for (unit, name) in units {

@@ -40,7 +40,7 @@ pub(super) fn cluster(name: &str, discovery: Discovery) -> Cluster {
         max_connection_duration: None,
         max_requests_per_connection: None,
         max_headers_count: 100,
-        max_response_headers_kb: 60,
+        max_response_headers_kb: None,
         circuit_breakers: [CircuitThresholds::default(), CircuitThresholds::default()],
         max_connections_per_host: None,
         health_check: None,

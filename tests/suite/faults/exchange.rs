@@ -14,6 +14,8 @@ struct Fault {
     method: &'static str,
     body: usize,
     script: &'static str,
+    /// A header besides; none where its name is empty.
+    header: (&'static str, &'static str),
     /// How often the origin gets each request.
     tries: usize,
     /// Begins of what clients get.
@@ -28,6 +30,7 @@ const NONE: Fault = Fault {
     method: "GET",
     body: 0,
     script: "",
+    header: ("", ""),
     tries: 1,
     verdict: "",
     differs: "",
@@ -187,6 +190,7 @@ const FAULTS: &[Fault] = &[
         verdict: "503 ok",
         tries: 1,
         differs: "HTTP/2: Envoy keeps a stream window's worth, ours what the listener says",
+        ..NONE
     },
     Fault {
         name: "cut is not retried",
@@ -220,6 +224,120 @@ const FAULTS: &[Fault] = &[
         body: 3_000_000,
         script: "now raw:HTTP/1.1_413_No\\r\\nconnection:_close\\r\\ncontent-length:_2\\r\\n\\r\\nno read close",
         verdict: "413 no",
+        ..NONE
+    },
+    Fault { name: "409", path: "/4xx/", script: "status:409|ok", verdict: "200 ok", tries: 2, ..NONE },
+    Fault { name: "404", path: "/4xx/", script: "status:404|ok", verdict: "404 ok", ..NONE },
+    Fault {
+        name: "a status",
+        path: "/status/",
+        script: "status:418|ok",
+        verdict: "200 ok",
+        tries: 2,
+        ..NONE
+    },
+    Fault { name: "another status", path: "/status/", script: "status:419|ok", verdict: "419 ok", ..NONE },
+    Fault {
+        name: "a header of the answer",
+        path: "/headers/",
+        script: "raw:HTTP/1.1_200_OK\\r\\nx-again:_yes\\r\\ncontent-length:_2\\r\\n\\r\\nno|ok",
+        verdict: "200 ok",
+        tries: 2,
+        ..NONE
+    },
+    Fault {
+        name: "another value",
+        path: "/headers/",
+        script: "raw:HTTP/1.1_200_OK\\r\\nx-again:_no\\r\\ncontent-length:_2\\r\\n\\r\\nno|ok",
+        verdict: "200 no",
+        ..NONE
+    },
+    Fault {
+        name: "a header named by a stranger",
+        path: "/headers/",
+        script: "raw:HTTP/1.1_200_OK\\r\\nx-other:_1\\r\\ncontent-length:_2\\r\\n\\r\\nno|ok",
+        header: ("x-envoy-retriable-header-names", "x-other"),
+        verdict: "200 no",
+        ..NONE
+    },
+    Fault {
+        name: "a request that asks",
+        path: "/asked/",
+        script: "status:503|ok",
+        header: ("x-again", "1"),
+        verdict: "200 ok",
+        tries: 2,
+        ..NONE
+    },
+    Fault {
+        name: "a request that does not",
+        path: "/asked/",
+        script: "status:503|ok",
+        verdict: "503 ok",
+        ..NONE
+    },
+    Fault {
+        name: "rate limited",
+        path: "/limited/",
+        script: "raw:HTTP/1.1_503_No\\r\\nretry-after:_1\\r\\ncontent-length:_2\\r\\n\\r\\nno|ok",
+        verdict: "200 ok",
+        tries: 2,
+        ..NONE
+    },
+    Fault {
+        name: "limited by envoy",
+        path: "/ratelimited/",
+        script: "raw:HTTP/1.1_429_No\\r\\nx-envoy-ratelimited:_true\\r\\ncontent-length:_2\\r\\n\\r\\nno|ok",
+        verdict: "200 ok",
+        tries: 2,
+        ..NONE
+    },
+    Fault {
+        name: "limited, not asked for",
+        path: "/retry/",
+        script: "raw:HTTP/1.1_503_No\\r\\nx-envoy-ratelimited:_true\\r\\ncontent-length:_2\\r\\n\\r\\nno|ok",
+        verdict: "503 no",
+        ..NONE
+    },
+    Fault { name: "try idle", path: "/tryidle/", script: "hang|ok", verdict: "200 ok", tries: 2, ..NONE },
+    Fault {
+        name: "try idle, for ever",
+        path: "/tryidle/",
+        script: "hang",
+        verdict: "504 ",
+        tries: 2,
+        ..NONE
+    },
+    Fault {
+        name: "try idle in body",
+        path: "/tryidle/",
+        script: "head:500 data:200 hang",
+        verdict: "200 (200 bytes)",
+        ..NONE
+    },
+    Fault { name: "previous hosts", path: "/previous/", verdict: "200 ok", ..NONE },
+    Fault { name: "canary", path: "/canary/", verdict: "200 ok", ..NONE },
+    Fault { name: "metadata", path: "/labelled/", verdict: "200 ok", ..NONE },
+    Fault { name: "priorities", path: "/priorities/", verdict: "200 ok", ..NONE },
+    Fault { name: "no predicate", path: "/stubborn/", tries: 0, verdict: "503 ", ..NONE },
+    Fault { name: "wide head", script: "wide:80000", verdict: "200 ok", ..NONE },
+    Fault { name: "head too wide", script: "wide:90000", verdict: "502 ", ..NONE },
+    Fault {
+        name: "head too wide, retried",
+        path: "/retry/",
+        script: "wide:90000|ok",
+        verdict: "200 ok",
+        tries: 2,
+        ..NONE
+    },
+    Fault { name: "head far too wide", script: "wide:2000000", verdict: "502 ", ..NONE },
+    Fault { name: "h2 wide head", path: "/h2/", script: "wide:60000", verdict: "200 ok", ..NONE },
+    Fault {
+        name: "h2 head too wide",
+        path: "/h2wide/",
+        script: "wide:90000",
+        verdict: "50",
+        differs: "Envoy gives up the connection, ours the stream",
         ..NONE
     },
     Fault { name: "h2 reset before", path: "/h2/", script: "rst:2", verdict: "503 ", ..NONE },
@@ -279,6 +397,41 @@ const FAULTS: &[Fault] = &[
 fn config() -> String {
     let retries = |on: &str| format!("timeout: 0s, retry_policy: {{retry_on: \"{on}\", {RETRIES}}}");
     let every = "5xx,reset,connect-failure,refused-stream";
+    let with = |on: &str, fields: &str| {
+        format!("timeout: 0s, retry_policy: {{retry_on: \"{on}\", {RETRIES}, {fields}}}")
+    };
+    // Of two hosts the one that refuses is chosen a hundred times before the other.
+    let avoiding = |cluster: &str, name: &str, config: &str| {
+        route(
+            &format!("/{cluster}/"),
+            cluster,
+            &format!(
+                "timeout: 0s, retry_policy: {{retry_on: connect-failure, num_retries: 1, retry_back_off: {{base_interval: 0.001s}}, \
+                 host_selection_retry_max_attempts: 500, retry_host_predicate: [{{name: envoy.retry_host_predicates.{name}, \
+                 typed_config: {{\"@type\": type.googleapis.com/envoy.extensions.retry.host.{config}}}}}]}}"
+            ),
+        )
+    };
+    let endpoint = |port: &str, weight: u32, labels: &str| {
+        format!(
+            "{{endpoint: {{address: {{socket_address: {{address: 127.0.0.1, port_value: {port}}}}}}}, load_balancing_weight: {weight}, \
+             metadata: {{filter_metadata: {{envoy.lb: {{{labels}}}}}}}}}"
+        )
+    };
+    let hosts = |name: &str, groups: &[String]| {
+        let groups: Vec<_> = groups
+            .iter()
+            .enumerate()
+            .map(|(priority, hosts)| format!("{{priority: {priority}, lb_endpoints: [{hosts}]}}"))
+            .collect();
+        format!(
+            "{{name: {name}, load_assignment: {{cluster_name: {name}, endpoints: [{}]}}, {UNLIMITED}}}",
+            groups.join(", ")
+        )
+    };
+    let mostly_dead = |name: &str, labels: &str| {
+        hosts(name, &[format!("{}, {}", endpoint("$REFUSED", 100, labels), endpoint("$UP", 1, ""))])
+    };
     let routes = [
         route("/plain/", "up", "timeout: 0s"),
         route("/timeout/", "up", "timeout: 0.5s"),
@@ -294,18 +447,70 @@ fn config() -> String {
             "up",
             "timeout: 0s, retry_policy: {retry_on: reset, num_retries: 1, per_try_timeout: 0.3s, retry_back_off: {base_interval: 0.001s}}",
         ),
+        route("/4xx/", "up", &retries("retriable-4xx")),
+        route("/status/", "up", &with("retriable-status-codes", "retriable_status_codes: [418]")),
+        route(
+            "/headers/",
+            "up",
+            &with("retriable-headers", "retriable_headers: [{name: x-again, string_match: {exact: 'yes'}}]"),
+        ),
+        route(
+            "/asked/",
+            "up",
+            &with("5xx", "retriable_request_headers: [{name: x-again, present_match: true}]"),
+        ),
+        route(
+            "/limited/",
+            "limited",
+            &with(
+                "5xx",
+                "rate_limited_retry_back_off: {reset_headers: [{name: retry-after, format: SECONDS}]}",
+            ),
+        ),
+        route("/ratelimited/", "up", &retries("envoy-ratelimited")),
+        route(
+            "/tryidle/",
+            "up",
+            "timeout: 0s, retry_policy: {retry_on: reset, num_retries: 1, per_try_idle_timeout: 0.3s, retry_back_off: {base_interval: 0.001s}}",
+        ),
+        avoiding("previous", "previous_hosts", "previous_hosts.v3.PreviousHostsPredicate"),
+        avoiding("canary", "omit_canary_hosts", "omit_canary_hosts.v3.OmitCanaryHostsPredicate"),
+        avoiding(
+            "labelled",
+            "omit_host_metadata",
+            "omit_host_metadata.v3.OmitHostMetadataConfig, metadata_match: {filter_metadata: {envoy.lb: {stage: bad}}}",
+        ),
+        route(
+            "/priorities/",
+            "priorities",
+            "timeout: 0s, retry_policy: {retry_on: connect-failure, num_retries: 1, retry_back_off: {base_interval: 0.001s}, \
+             retry_priority: {name: envoy.retry_priorities.previous_priorities, typed_config: {\"@type\": \
+             type.googleapis.com/envoy.extensions.retry.priority.previous_priorities.v3.PreviousPrioritiesConfig, update_frequency: 1}}}",
+        ),
+        route(
+            "/stubborn/",
+            "priorities",
+            "timeout: 0s, retry_policy: {retry_on: connect-failure, num_retries: 1, retry_back_off: {base_interval: 0.001s}}",
+        ),
         route("/dead/", "dead", "timeout: 0s"),
         route("/deadretry/", "dead", &retries(every)),
         route("/hole/", "hole", "timeout: 0s"),
         route("/h2/", "up2", "timeout: 0s"),
         route("/h2retry/", "up2", &retries(every)),
+        route("/h2wide/", "up2wide", "timeout: 0s"),
         route("/h2timeout/", "up2", "timeout: 0.5s"),
     ];
     let clusters = [
         cluster("up", "$UP", UNLIMITED),
         cluster("up2", "$UP", &format!("{UNLIMITED}, {HTTP2}")),
+        cluster("up2wide", "$UP", &format!("{UNLIMITED}, {HTTP2}")),
         cluster("dead", "$REFUSED", UNLIMITED),
         cluster("hole", "$HOLE", &format!("{UNLIMITED}, connect_timeout: 0.3s")),
+        cluster("limited", "$UP", UNLIMITED),
+        mostly_dead("previous", ""),
+        mostly_dead("canary", "canary: true"),
+        mostly_dead("labelled", "stage: bad"),
+        hosts("priorities", &[endpoint("$REFUSED", 1, ""), endpoint("$UP", 1, "")]),
     ];
     bootstrap(&[web(&routes)], &clusters)
 }
@@ -328,7 +533,11 @@ impl Fault {
         site.up.take();
         let mut asks = Vec::new();
         for n in 0..EACH {
-            asks.push(Ask::get(self.id(speak, n), self.path, self.script).sending(self.method, self.body));
+            let ask = Ask::get(self.id(speak, n), self.path, self.script).sending(self.method, self.body);
+            asks.push(match self.header {
+                ("", _) => ask,
+                (name, value) => ask.header(name, value),
+            });
             asks.push(Ask::get(format!("good{n}"), "/plain/", "bytes:3000").sending("POST", 10));
             asks.push(Ask::get(format!("good-h2-{n}"), "/h2/", "bytes:3000").sending("POST", 10));
         }
@@ -383,6 +592,15 @@ async fn faults_of_exchanges_are_told_as_envoy_tells_them() {
         if ours != envoy {
             let _ = writeln!(wrong, "log of {id}\n  envoy {envoy}\n  ours  {ours}");
         }
+    }
+    let waits = async |site: &Site| {
+        let stats = site.proxy.stats().await.unwrap();
+        let kinds = ["backoff_ratelimited", "backoff_exponential"];
+        kinds.map(|kind| stats[&format!("cluster.limited.upstream_rq_retry_{kind}")])
+    };
+    let (ours, envoy) = (waits(&sites[0]).await, waits(&sites[1]).await);
+    if ours != envoy || ours != [2 * EACH as u64, 0] {
+        let _ = writeln!(wrong, "waits\n  envoy {envoy:?}\n  ours  {ours:?}");
     }
     assert!(wrong.is_empty(), "{wrong}");
     for site in sites {

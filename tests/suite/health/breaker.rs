@@ -101,6 +101,45 @@ async fn while_all_fails_the_upstream_sees_probes_only() {
 }
 
 #[tokio::test]
+async fn copies_ask_the_breaker_of_their_cluster() {
+    let good = Patient::start(Mood::default()).await.unwrap();
+    let bad = Patient::start(Mood { work: 503, ..Mood::default() }).await.unwrap();
+    let web = http_listener(
+        "web",
+        "",
+        &routes("{match: {prefix: /}, route: {cluster: up, request_mirror_policies: [{cluster: copy}]}}"),
+    );
+    let clusters = [
+        cluster("up", &[good.addr.port()], ""),
+        cluster("copy", &[bad.addr.port()], &breaker("consecutive_failures: 3, open_time: 3600s")),
+    ];
+    let proxy = proxy::start(&bootstrap(&[web], &clusters)).await.unwrap();
+    let url = format!("http://{}/", proxy.listener("web").await.unwrap());
+    let client = Client::h1();
+    let count = async |name: &str| {
+        let stats = proxy.stats().await.unwrap();
+        stats.get(&format!("cluster.copy.circuit_breaker.{name}")).copied().unwrap_or_default()
+    };
+    eventually("copies that fail open it", async || {
+        assert_eq!(client.get(&url).await.unwrap().status, 200, "copies are nobody else's affair");
+        if count("opened").await == 1 { Ok(()) } else { Err("closed") }
+    })
+    .await;
+    let before = count("rejected").await;
+    for _ in 0..5 {
+        assert_eq!(client.get(&url).await.unwrap().status, 200);
+    }
+    eventually("copies are refused", async || {
+        let refused = count("rejected").await - before;
+        if refused >= 5 { Ok(()) } else { Err(format!("{refused} so far")) }
+    })
+    .await;
+    // Those that were under way when it opened.
+    assert!(bad.take().work <= 8);
+    assert!(good.take().work >= 8);
+}
+
+#[tokio::test]
 async fn envoy_takes_the_same_file_and_passes_over_it() {
     let patient = Patient::start(Mood::default()).await.unwrap();
     let web = http_listener("web", "", &routes("{match: {prefix: /}, route: {cluster: up}}"));

@@ -102,6 +102,63 @@ async fn http_checks_end_as_envoys_do() {
     verdicts(&pair, &want).await;
 }
 
+/// As [`cluster`], with a `health_check_config` of the one endpoint.
+fn checked_at(name: &str, port: u16, config: &str, fields: &str) -> String {
+    let end = format!("port_value: {port}}}}}");
+    cluster(name, &[port], fields).replace(&end, &format!("{end}, health_check_config: {{{config}}}"))
+}
+
+#[tokio::test]
+async fn checks_go_where_endpoints_say() {
+    let bad = Patient::start(Mood { check: 503, ..Mood::default() }).await.unwrap();
+    let good = Patient::start(Mood::default()).await.unwrap();
+    let (bad, sound) = (bad.addr.port(), good.addr.port());
+    let http = check("http_health_check: {path: /hz}");
+    let at = |port: u16| format!("port_value: {port}");
+    let address =
+        |port: u16| format!("address: {{socket_address: {{address: 127.0.0.1, port_value: {port}}}}}");
+    let clusters = [
+        checked_at("own_port", bad, &at(sound), &http),
+        checked_at("bad_port", sound, &at(bad), &http),
+        checked_at("address", bad, &address(sound), &http),
+        checked_at("bad_address", sound, &address(bad), &http),
+        checked_at("tcp", sound, &at(1), &check("tcp_health_check: {}")),
+        checked_at("grpc", bad, &at(sound), &format!("{}, {H2}", check("grpc_health_check: {}"))),
+        checked_at("disabled", bad, "disable_active_health_check: true", &http),
+    ];
+    let want = [
+        ("own_port", "healthy"),
+        ("bad_port", FAILED),
+        ("address", "healthy"),
+        ("bad_address", FAILED),
+        ("tcp", FAILED),
+        ("grpc", "healthy"),
+        ("disabled", "healthy"),
+    ]
+    .map(|(name, verdict)| (name.to_owned(), verdict.to_owned()));
+    let pair = Pair::start(&nowhere(), &clusters).await.unwrap();
+    verdicts(&pair, &want).await;
+
+    // Envoy has `alt_port` in its API and does nothing with it.
+    let alt = |port: u16| check(&format!("alt_port: {port}, http_health_check: {{path: /hz}}"));
+    let clusters = [
+        cluster("alt", &[bad], &alt(sound)),
+        cluster("bad_alt", &[sound], &alt(bad)),
+        checked_at("own_first", bad, &at(sound), &alt(bad)),
+    ];
+    let ours = e2e::proxy::start(&super::bootstrap(&nowhere(), &clusters)).await.unwrap();
+    eventually("alt_port is where checks go", async || -> Result<(), String> {
+        let flags = flags(&ours).await.map_err(|e| e.to_string())?;
+        let of = |name: &str| {
+            flags.iter().find(|(host, _)| host.split("::").next() == Some(name)).map(|(_, flags)| &**flags)
+        };
+        let found = [of("alt"), of("bad_alt"), of("own_first")];
+        let want = [Some("healthy"), Some(FAILED), Some("healthy")];
+        if found == want { Ok(()) } else { Err(format!("{found:?}")) }
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn requests_of_checks_are_the_same() {
     let patient = Patient::start(Mood::default()).await.unwrap();
@@ -113,8 +170,14 @@ async fn requests_of_checks_are_the_same() {
         ("edited", check(probe)),
         ("posted", check("http_health_check: {path: /hz, method: PUT, send: {text: '6869'}}")),
         ("grpc", format!("{}, {H2}", check("grpc_health_check: {service_name: a}"))),
+        ("grpc, no name", format!("{}, {H2}", check("grpc_health_check: {authority: a.example}"))),
+        ("hostname", check("http_health_check: {path: /hz, host: health.example}")),
     ] {
-        let clusters = [cluster(name, &[port], &fields)];
+        let clusters = if name == "hostname" {
+            [checked_at("hostname", port, "hostname: own.example", &fields)]
+        } else {
+            [cluster("checked", &[port], &fields)]
+        };
         let pair = Pair::start(&nowhere(), &clusters).await.unwrap();
         let Pair { envoy, ours } = pair;
         let seen = async |side: Side| {
@@ -128,10 +191,7 @@ async fn requests_of_checks_are_the_same() {
             })
             .await;
             drop(side);
-            let mut last = seen.pop().unwrap();
-            // Of gRPC checks Envoy says how long it waits, ours how long the question is.
-            last.retain(|line| !line.starts_with("grpc-timeout:") && !line.starts_with("content-length:"));
-            last
+            seen.pop().unwrap()
         };
         // One at a time: the first ends before the other is looked at.
         let ours_alone = {
@@ -237,6 +297,122 @@ async fn statuses(side: &Side, path: &str, count: usize) -> Vec<u16> {
         out.push(client.get(&url).await.unwrap().status);
     }
     out
+}
+
+/// A cluster of five, one of which is bad: which detectors are at work.
+const COMPARED: &[(&str, bool, &str)] = &[
+    ("rate", false, "enforcing_failure_percentage: 0"),
+    ("rate_not_enforced", false, "enforcing_success_rate: 0, enforcing_failure_percentage: 0"),
+    ("percentage", false, "enforcing_success_rate: 0, enforcing_failure_percentage: 100"),
+    ("local_rate", true, "split_external_local_origin_errors: true"),
+    (
+        "local_percentage",
+        true,
+        "split_external_local_origin_errors: true, enforcing_local_origin_success_rate: 0, \
+         enforcing_failure_percentage_local_origin: 100",
+    ),
+];
+
+/// What was logged of ejections, but for times and for which of a cluster's hosts it was.
+fn events(log: &std::path::Path) -> Vec<String> {
+    let text = std::fs::read_to_string(log).unwrap_or_default();
+    let told = text.lines().map(|line| {
+        let mut event: serde_json::Value = serde_json::from_str(line).unwrap();
+        for name in ["timestamp", "secs_since_last_action"] {
+            event.as_object_mut().unwrap().remove(name);
+        }
+        event.to_string()
+    });
+    told.collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hosts_that_do_worse_than_others_are_ejected_as_by_envoy() {
+    let mut good = Vec::new();
+    for _ in 0..4 {
+        good.push(Patient::start(Mood::default()).await.unwrap());
+    }
+    let bad = Patient::start(Mood { work: 500, ..Mood::default() }).await.unwrap();
+    let mut ports: Vec<u16> = good.iter().map(|patient| patient.addr.port()).collect();
+    let clusters: Vec<_> = COMPARED
+        .iter()
+        .map(|(name, refuses, fields)| {
+            ports.truncate(4);
+            ports.push(if *refuses { 1 } else { bad.addr.port() });
+            let detection = format!(
+                "outlier_detection: {{interval: 1s, base_ejection_time: 3600s, max_ejection_percent: 50, success_rate_request_volume: 5, \
+                 failure_percentage_request_volume: 5, enforcing_consecutive_5xx: 0, enforcing_consecutive_local_origin_failure: 0, {fields}}}"
+            );
+            cluster(name, &ports, &detection)
+        })
+        .collect();
+    let table: Vec<_> = COMPARED
+        .iter()
+        .map(|(name, ..)| format!("{{match: {{prefix: /{name}/}}, route: {{cluster: {name}}}}}"))
+        .collect();
+    let web = [http_listener("web", "", &routes(&table.join(", ")))];
+    let folder = tempfile::tempdir().unwrap();
+    let mut told = Vec::new();
+    for name in ["envoy", "ours"] {
+        let log = folder.path().join(name);
+        let manager = format!(
+            "{{cluster_manager: {{outlier_detection: {{event_log_path: {}}}}}, admin: ",
+            log.display()
+        );
+        let config = super::bootstrap(&web, &clusters).replacen("{admin: ", &manager, 1);
+        let proxy = match name {
+            "envoy" => e2e::envoy::Envoy::start(&config).await.unwrap(),
+            _ => e2e::proxy::start(&config).await.unwrap(),
+        };
+        let url = format!("http://{}", proxy.listener("web").await.unwrap());
+        let client = Client::h1();
+        let mut found = String::new();
+        for (case, ..) in COMPARED {
+            let (prefix, at) = (format!("cluster.{case}.outlier_detection."), format!("{url}/{case}/"));
+            let rulings = ["ejections_detected_", "ejections_enforced_"];
+            let of = |stats: &std::collections::BTreeMap<String, u64>| {
+                let counts =
+                    stats.iter().filter_map(|(name, value)| Some((name.strip_prefix(&prefix)?, *value)));
+                // Rows come to their end more often the longer it takes.
+                let counts = counts.filter(|(name, value)| {
+                    *value > 0 && rulings.iter().any(|r| name.starts_with(r)) && !name.contains("consecutive")
+                });
+                counts
+                    .map(|(name, value)| (name.to_owned(), value))
+                    .collect::<std::collections::BTreeMap<_, _>>()
+            };
+            let counts = eventually(&format!("{name}: {case}: one is found"), async || {
+                for _ in 0..20 {
+                    for answer in futures_util::future::join_all((0..4).map(|_| client.get(&at))).await {
+                        answer.map_err(|e| e.to_string())?;
+                    }
+                }
+                let counts = of(&proxy.stats().await.map_err(|e| e.to_string())?);
+                if counts.keys().any(|name| name.starts_with("ejections_detected_")) {
+                    Ok(counts)
+                } else {
+                    Err("none".to_owned())
+                }
+            })
+            .await;
+            // What is not enforced is found again and again.
+            let counts = counts.iter().map(|(name, value)| match case.ends_with("not_enforced") {
+                true => format!("  {name}\n"),
+                false => format!("  {name}: {value}\n"),
+            });
+            found += &format!("{case}\n{}", counts.collect::<String>());
+        }
+        let mut logged = eventually("ejections are logged", async || {
+            let mut events = events(&log);
+            events.retain(|event| !event.contains("CONSECUTIVE"));
+            if events.len() >= COMPARED.len() { Ok(events) } else { Err(format!("{events:#?}")) }
+        })
+        .await;
+        logged.sort();
+        logged.dedup();
+        told.push(format!("{found}{}\n", logged.join("\n").replace(',', "\n")));
+    }
+    assert_eq!(told[0], told[1], "(- Envoy, + ours):\n{}", e2e::pair::difference(&told[0], &told[1]));
 }
 
 #[tokio::test]

@@ -60,8 +60,8 @@ pub struct Cluster {
     pub ignore_new_hosts_until_first_check: bool,
     /// Soft limit of bytes buffered per connection. Default 1 MiB.
     pub per_connection_buffer_limit_bytes: u32,
-    /// Largest response head, KiB. Default 60.
-    pub max_response_headers_kb: u32,
+    /// Largest response head, KiB. Default 80 for HTTP/1, 60 for HTTP/2.
+    pub max_response_headers_kb: Option<u32>,
     /// TLS to endpoints that no match chooses another for; `None`: plaintext.
     pub transport_socket: Option<Arc<UpstreamTls>>,
     /// Of the header that connections to those endpoints begin with, before TLS, to tell whose connection they

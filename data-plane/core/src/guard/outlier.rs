@@ -161,7 +161,8 @@ impl History {
         self.last_unejection
     }
 
-    /// Rules on a finding against this host, which is not out. `active` of `total` hosts of the cluster are out.
+    /// Rules on a finding against this host, which was not out when it was looked at. `active` of `total` hosts of the
+    /// cluster are out.
     pub fn rule(
         &mut self,
         finding: Finding,
@@ -176,7 +177,8 @@ impl History {
         if !room {
             return Ruling::Overflow;
         }
-        if random % 100 >= u64::from(options.enforcing(finding)) {
+        // Another finding of the same sweep may have put it out.
+        if self.ejected || random % 100 >= u64::from(options.enforcing(finding)) {
             return Ruling::NotEnforced;
         }
         self.ejected = true;

@@ -95,7 +95,11 @@ fn element(tls: &Tls, details: ClientCertDetails, out: &mut Vec<u8>) {
         out.push(b'"');
     }
     if details.uri {
-        for uri in peer.names(|san| matches!(san, San::Uri(_))) {
+        let mut uris = peer.names(|san| matches!(san, San::Uri(_)));
+        // Envoy: also where there is none, then empty.
+        key(out, "URI=");
+        out.extend_from_slice(uris.next().unwrap_or_default().as_bytes());
+        for uri in uris {
             key(out, "URI=");
             out.extend_from_slice(uri.as_bytes());
         }

@@ -88,7 +88,7 @@ impl Selector {
 
     /// The next host.
     pub fn pick(&self, cx: &PickCx<'_>) -> Picked {
-        let (turn, random) = if let [only] = &self.turns[..] {
+        let (turn, random) = if let ([only], []) = (&self.turns[..], cx.tried_priorities) {
             (*only, cx.random)
         } else {
             let point = if self.hashes { cx.hash_or_random() } else { cx.random };

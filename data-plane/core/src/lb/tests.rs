@@ -287,6 +287,18 @@ fn load_spills_to_the_next_priority() {
 }
 
 #[test]
+fn priorities_that_were_tried_get_nothing_while_another_can_take_it() {
+    let hosts = [0, 1, 2].map(|priority| view(priority, 1, Health::Healthy));
+    let selector = Selector::build(&LbPolicy::ROUND_ROBIN, &hosts, SelectorOptions::default(), None, 1);
+    for (tried, want) in [(&[][..], 0), (&[0], 1), (&[1], 0), (&[0, 1], 2), (&[0, 1, 2], 0)] {
+        for random in 0..100 {
+            let cx = PickCx { tried_priorities: tried, ..cx(random, &Busy(&idle)) };
+            assert_eq!(selector.pick(&cx).host, Some(HostIndex(want)), "after {tried:?}");
+        }
+    }
+}
+
+#[test]
 fn nothing_is_picked_when_nobody_may_be_used() {
     use Health::Unhealthy;
     assert_eq!(selected(&[], SelectorOptions::default()).0, [0; 0]);

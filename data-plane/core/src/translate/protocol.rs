@@ -15,9 +15,8 @@ use xds_types::envoy::extensions::http::header_formatters::preserve_case::v3::pr
 /// Envoy's default of `idle_timeout`.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
 
-/// Envoy's default of `max_headers_count` and `max_response_headers_kb`.
+/// Envoy's default of `max_headers_count`.
 const MAX_HEADERS_COUNT: u32 = 100;
-const MAX_RESPONSE_HEADERS_KB: u32 = 60;
 
 /// What becomes of connections with malformed messages.
 pub(super) const BAD_MESSAGES: &str = "a malformed message always ends its HTTP/1 connection";
@@ -29,7 +28,7 @@ pub(super) struct Common {
     pub(super) max_stream_duration: Option<Duration>,
     pub(super) max_requests_per_connection: Option<u32>,
     pub(super) max_headers_count: u32,
-    pub(super) max_response_headers_kb: u32,
+    pub(super) max_response_headers_kb: Option<u32>,
     pub(super) underscores: Underscores,
 }
 
@@ -41,7 +40,7 @@ impl Default for Common {
             max_stream_duration: None,
             max_requests_per_connection: None,
             max_headers_count: MAX_HEADERS_COUNT,
-            max_response_headers_kb: MAX_RESPONSE_HEADERS_KB,
+            max_response_headers_kb: None,
             underscores: Underscores::Allow,
         }
     }
@@ -101,7 +100,7 @@ pub(super) fn common(
         max_stream_duration: duration::limit(max_stream_duration, None, &at.field("max_stream_duration"), d),
         max_requests_per_connection: max_requests_per_connection.map(|v| v.value).filter(|&most| most > 0),
         max_headers_count: max_headers_count.map_or(MAX_HEADERS_COUNT, |v| v.value),
-        max_response_headers_kb: max_response_headers_kb.map_or(MAX_RESPONSE_HEADERS_KB, |v| v.value),
+        max_response_headers_kb: max_response_headers_kb.map(|v| v.value),
         underscores,
     }
 }

@@ -173,7 +173,7 @@ fn a_bare_cluster_has_envoys_defaults() {
     assert_eq!(cluster.protocol, UpstreamProtocol::Http1);
     assert_eq!(cluster.idle_timeout, Some(Duration::from_secs(3600)));
     assert_eq!(cluster.circuit_breakers, [CircuitThresholds::default(), CircuitThresholds::default()]);
-    assert_eq!((cluster.max_headers_count, cluster.max_response_headers_kb), (100, 60));
+    assert_eq!((cluster.max_headers_count, cluster.max_response_headers_kb), (100, None));
     assert_eq!(cluster.healthy_panic_threshold, 50);
 }
 

@@ -67,7 +67,7 @@ pub async fn connect<S: Io>(
         .initial_window_size(http2.initial_stream_window)
         .initial_connection_window_size(http2.initial_connection_window)
         .header_table_size(http2.header_table_size)
-        .max_header_list_size(u32::try_from(options.max_head_bytes).unwrap_or(u32::MAX))
+        .max_header_list_size(u32::try_from(options.max_head_list_bytes).unwrap_or(u32::MAX))
         .max_send_buffer_size(options.buffer_limit.at_most(MAX_SEND_BUFFER))
         .max_local_error_reset_streams(Some(http2.max_reset_streams))
         .handshake::<_, Bytes>(stream);

@@ -3,14 +3,13 @@
 use super::material;
 use super::provider;
 use super::reason::HandshakeError;
+use super::rebuilt::Rebuilt;
 use super::secrets::Source;
 use super::stats::TlsStats;
 use super::verify::{Judge, Peer, ServerJudge};
 use super::{facts_of, slot::SecretSlots};
-use arc_swap::ArcSwapOption;
 use data_plane_core::config::{UpstreamTls, ValidationContext};
 use data_plane_core::headers::{CertificateFacts, Tls};
-use parking_lot::Mutex;
 use rustls::ClientConfig;
 use rustls::client::Resumption;
 use rustls::pki_types::ServerName;
@@ -22,22 +21,17 @@ use tokio_rustls::TlsConnector;
 /// TLS to the hosts of a cluster: built from its configuration and secrets, and built anew when a secret changes.
 pub struct ClientContext {
     config: Arc<UpstreamTls>,
-    source: Source,
     stats: TlsStats,
-    built: ArcSwapOption<Built>,
-    building: Mutex<()>,
+    built: Rebuilt<Built>,
 }
 
 impl std::fmt::Debug for ClientContext {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ClientContext").field("ready", &self.built.load().is_some()).finish_non_exhaustive()
+        f.debug_struct("ClientContext").field("ready", &self.built.is_ready()).finish_non_exhaustive()
     }
 }
 
-#[derive(Clone)]
 struct Built {
-    /// Of the secrets it was built from.
-    version: u64,
     /// By what is offered where the configuration names no protocols.
     by_offer: [Arc<ClientConfig>; 4],
     judge: Arc<Judge>,
@@ -96,13 +90,8 @@ impl ClientContext {
     /// A certificate, key or authority written in place cannot be used.
     pub fn new(config: Arc<UpstreamTls>, slots: &SecretSlots, stats: TlsStats) -> Result<Arc<Self>, String> {
         let source = Source::new(config.common.secrets(), slots);
-        let context =
-            Self { config, source, stats, built: ArcSwapOption::empty(), building: Mutex::default() };
-        if context.source.is_ready() {
-            let version = context.source.version();
-            context.built.store(Some(Arc::new(context.build(version)?)));
-        }
-        Ok(Arc::new(context))
+        let built = Rebuilt::new(source, |source| Self::build(&config, &stats, source))?;
+        Ok(Arc::new(Self { config, stats, built }))
     }
 
     /// Whether what is written in place can be used.
@@ -127,36 +116,15 @@ impl ClientContext {
     }
 
     fn current(&self) -> Option<Arc<Built>> {
-        let built = self.built.load();
-        let version = self.source.version();
-        if built.as_ref().is_some_and(|built| built.version == version) {
-            return built.clone();
-        }
-        // One thread builds; the others go on with what there is.
-        let Some(_building) = self.building.try_lock() else { return built.clone() };
-        if !self.source.is_ready() {
-            return built.clone();
-        }
-        match self.build(version) {
-            Ok(fresh) => self.built.store(Some(Arc::new(fresh))),
-            Err(reason) => {
-                tracing::error!(%reason, "a changed secret cannot be used; the former one stays");
-                if let Some(old) = built.as_ref() {
-                    // Not tried again before the next change.
-                    self.built.store(Some(Arc::new(Built { version, ..Built::clone(old) })));
-                }
-            }
-        }
-        self.built.load_full()
+        self.built.current(|source| Self::build(&self.config, &self.stats, source))
     }
 
-    fn build(&self, version: u64) -> Result<Built, String> {
-        let tls = &*self.config;
+    fn build(tls: &UpstreamTls, stats: &TlsStats, source: &Source) -> Result<Built, String> {
         let provider = provider::provider(&tls.common.params);
         let algorithms = provider.signature_verification_algorithms;
-        let rules = self.source.validation(tls.common.validation.as_ref())?;
+        let rules = source.validation(tls.common.validation.as_ref())?;
         let rules = rules.unwrap_or_else(|| Arc::new(ValidationContext::default()));
-        let judge = Arc::new(Judge::new(Peer::Server, rules, algorithms, self.stats.clone())?);
+        let judge = Arc::new(Judge::new(Peer::Server, rules, algorithms, stats.clone())?);
         let verifier =
             ServerJudge { judge: Arc::clone(&judge), by_sni: tls.auto_sni_san_validation, host: None };
         let builder = ClientConfig::builder_with_provider(provider)
@@ -166,8 +134,8 @@ impl ClientContext {
             .with_custom_certificate_verifier(Arc::new(verifier));
         let mut local = None;
         let mut base = match tls.common.certificates.first() {
-            Some(source) => {
-                let identity = material::identity(&*self.source.certificate(source)?)?;
+            Some(certificate) => {
+                let identity = material::identity(&*source.certificate(certificate)?)?;
                 local = Some(identity.facts);
                 builder
                     .with_client_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(identity.key)))
@@ -191,7 +159,7 @@ impl ClientContext {
             Arc::new(config)
         };
         let by_offer = [Offer::Http1, Offer::Http2, Offer::Either, Offer::Nothing].map(offering);
-        Ok(Built { version, by_offer, judge, local })
+        Ok(Built { by_offer, judge, local })
     }
 
     /// The client's side of a handshake. No deadline: the caller owns it.

@@ -9,6 +9,7 @@ mod client;
 mod material;
 mod provider;
 mod reason;
+mod rebuilt;
 mod secrets;
 mod server;
 pub mod slot;

@@ -17,7 +17,7 @@ const SUITES: [CipherSuite; 6] = [
 ];
 
 /// Envoy's default.
-const GROUPS: [KeyGroup; 2] = [KeyGroup::X25519, KeyGroup::P256];
+const GROUPS: [KeyGroup; 3] = [KeyGroup::X25519MlKem768, KeyGroup::X25519, KeyGroup::P256];
 
 /// The algorithms of a context.
 pub(super) fn provider(params: &TlsParams) -> Arc<CryptoProvider> {

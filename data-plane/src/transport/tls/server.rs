@@ -3,19 +3,18 @@
 use super::material::{self, Identity};
 use super::provider;
 use super::reason::HandshakeError;
+use super::rebuilt::Rebuilt;
 use super::secrets::Source;
 use super::stats::TlsStats;
 use super::tickets::{OwnKeys, SESSION_LIFE, Ticketer};
 use super::verify::{ClientJudge, Judge, Peer};
 use super::{facts_of, slot::SecretSlots};
-use arc_swap::ArcSwapOption;
 use data_plane_core::certificate::{KeyKind, dns_matches};
 use data_plane_core::config::{DownstreamTls, OcspPolicy, SessionTickets, TicketKeys, TlsVersion};
 use data_plane_core::headers::Tls;
-use parking_lot::Mutex;
 use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, ServerSessionMemoryCache};
 use rustls::sign::CertifiedKey;
-use rustls::{ServerConfig, SignatureScheme};
+use rustls::{NamedGroup, ServerConfig, SignatureScheme, SupportedCipherSuite};
 use std::collections::HashMap;
 use std::sync::Arc;
 use tokio::net::TcpStream;
@@ -27,28 +26,23 @@ const SESSIONS: usize = 1024;
 /// TLS of a filter chain: built from its configuration and secrets, and built anew when a secret changes.
 pub struct ServerContext {
     config: Arc<DownstreamTls>,
-    source: Source,
     stats: TlsStats,
-    built: ArcSwapOption<Built>,
-    building: Mutex<()>,
+    built: Rebuilt<Built>,
 }
 
 impl std::fmt::Debug for ServerContext {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ServerContext").field("ready", &self.built.load().is_some()).finish_non_exhaustive()
+        f.debug_struct("ServerContext").field("ready", &self.built.is_ready()).finish_non_exhaustive()
     }
 }
 
 struct Built {
-    /// Of the secrets it was built from.
-    version: u64,
     entries: Vec<Entry>,
     exact: HashMap<Box<str>, Vec<usize>>,
     wildcard: HashMap<Box<str>, Vec<usize>>,
 }
 
 /// One certificate.
-#[derive(Clone)]
 struct Entry {
     identity: Identity,
     config: Arc<ServerConfig>,
@@ -84,58 +78,27 @@ impl ServerContext {
         stats: TlsStats,
     ) -> Result<Arc<Self>, String> {
         let source = Source::new(config.secrets(), slots);
-        let context =
-            Self { config, source, stats, built: ArcSwapOption::empty(), building: Mutex::default() };
-        if context.source.is_ready() {
-            let version = context.source.version();
-            context.built.store(Some(Arc::new(context.build(version)?)));
-        }
-        Ok(Arc::new(context))
+        let built = Rebuilt::new(source, |source| Self::build(&config, &stats, source))?;
+        Ok(Arc::new(Self { config, stats, built }))
     }
 
-    /// What serves now; `None` while a secret is missing. Secrets that changed are taken up; if that fails, what was
-    /// there stays.
     fn current(&self) -> Option<Arc<Built>> {
-        let built = self.built.load();
-        let version = self.source.version();
-        if built.as_ref().is_some_and(|built| built.version == version) {
-            return built.clone();
-        }
-        // One thread builds; the others go on with what there is.
-        let Some(_building) = self.building.try_lock() else { return built.clone() };
-        if !self.source.is_ready() {
-            return built.clone();
-        }
-        match self.build(version) {
-            Ok(fresh) => self.built.store(Some(Arc::new(fresh))),
-            Err(reason) => {
-                tracing::error!(%reason, "a changed secret cannot be used; the former one stays");
-                if let Some(old) = built.as_ref() {
-                    // Not tried again before the next change.
-                    let Built { entries, exact, wildcard, .. } = &**old;
-                    let entries = entries.iter().map(Entry::clone).collect();
-                    let (exact, wildcard) = (exact.clone(), wildcard.clone());
-                    self.built.store(Some(Arc::new(Built { version, entries, exact, wildcard })));
-                }
-            }
-        }
-        self.built.load_full()
+        self.built.current(|source| Self::build(&self.config, &self.stats, source))
     }
 
-    fn build(&self, version: u64) -> Result<Built, String> {
-        let tls = &*self.config;
+    fn build(tls: &DownstreamTls, stats: &TlsStats, source: &Source) -> Result<Built, String> {
         let provider = provider::provider(&tls.common.params);
         let identities = tls
             .common
             .certificates
             .iter()
-            .map(|source| material::identity(&*self.source.certificate(source)?))
+            .map(|certificate| material::identity(&*source.certificate(certificate)?))
             .collect::<Result<Vec<_>, _>>()?;
-        let rules = self.source.validation(tls.common.validation.as_ref())?;
+        let rules = source.validation(tls.common.validation.as_ref())?;
         let algorithms = provider.signature_verification_algorithms;
-        let bound_to = self.digest(&identities, rules.as_deref());
+        let bound_to = digest(tls, &identities, rules.as_deref());
         let judge = match rules {
-            Some(rules) => Some(Judge::new(Peer::Client, rules, algorithms, self.stats.clone())?),
+            Some(rules) => Some(Judge::new(Peer::Client, rules, algorithms, stats.clone())?),
             None => None,
         };
         let judge = judge.filter(|judge| judge.judges() || tls.require_client_certificate);
@@ -148,8 +111,8 @@ impl ServerContext {
             SessionTickets::Off => None,
             // With new secrets come new keys, as with a new context of Envoy's: no session outlives its certificate.
             SessionTickets::Own => Some(Ticketer::own(Arc::new(OwnKeys::new()), life, bound_to)),
-            SessionTickets::Keys(source) => {
-                let keys: Arc<TicketKeys> = self.source.ticket_keys(source)?;
+            SessionTickets::Keys(keys) => {
+                let keys: Arc<TicketKeys> = source.ticket_keys(keys)?;
                 Some(Ticketer::shared(&keys, life, bound_to)?)
             }
         };
@@ -179,8 +142,7 @@ impl ServerContext {
         } else {
             Arc::new(NoServerSessionStorage {})
         };
-        let mut built =
-            Built { version, entries: Vec::new(), exact: HashMap::new(), wildcard: HashMap::new() };
+        let mut built = Built { entries: Vec::new(), exact: HashMap::new(), wildcard: HashMap::new() };
         for (index, identity) in identities.into_iter().enumerate() {
             if tls.ocsp == OcspPolicy::Must && identity.key.ocsp.is_none() {
                 return Err("ocsp_staple_policy: MUST_STAPLE, and a certificate has no ocsp_staple".into());
@@ -197,20 +159,6 @@ impl ServerContext {
             });
         }
         Ok(built)
-    }
-
-    /// What sessions depend on: a session given under other rules is not resumed.
-    fn digest(
-        &self,
-        identities: &[Identity],
-        rules: Option<&data_plane_core::config::ValidationContext>,
-    ) -> [u8; 32] {
-        let mut text = format!("{:?} {rules:?}", self.config.require_client_certificate);
-        for identity in identities {
-            let certificate = &identity.facts.certificate;
-            text.push_str(&format!(" {} {:?}", certificate.subject, certificate.sans));
-        }
-        material::sha256(text.as_bytes())
     }
 
     /// Whether connections can be accepted.
@@ -230,11 +178,7 @@ impl ServerContext {
             let start = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), stream).await?;
             let (entry, agrees) = {
                 let hello = start.client_hello();
-                let entry = built.choose(
-                    hello.server_name(),
-                    hello.signature_schemes(),
-                    self.config.full_scan_on_sni_mismatch,
-                );
+                let entry = built.choose(&hello, &self.config);
                 let ours = &entry.config.alpn_protocols;
                 let agrees = hello
                     .alpn()
@@ -264,6 +208,20 @@ impl ServerContext {
     }
 }
 
+/// What sessions depend on: a session given under other rules is not resumed.
+fn digest(
+    tls: &DownstreamTls,
+    identities: &[Identity],
+    rules: Option<&data_plane_core::config::ValidationContext>,
+) -> [u8; 32] {
+    let mut text = format!("{:?} {rules:?}", tls.require_client_certificate);
+    for identity in identities {
+        let certificate = &identity.facts.certificate;
+        text.push_str(&format!(" {} {:?}", certificate.subject, certificate.sans));
+    }
+    material::sha256(text.as_bytes())
+}
+
 impl Built {
     /// Envoy: DNS names, or without any the common name.
     fn index(&mut self, at: usize, identity: &Identity) {
@@ -283,31 +241,32 @@ impl Built {
 
     /// The certificate for a client: by name, then by the kinds of keys that it knows (Envoy
     /// `DefaultTlsCertificateSelector`).
-    fn choose(&self, sni: Option<&str>, schemes: &[SignatureScheme], full_scan: bool) -> &Entry {
+    fn choose(&self, hello: &ClientHello<'_>, tls: &DownstreamTls) -> &Entry {
         let first = &self.entries[0];
         if self.entries.len() == 1 {
             return first;
         }
-        let usable = |entry: &&Entry| entry.identity.key.key.choose_scheme(schemes).is_some();
-        let pick = |candidates: &mut dyn Iterator<Item = &'_ Entry>| -> Option<usize> {
+        let speaks_13 = tls.common.params.max == TlsVersion::V13;
+        let pick = |candidates: &mut dyn Iterator<Item = usize>| -> Option<usize> {
             let mut found: Option<(usize, bool)> = None;
-            for entry in candidates.filter(usable) {
-                let ecdsa = entry.identity.facts.certificate.key == KeyKind::Ecdsa;
-                let at = self.entries.iter().position(|e| std::ptr::eq(e, entry))?;
+            for at in candidates.filter(|at| self.entries[*at].serves(hello, speaks_13)) {
+                let ecdsa = self.entries[at].identity.facts.certificate.key == KeyKind::Ecdsa;
                 if found.is_none_or(|(_, known)| ecdsa && !known) {
                     found = Some((at, ecdsa));
                 }
             }
             found.map(|(at, _)| at)
         };
-        if let Some(name) = sni.map(str::to_ascii_lowercase) {
+        let mut scans = true;
+        // Names have no case (RFC 6066, section 3; Envoy compares them as they came).
+        if let Some(name) = hello.server_name().map(str::to_ascii_lowercase) {
             let suffix = name.find('.').map(|at| &name[at..]);
             let by_name =
                 [self.exact.get(name.as_str()), suffix.and_then(|suffix| self.wildcard.get(suffix))];
             let mut named = None;
             for candidates in by_name.into_iter().flatten() {
                 named = named.or(candidates.first().copied());
-                if let Some(at) = pick(&mut candidates.iter().map(|at| &self.entries[*at])) {
+                if let Some(at) = pick(&mut candidates.iter().copied()) {
                     return &self.entries[at];
                 }
             }
@@ -315,8 +274,35 @@ impl Built {
                 return &self.entries[at];
             }
             debug_assert!(!self.exact.keys().any(|pattern| dns_matches(&name, pattern)));
+            scans = tls.full_scan_on_sni_mismatch;
         }
-        let scanned = if full_scan { pick(&mut self.entries.iter()) } else { None };
+        let scanned = if scans { pick(&mut (0..self.entries.len())) } else { None };
         scanned.map_or(first, |at| &self.entries[at])
+    }
+}
+
+impl Entry {
+    /// Whether a client can do with its key, as far as its hello tells. In TLS 1.2 an ECDSA key needs a suite and its
+    /// curve besides a way of signing.
+    fn serves(&self, hello: &ClientHello<'_>, speaks_13: bool) -> bool {
+        let Some(signer) = self.identity.key.key.choose_scheme(hello.signature_schemes()) else {
+            return false;
+        };
+        let curve = match signer.scheme() {
+            SignatureScheme::ECDSA_NISTP256_SHA256 => NamedGroup::secp256r1,
+            SignatureScheme::ECDSA_NISTP384_SHA384 => NamedGroup::secp384r1,
+            SignatureScheme::ECDSA_NISTP521_SHA512 => NamedGroup::secp521r1,
+            _ => return true,
+        };
+        let ours = &self.config.crypto_provider().cipher_suites;
+        let mut shared = ours.iter().filter(|suite| hello.cipher_suites().contains(&suite.suite()));
+        if speaks_13 && shared.clone().any(|suite| suite.tls13().is_some()) {
+            return true;
+        }
+        let signs = |suite: &SupportedCipherSuite| match suite {
+            SupportedCipherSuite::Tls12(suite) => suite.sign.contains(&signer.scheme()),
+            SupportedCipherSuite::Tls13(_) => false,
+        };
+        shared.any(signs) && hello.named_groups().is_none_or(|groups| groups.contains(&curve))
     }
 }

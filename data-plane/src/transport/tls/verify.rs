@@ -167,8 +167,8 @@ impl Judge {
             counts.fail_verify_cert_hash.inc();
             return Err(because("certificate hash list"));
         }
-        // Without authorities something else must vouch for the peer (Envoy).
-        let vouched = by_host.is_some() || !sans.is_empty() || !hashes.is_empty() || !spki.is_empty();
+        // Without authorities something else must vouch for the peer (Envoy): anybody can write the host's name.
+        let vouched = !sans.is_empty() || !hashes.is_empty() || !spki.is_empty();
         if self.authorities.is_none() && !vouched {
             counts.fail_verify_error.inc();
             return Err(because("nothing vouches for the certificate"));
@@ -219,8 +219,9 @@ impl Judge {
         let path = end
             .verify_for_usage(algorithms, &authorities.anchors, rest, time, self.peer, revocation, None)
             .map_err(translated)?;
+        // The anchor counts (Envoy), but a chain without intermediates is never too long.
         let above = path.intermediate_certificates().count() + 1;
-        if self.rules.max_verify_depth.is_some_and(|most| above > most as usize) {
+        if self.rules.max_verify_depth.is_some_and(|most| above > most.max(1) as usize) {
             return Err(because(
                 "X509_verify_cert: certificate verification error at depth 0: certificate chain too long",
             ));
@@ -302,6 +303,33 @@ pub(super) enum Names {
     Instead,
 }
 
+/// What both kinds of verifiers say of signatures: their [`Judge`] sees to them.
+macro_rules! judged_signatures {
+    () => {
+        fn verify_tls12_signature(
+            &self,
+            message: &[u8],
+            certificate: &CertificateDer<'_>,
+            signed: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, Error> {
+            self.judge.signature_12(message, certificate, signed)
+        }
+
+        fn verify_tls13_signature(
+            &self,
+            message: &[u8],
+            certificate: &CertificateDer<'_>,
+            signed: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, Error> {
+            self.judge.signature_13(message, certificate, signed)
+        }
+
+        fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+            self.judge.algorithms.supported_schemes()
+        }
+    };
+}
+
 /// Judges clients.
 #[derive(Debug)]
 pub(super) struct ClientJudge {
@@ -335,27 +363,7 @@ impl ClientCertVerifier for ClientJudge {
         self.judge.judge(leaf, rest, None, now).map(|()| ClientCertVerified::assertion())
     }
 
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.judge.signature_12(message, certificate, signed)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.judge.signature_13(message, certificate, signed)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.judge.algorithms.supported_schemes()
-    }
+    judged_signatures!();
 }
 
 /// Judges servers.
@@ -389,25 +397,5 @@ impl ServerCertVerifier for ServerJudge {
         self.judge.judge(leaf, rest, host, now).map(|()| ServerCertVerified::assertion())
     }
 
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.judge.signature_12(message, certificate, signed)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.judge.signature_13(message, certificate, signed)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.judge.algorithms.supported_schemes()
-    }
+    judged_signatures!();
 }

@@ -1,12 +1,14 @@
 //! gRPC checks: `grpc.health.v1.Health/Check`.
 
 use super::probe::{Broken, Prober, Report};
-use crate::codec::Body;
-use crate::upstream::grpc::{framed, read};
+use crate::codec::{Body, BodyError, BodySource, Frame};
+use crate::upstream::grpc::{framed, read, stated};
+use bytes::Bytes;
 use data_plane_core::config::GrpcProbe;
 use data_plane_core::guard::health::Failure;
 use data_plane_core::headers::{HeaderId, HeaderList, RequestHead, Scheme, Version};
 use prost::Message;
+use std::task::{Context, Poll};
 
 /// Longest answer, bytes.
 const MAX_ANSWER: u32 = 64 * 1024;
@@ -28,10 +30,20 @@ struct Answer {
     status: i32,
 }
 
+/// A message whose length the head does not say, as gRPC has it.
+struct Unsized(Option<Bytes>);
+
+impl BodySource for Unsized {
+    fn poll_frame(&mut self, _: &mut Context<'_>) -> Poll<Option<Result<Frame, BodyError>>> {
+        Poll::Ready(self.0.take().map(|message| Ok(Frame::Data(message))))
+    }
+}
+
 pub(super) async fn check(prober: &Prober, probe: &GrpcProbe) -> Result<Report, Broken> {
     let mut headers = HeaderList::default();
     headers.append(b"te", b"trailers");
     headers.append_id(HeaderId::ContentType, b"application/grpc");
+    headers.append(b"grpc-timeout", stated(prober.timeout()).as_bytes());
     headers.append(b"user-agent", b"Envoy/HC");
     let mut head = RequestHead {
         method: "POST".into(),
@@ -44,7 +56,8 @@ pub(super) async fn check(prober: &Prober, probe: &GrpcProbe) -> Result<Report, 
     prober.edit(&probe.edits, &mut head);
     let question = Question { service: probe.service_name.to_string() };
     let client = prober.h2().await?;
-    let (head, body) = client.exchange(&head, Body::Full(framed(&question))).await.map_err(|_| Broken)?;
+    let question = Body::Stream(Box::new(Unsized(Some(framed(&question)))));
+    let (head, body) = client.exchange(&head, question).await.map_err(|_| Broken)?;
     if head.status != 200 {
         return Ok(Report::fail(Failure::Active));
     }

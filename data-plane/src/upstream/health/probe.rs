@@ -19,7 +19,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -130,6 +130,11 @@ impl Prober {
             self.seat.clear();
         }
         report
+    }
+
+    /// How long a check may take.
+    pub(super) fn timeout(&self) -> Duration {
+        self.check.timeout
     }
 
     pub(super) fn cluster(&self) -> &Cluster {

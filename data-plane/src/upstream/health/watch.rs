@@ -376,12 +376,9 @@ impl Watch {
                 monitor.show(index, *rate);
             }
             for (place, finding) in &found.findings {
-                let id = monitors[*place].0;
-                if !self.is_ejected(id) {
-                    let rate = found.rates[*place].unwrap_or(0.0);
-                    let rates = [rate, found.average.unwrap_or(0.0), found.threshold.unwrap_or(0.0)];
-                    self.rule(id, *finding, rates, &detection, now);
-                }
+                let rate = found.rates[*place].unwrap_or(0.0);
+                let rates = [rate, found.average.unwrap_or(0.0), found.threshold.unwrap_or(0.0)];
+                self.rule(monitors[*place].0, *finding, rates, &detection, now);
             }
         }
         self.members.values_mut().for_each(|member| member.history.forgive());

@@ -24,7 +24,7 @@ use data_plane_core::config::UpstreamProtocol;
 use data_plane_core::headers::{RequestHead, ResponseHead, Tls, Version};
 use data_plane_core::proxy_protocol::Ends;
 use foldhash::fast::FixedState;
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 use std::cell::{Cell, RefCell};
 use std::hash::Hash;
 use std::io;
@@ -92,6 +92,23 @@ impl Shared {
 
     fn tick(&self) -> u64 {
         self.tick.get()
+    }
+}
+
+impl Pools {
+    /// What ALPN yielded is forgotten with the last pool of a host: hosts come and go.
+    fn forget_agreements(&self) {
+        let mut agreed = self.shared.agreed.borrow_mut();
+        if agreed.is_empty() {
+            return;
+        }
+        let host_of = |key: &u64| key >> 1;
+        let mut pooled: HashSet<u64, FixedState> = HashSet::default();
+        pooled.extend(self.h1.borrow().keys().map(host_of));
+        pooled.extend(self.h2.borrow().keys().map(host_of));
+        pooled.extend(self.h1_named.borrow().keys().map(|(key, _)| host_of(key)));
+        pooled.extend(self.h2_named.borrow().keys().map(|(key, _)| host_of(key)));
+        agreed.retain(|host, _| pooled.contains(host));
     }
 }
 
@@ -400,6 +417,7 @@ impl Local {
         sweep(&pools.h2, |pool| pool.sweep(pools.shared.tick()));
         sweep(&pools.h1_named, |pool| pool.sweep(pools.shared.tick()));
         sweep(&pools.h2_named, |pool| pool.sweep(pools.shared.tick()));
+        pools.forget_agreements();
         while pools.shared.tasks.borrow_mut().try_join_next().is_some() {}
     }
 }

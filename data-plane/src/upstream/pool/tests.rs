@@ -712,6 +712,35 @@ fn a_removed_cluster_finishes_its_requests() {
 }
 
 #[test]
+fn what_alpn_yielded_is_forgotten_with_the_last_pool_of_a_host() {
+    with_host(
+        |_| {},
+        |bench| async move {
+            let peer = warmed(&bench).await;
+            let auto = {
+                let other = config::Cluster { protocol: UpstreamProtocol::Auto, ..fixed("b", &[]) };
+                bench.manager.set_cluster(Arc::new(other), Origin::Static);
+                Arc::clone(bench.manager.clusters().load().get("b").unwrap())
+            };
+            let pooled = bench.cluster().pick(&PickRequest::random(0)).unwrap().id();
+            let shared = &bench.local.0.shared;
+            for host in pooled..pooled + 100 {
+                shared.agreed(&auto, host, true);
+            }
+            bench.local.sweep();
+            let left: Vec<u64> = shared.agreed.borrow().keys().copied().collect();
+            assert_eq!(left, [pooled], "hosts without a pool are forgotten, the others are not");
+            drop(peer);
+            eventually("the pool goes, and with it what its host agreed to", || {
+                bench.local.sweep();
+                shared.agreed.borrow().is_empty()
+            })
+            .await;
+        },
+    );
+}
+
+#[test]
 fn limits_are_shared_by_workers_but_each_may_hold_one_connection() {
     let one = |config: &mut config::Cluster| config.circuit_breakers = limits(|l| l.max_connections = 1);
     with_host(one, |bench| async move {

@@ -51,6 +51,15 @@ fn ejections_grow_up_to_the_longest_and_shrink_with_good_conduct() {
 }
 
 #[test]
+fn a_host_that_is_out_is_not_put_out_once_more() {
+    let (options, mut history) = (Options::default(), History::default());
+    assert_eq!(rule(&mut history, (0, 10), &options, 1), Ruling::Ejected);
+    let options = Options { max_ejection_percent: 50, ..options };
+    assert_eq!(rule(&mut history, (1, 10), &options, 1), Ruling::NotEnforced);
+    assert_eq!(history.ejections(), 1);
+}
+
+#[test]
 fn what_is_not_enforced_leaves_the_host_in() {
     let options = Options { enforcing_consecutive_5xx: 30, ..Options::default() };
     for (random, want) in [(29, Ruling::Ejected), (30, Ruling::NotEnforced), (199, Ruling::NotEnforced)] {

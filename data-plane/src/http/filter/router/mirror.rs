@@ -1,17 +1,24 @@
 //! Copies of requests to other clusters (Envoy `request_mirror_policies`): sent once all of a request is there,
-//! their answers read and forgotten. They are bounded by the limits of the cluster that they go to.
+//! their answers read and forgotten. They are bounded by the limits and the breaker of the cluster that they go to,
+//! and their hosts are judged by how they answer.
 
+use super::books::outcome;
 use super::replay::Replay;
+use super::reply::outcome_of;
 use crate::codec::Body;
 use crate::http::stream::StreamCx;
 use crate::http::worker::Worker;
-use crate::upstream::{Cluster, PickRequest, Snapshot, Traffic};
+use crate::upstream::{Admission, Cluster, Host, Outcome, PickRequest, Snapshot, Traffic};
 use data_plane_core::config::{Mirror, MirrorCluster};
 use data_plane_core::headers::{HeaderId, RequestHead};
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::time::{Instant, timeout_at};
+
+/// How long a copy may take where its route has no timeout: nobody waits for it who could give up.
+const LONGEST: Duration = Duration::from_secs(5 * 60);
 
 /// What hosts of copies end with, before the port.
 const MARK: &str = "-shadow";
@@ -60,6 +67,7 @@ pub(super) fn start(
         return;
     }
     let head = head.clone();
+    let grpc = cx.grpc;
     let worker = Rc::clone(&cx.served.worker);
     let local = cx.served.interface.unwrap_or_else(|| cx.served.local().ip());
     replay.once_whole(move |body| {
@@ -67,7 +75,7 @@ pub(super) fn start(
             let mut head = head.clone();
             copy.mark(&mut head, local);
             let sender = Rc::clone(&worker);
-            worker.spawn(send(sender, copy.cluster, head, body(), timeout));
+            worker.spawn(send(sender, copy.cluster, head, body(), timeout.unwrap_or(LONGEST), grpc));
         }
     });
 }
@@ -77,28 +85,56 @@ async fn send(
     cluster: Arc<Cluster>,
     head: RequestHead,
     body: Body,
-    timeout: Option<Duration>,
+    timeout: Duration,
+    grpc: bool,
 ) {
-    let Some(host) = cluster.pick(&PickRequest::random(worker.random())) else { return };
-    let exchange = async {
-        let Ok(exchange) = worker.upstream.send(&cluster, &host, &head, body).await else {
+    let charge = |status| cluster.stats.codes().charge(status, Traffic::Internal, false);
+    let Some(host) = cluster.pick(&PickRequest::random(worker.random())) else { return charge(503) };
+    let since = Instant::now();
+    let Ok(admission) = cluster.admit(since) else { return charge(503) };
+    let sent = Sent { cluster: &cluster, host: &host, since };
+    let deadline = since + timeout;
+    let answered = timeout_at(deadline, worker.upstream.send(&cluster, &host, &head, body)).await;
+    let exchange = match answered {
+        Ok(Ok(exchange)) => exchange,
+        Ok(Err(error)) => {
             host.stats().error();
-            return;
-        };
-        host.stats().response(exchange.head.status);
-        cluster.stats.codes().charge(exchange.head.status, Traffic::Internal, false);
-        // Read to its end, so that the connection serves again.
-        let mut body = exchange.body;
-        while let Some(Ok(_)) = body.frame().await {}
-    };
-    match timeout {
-        Some(timeout) => {
-            if tokio::time::timeout(timeout, exchange).await.is_err() {
-                cluster.stats.upstream_rq_timeout.inc();
-                host.stats().timeout();
-            }
+            charge(503);
+            return sent.finish(admission, outcome_of(&error.kind));
         }
-        None => exchange.await,
+        Err(_) => {
+            sent.expired();
+            charge(504);
+            return sent.finish(admission, Outcome::Timeout);
+        }
+    };
+    host.stats().response(exchange.head.status);
+    charge(exchange.head.status);
+    cluster.heed(&host, &exchange.head);
+    sent.finish(admission, outcome(&exchange.head, grpc));
+    // Read to its end, so that the connection serves again.
+    let mut body = exchange.body;
+    let rest = async { while let Some(Ok(_)) = body.frame().await {} };
+    if timeout_at(deadline, rest).await.is_err() {
+        sent.expired();
+    }
+}
+
+/// A copy under way.
+struct Sent<'a> {
+    cluster: &'a Cluster,
+    host: &'a Host,
+    since: Instant,
+}
+
+impl Sent<'_> {
+    fn finish(&self, admission: Admission, outcome: Outcome) {
+        admission.finish(self.host, outcome, self.since.elapsed());
+    }
+
+    fn expired(&self) {
+        self.cluster.stats.upstream_rq_timeout.inc();
+        self.host.stats().timeout();
     }
 }
 
@@ -131,7 +167,28 @@ fn marked(authority: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::marked;
+    use super::*;
+    use crate::http::testing::{Act, Setup, Upstream, ok, run_paused};
+
+    #[test]
+    fn a_copy_that_nobody_answers_ends_though_its_route_has_no_timeout() {
+        run_paused(async {
+            let (up, silent) = (Upstream::start(|_| ok("x")).await, Upstream::start(|_| Act::Silence).await);
+            let routes = "- { match: { prefix: / }, route: { cluster: up, timeout: 0s, request_mirror_policies: [{ cluster: copy }] } }\n";
+            let (up, silenced) = ([up.address], [silent.address]);
+            let clusters = [("up", &up[..]), ("copy", &silenced)];
+            let proxy = Setup { routes, clusters: &clusters, ..Setup::default() }.start();
+            assert!(proxy.get("/").await.starts_with("HTTP/1.1 200 OK\n"));
+            let begun = Instant::now();
+            while proxy.stat("cluster.copy.upstream_rq_timeout") == 0 {
+                assert!(begun.elapsed() < LONGEST * 2, "it goes on for ever");
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+            assert!(begun.elapsed() > LONGEST - Duration::from_secs(2), "its answer is waited for");
+            assert_eq!(silent.seen().len(), 1);
+            assert_eq!(proxy.stat("cluster.copy.upstream_rq_active"), 0);
+        });
+    }
 
     #[test]
     fn the_mark_comes_before_the_port() {
