@@ -15,7 +15,6 @@ use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 use tonic::metadata::MetadataValue;
 use tonic::service::Routes;
-use tonic::transport::Server;
 use tonic::{Status, Streaming};
 use xds_types::ResourceType;
 use xds_types::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
@@ -31,7 +30,7 @@ use crate::snapshot::Cache;
 const MAX_REQUEST: usize = 16 << 20;
 
 /// Streams on one connection. A proxy has one; one with its own stream for each cluster, a few hundred (point 36).
-const MAX_STREAMS: u32 = 4096;
+pub const MAX_STREAMS: u32 = 4096;
 
 /// How the services behave.
 #[derive(Clone, Debug)]
@@ -41,7 +40,7 @@ pub struct Options {
     /// What one stream may ask for.
     pub limits: Limits,
     /// Age at which a stream ends, so that clients spread over replicas anew; 10 % are added or taken away at
-    /// random. Default none (point 29).
+    /// random. `None`: never (point 29).
     pub max_age: Option<Duration>,
     /// Ends every stream when cancelled.
     pub stop: CancellationToken,
@@ -103,17 +102,6 @@ impl Service {
             router = router.route_service(&format!("/{name}/{{method}}"), self.clone());
         }
         router.into()
-    }
-
-    /// A server with what discovery streams need: HTTP/2 keepalive, so that a dead client is noticed (point 29), and
-    /// room for clients that open a stream for each cluster.
-    pub fn server() -> Server {
-        Server::builder()
-            .http2_keepalive_interval(Some(Duration::from_secs(30)))
-            .http2_keepalive_timeout(Some(Duration::from_secs(10)))
-            .tcp_keepalive(Some(Duration::from_secs(60)))
-            .tcp_nodelay(true)
-            .max_concurrent_streams(MAX_STREAMS)
     }
 
     fn context(&self, mode: Mode, only: Option<ResourceType>, request: &http::Extensions) -> Context {
