@@ -321,3 +321,25 @@ fn a_listener_of_bytes_is_served_by_one_route() {
     let found = store.admit(&[json!(["Gateway", "edge", {"listeners": [{"name": "db", "port": 1}]}])], &[]);
     assert!(found.iter().any(|f| f.contains("Route/b: spec.listeners[0]")), "{found:?}");
 }
+
+#[test]
+fn bytes_are_not_carried_to_a_service_whose_name_nobody_verifies() {
+    let tls = |spec: Value| json!(["Service", "a", spec]);
+    let plain = Store::with(&[of_bytes(), carrying("r", "db", json!({}))]);
+    let nameless = tls(json!({"tls": {}}));
+    let found = plain.admit(std::slice::from_ref(&nameless), &[]);
+    assert!(found.len() == 1 && found[0].starts_with("Service/a: spec.tls: Route/r:"), "{found:?}");
+    for named in [
+        json!({"tls": {"sni": "a.example.com"}}),
+        json!({"tls": {"sans": [{"dns": "a.example.com"}]}}),
+        json!({"tls": {}, "discovery": {"dns": {"hostname": "a.example.com", "port": 1}}}),
+        json!({"tls": {"mode": "SKIP_VERIFY"}}),
+    ] {
+        assert_eq!(plain.admit(&[tls(named.clone())], &[]), [""; 0], "{named}");
+    }
+    let store = Store::with(&[of_bytes(), nameless]);
+    let found = store.admit(&[carrying("r", "db", json!({}))], &[]);
+    assert!(found.len() == 1 && found[0].contains("spec.rules[0].backends[0].service"), "{found:?}");
+    assert!(found[0].ends_with("its `tls` needs `sni` or `sans`"), "{found:?}");
+    assert_eq!(store.admit(&[carrying("r", "web", json!({}))], &[]), [""; 0], "requests have hosts");
+}
