@@ -294,6 +294,11 @@ spec:
   gateways: [edge]
   rules:
   - {name: narrow, matches: [{path_prefix: /narrow}], rewrite: {prefix: /}, backends: [{service: narrow}]}
+  - name: urgent
+    matches: [{path_prefix: /urgent}]
+    rewrite: {prefix: /}
+    backends: [{service: narrow}]
+    priority: HIGH
   - name: thrifty
     matches: [{path_prefix: /thrifty}]
     rewrite: {prefix: /}
@@ -385,6 +390,7 @@ async fn small_things_hold(ours: bool) {
     .await;
     let answer = ask("/narrow/x").await;
     assert_eq!((answer.status, answer.header("x-envoy-overloaded")), (503, "true"), "ours {ours}");
+    assert_eq!(ask("/urgent/x").await.status, 200, "ours {ours}: `priority: HIGH` has limits of its own");
     assert_eq!(slow.await.unwrap(), 200);
     // `retry_budget`: of no requests there are no retries, where others are tried four times.
     for (name, tries) in [("thrifty", 1), ("lavish", 4)] {

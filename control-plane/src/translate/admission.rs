@@ -6,6 +6,7 @@
 //! | a listener's port is taken by another gateway of the group | refused | the gateway that was in force, else the older one, keeps it; the other is set aside |
 //! | a route names a gateway or a subset, a policy a gateway, a route or a rule, that does not exist | refused | in force, with a warning |
 //! | a route carries bytes to a service that only requests could verify | refused, on either side | in force, with a warning |
+//! | a gateway tells logs or spans to a service that does not speak HTTP2 | refused, on either side | in force, with a warning |
 //! | an object that others name is deleted | refused | a warning on those |
 
 mod policies;
@@ -15,13 +16,14 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use xds_types::portolan::config::v1::mutual_tls::Mode;
+use xds_types::portolan::config::v1::service::Protocol;
 use xds_types::portolan::config::v1::{
     Gateway, Policy, Resource, Route, Sealed, Service, resource::Spec, secret::From, target::Of,
 };
 
 use super::policy::{self, Policies};
 use super::stage::Staged;
-use super::{Dialect, Trust, bytes, cluster, listener, names, route, tls};
+use super::{Dialect, Trust, bytes, cluster, listener, names, observe, route, tls};
 use crate::authority::Authority;
 use crate::model::{
     Content, Kind, Object, ObjectKey, ObjectName, Problem, Problems, Severity, SourceId, World,
@@ -157,6 +159,17 @@ pub fn admit(current: &Objects, writes: &[Resource], deletes: &[ObjectKey], trus
                 if service == key.name.as_str() {
                     found.error(key, "spec.tls", format!("Route/{name}: {path}: {message}"));
                 }
+            }
+        }
+    }
+    // Gateways that were there and speak by gRPC with what becomes of a service.
+    let services = keys.iter().chain(deletes).filter(|k| k.kind == Kind::Service);
+    for key in services {
+        for (gateway, spec) in view.gateways.iter().filter(|(gateway, _)| !keys.contains(gateway)) {
+            let named = observe::services(spec).find(|(_, name)| *name == key.name.as_str());
+            if let Some((path, name)) = named.filter(|(_, name)| !view.speaks_http2(name)) {
+                let message = format!("{gateway}: {path}: Service `{name}` must say `protocol: HTTP2`");
+                found.error(key, "spec.protocol", message);
             }
         }
     }
@@ -357,6 +370,10 @@ impl<'a> References<'a> {
         self.services.get(service).is_some_and(|s| s.subsets.contains_key(subset))
     }
 
+    fn speaks_http2(&self, service: &str) -> bool {
+        self.services.get(service).is_some_and(|s| s.protocol == i32::from(Protocol::Http2))
+    }
+
     fn has_gateway(&self, name: &str) -> bool {
         ObjectName::new(name)
             .is_ok_and(|name| self.gateways.contains_key(&ObjectKey::new(Kind::Gateway, name)))
@@ -368,6 +385,17 @@ impl<'a> References<'a> {
         }
         if let Some(Spec::Policy(spec)) = &resource.spec {
             self.check_policy(key, spec, severity, found);
+        }
+        if let Some(Spec::Gateway(spec)) = &resource.spec {
+            for (path, name) in observe::services(spec).filter(|(_, name)| !self.speaks_http2(name)) {
+                let message = format!("Service `{name}` must say `protocol: HTTP2`: it is spoken to by gRPC");
+                found.extend([Problem {
+                    object: Some(key.clone()),
+                    path: path.to_owned(),
+                    message,
+                    severity,
+                }]);
+            }
         }
         for (path, name, wanted) in secrets_of(resource) {
             let message = match self.secrets.get(name) {

@@ -343,3 +343,31 @@ fn bytes_are_not_carried_to_a_service_whose_name_nobody_verifies() {
     assert!(found[0].ends_with("its `tls` needs `sni` or `sans`"), "{found:?}");
     assert_eq!(store.admit(&[carrying("r", "web", json!({}))], &[]), [""; 0], "requests have hosts");
 }
+
+#[test]
+fn what_a_gateway_tells_by_grpc_goes_to_a_service_that_speaks_it() {
+    let spec = json!({
+        "listeners": [{"port": 80}],
+        "tracing": {"service": "otel"},
+        "access_log": {"service": "logs"},
+    });
+    let gateway = json!(["Gateway", "edge", spec]);
+    let service = |name: &str, protocol: &str| json!(["Service", name, {"protocol": protocol}]);
+    let found = Store::with(&[service("logs", "HTTP2")]).admit(std::slice::from_ref(&gateway), &[]);
+    assert_eq!(
+        found,
+        [
+            "Gateway/edge: spec.tracing.service: Service `otel` must say `protocol: HTTP2`: it is spoken to by gRPC"
+        ]
+    );
+    let store = Store::with(&[service("logs", "HTTP2"), service("otel", "HTTP2"), gateway.clone()]);
+    assert_eq!(store.admit(std::slice::from_ref(&gateway), &[]), [""; 0]);
+    for found in [store.admit(&[service("otel", "HTTP1")], &[]), store.admit(&[], &[("Service", "otel")])] {
+        assert_eq!(
+            found,
+            [
+                "Service/otel: spec.protocol: Gateway/edge: spec.tracing.service: Service `otel` must say `protocol: HTTP2`"
+            ]
+        );
+    }
+}
