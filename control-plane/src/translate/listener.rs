@@ -46,9 +46,10 @@ pub(super) fn listeners(
     let Gateway {
         listeners,
         group: _,
-        access_log: _, // these three are read where listeners are made
+        access_log: _, // these four are read where listeners are made
         tracing: _,
         metadata: _,
+        local_replies: _,
         use_remote_address,
         limits,
         trusted_hops,
@@ -231,6 +232,7 @@ fn manager(key: &ObjectKey, gateway: &Gateway, spec: &Listener, all: &All<'_>) -
             .access_log
             .as_ref()
             .map_or_else(Vec::new, |log| observe::request_logs(key.name.as_str(), log)),
+        local_reply_config: gateway.local_replies.as_ref().map(observe::local_replies),
         tracing: gateway.tracing.as_ref().map(|tracing| observe::tracing(key.name.as_str(), tracing)),
         use_remote_address: Some(BoolValue { value: all.remote }),
         xff_num_trusted_hops: all.hops,

@@ -17,11 +17,13 @@ use xds_types::envoy::extensions::access_loggers::grpc::v3::{
 use xds_types::envoy::extensions::filters::http::header_to_metadata::v3::Config as HeaderToMetadata;
 use xds_types::envoy::extensions::filters::http::header_to_metadata::v3::config::{KeyValuePair, Rule};
 use xds_types::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::Tracing as EnvoyTracing;
-use xds_types::envoy::extensions::filters::network::http_connection_manager::v3::{HttpFilter, http_filter};
+use xds_types::envoy::extensions::filters::network::http_connection_manager::v3::{
+    HttpFilter, LocalReplyConfig, http_filter,
+};
 use xds_types::envoy::r#type::tracing::v3::{CustomTag, custom_tag};
 use xds_types::envoy::r#type::v3::Percent;
-use xds_types::google::protobuf::DoubleValue;
-use xds_types::portolan::config::v1::{AccessLog as Log, Gateway, HeaderMetadata, Tracing};
+use xds_types::google::protobuf::{DoubleValue, Struct};
+use xds_types::portolan::config::v1::{AccessLog as Log, Gateway, HeaderMetadata, LocalReplies, Tracing};
 
 use super::names;
 use crate::model::check::HEADER_METADATA;
@@ -65,17 +67,9 @@ fn service(gateway: &str, log: &Log) -> AccessLog {
 
 fn file(log: &Log) -> AccessLog {
     let Log { path, format, json, service: _, log_name: _ } = log;
-    let format = match (json, format.is_empty()) {
-        (Some(json), _) => Some(Format::JsonFormat(json.clone())),
-        (None, false) => {
-            // Envoy's formats end their own lines.
-            let line = if format.ends_with('\n') { format.clone() } else { format!("{format}\n") };
-            let specifier = Some(Specifier::InlineString(line));
-            Some(Format::TextFormatSource(DataSource { specifier, ..DataSource::default() }))
-        }
-        (None, true) => None,
-    };
-    let format = format.map(|f| {
+    // Envoy's formats end their own lines.
+    let end = if format.is_empty() || format.ends_with('\n') { "" } else { "\n" };
+    let format = formatted(&format!("{format}{end}"), json.as_ref()).map(|f| {
         AccessLogFormat::LogFormat(SubstitutionFormatString { format: Some(f), ..Default::default() })
     });
     let file = FileAccessLog { path: path.clone(), access_log_format: format };
@@ -84,6 +78,25 @@ fn file(log: &Log) -> AccessLog {
         config_type: Some(access_log::ConfigType::TypedConfig(pack(&file))),
         ..AccessLog::default()
     }
+}
+
+fn formatted(text: &str, json: Option<&Struct>) -> Option<Format> {
+    let text = (!text.is_empty()).then(|| {
+        let specifier = Some(Specifier::InlineString(text.to_owned()));
+        Format::TextFormatSource(DataSource { specifier, ..DataSource::default() })
+    });
+    json.map(|json| Format::JsonFormat(json.clone())).or(text)
+}
+
+/// What the proxy's own answers say.
+pub(super) fn local_replies(replies: &LocalReplies) -> LocalReplyConfig {
+    let LocalReplies { format, json, content_type } = replies;
+    let body_format = Some(SubstitutionFormatString {
+        format: formatted(format, json.as_ref()),
+        content_type: content_type.clone(),
+        ..SubstitutionFormatString::default()
+    });
+    LocalReplyConfig { body_format, ..LocalReplyConfig::default() }
 }
 
 fn grpc(service: &str) -> Option<GrpcService> {

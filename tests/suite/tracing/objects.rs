@@ -27,6 +27,7 @@ spec:
   listeners: [{{name: web, address: 127.0.0.1, port: {port}}}]
   metadata: [{{header: x-tenant, namespace: who, key: tenant, default: nobody}}]
   access_log: {{service: otel, log_name: shop-log}}
+  local_replies: {{json: {{status: \"%RESPONSE_CODE%\", said: \"%LOCAL_REPLY_BODY%\", tenant: \"%DYNAMIC_METADATA(who:tenant)%\"}}}}
   tracing:
     service: otel
     service_name: shop
@@ -39,7 +40,11 @@ spec: {{protocol: HTTP2}}
 ---
 kind: Route
 name: web
-spec: {{gateways: [edge], rules: [{{backends: [{{service: web}}]}}]}}
+spec:
+  gateways: [edge]
+  rules:
+  - {{matches: [{{exact: /gone}}], backends: [{{service: nobody}}]}}
+  - backends: [{{service: web}}]
 "
     );
     control.apply(&objects).await.unwrap();
@@ -73,6 +78,11 @@ spec: {{gateways: [edge], rules: [{{backends: [{{service: web}}]}}]}}
     for (tag, value) in [("method", "GET"), ("team", "shop")] {
         assert_eq!(span.tags.get(tag).map(String::as_str), Some(value), "{span:#?}");
     }
+    let answer = client.get(&format!("http://{web}/gone")).await.unwrap();
+    assert_eq!((answer.status, answer.header("content-type")), (503, "application/json"));
+    let said = answer.json().unwrap();
+    assert_eq!((&said["status"], &said["tenant"]), (&503.into(), &"nobody".into()), "{said}");
+    assert!(said["said"].as_str().is_some_and(|text| text.contains("no healthy upstream")), "{said}");
     let known = upstream_saw_a_trace(&client, &url).await;
     assert!(known, "the trace goes on to the service");
     eventually("log entries arrive", async || {

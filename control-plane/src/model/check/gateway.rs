@@ -17,6 +17,7 @@ pub(super) fn check(g: &Gateway, at: &mut Checker<'_>) {
         trusted_hops,
         tracing,
         metadata,
+        local_replies,
         service,
         patch: _,
     } = g;
@@ -81,6 +82,9 @@ pub(super) fn check(g: &Gateway, at: &mut Checker<'_>) {
         observe::tracing(tracing, at);
     }
     observe::header_metadata(metadata, at);
+    if let Some(replies) = local_replies {
+        observe::local_replies(replies, at);
+    }
     if let Some(limits) = limits {
         resilience::gateway(limits, at);
     }

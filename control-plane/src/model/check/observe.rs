@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::{Checker, format, header_name};
 use crate::model::{ServiceName, carries_bytes, listener_name};
 use xds_types::google::protobuf::{DoubleValue, Struct, Value, value::Kind};
-use xds_types::portolan::config::v1::{AccessLog, HeaderMetadata, Listener, Tracing};
+use xds_types::portolan::config::v1::{AccessLog, HeaderMetadata, Listener, LocalReplies, Tracing};
 
 /// Namespace of metadata out of headers, as Envoy has it by default.
 pub const HEADER_METADATA: &str = "envoy.filters.http.header_to_metadata";
@@ -68,6 +68,22 @@ pub(super) fn tracing(tracing: &Tracing, at: &mut Checker<'_>) {
         if let Err(message) = format(text) {
             at.error(path, message);
         }
+    }
+}
+
+pub(super) fn local_replies(replies: &LocalReplies, at: &mut Checker<'_>) {
+    let LocalReplies { format: text, json, content_type } = replies;
+    if text.is_empty() == json.is_none() {
+        at.error("spec.local_replies", "must have one of format and json");
+    }
+    if let Err(message) = format(&text.replace('\n', " ")) {
+        at.error("spec.local_replies.format", message);
+    }
+    if let Some(json) = json {
+        check_json("spec.local_replies.json", json, at);
+    }
+    if content_type.bytes().any(|b| b.is_ascii_control()) {
+        at.error("spec.local_replies.content_type", "is not the value of a header");
     }
 }
 

@@ -184,6 +184,8 @@ fn each_bad_field_is_named_with_its_path_and_reason() {
         (gateway(json!({"listeners": [{"port": 80}], "tracing": {"service": "a", "tags": {"t": "%X"}}})), "spec.tracing.tags[\"t\"]", "lone `%`"),
         (gateway(json!({"listeners": [{"port": 80}], "metadata": [{}]})), "spec.metadata[0].header", "must not be empty"),
         (gateway(json!({"listeners": [{"port": 80}], "metadata": [{"header": "a"}, {"header": "b", "key": "a"}]})), "spec.metadata[1].key", "twice"),
+        (gateway(json!({"listeners": [{"port": 80}], "local_replies": {}})), "spec.local_replies", "one of format and json"),
+        (gateway(json!({"listeners": [{"port": 80}], "local_replies": {"json": {"a": "%"}}})), "spec.local_replies.json[\"a\"]", "lone `%`"),
         (rule(json!({"priority": "HIGH", "respond": {"status": 200}})), "spec.rules[0].priority", "needs backends"),
         (mesh(json!({"priority": "HIGH", "backends": [{"service": "cart"}]})), "spec.rules[0].priority", "gRPC clients"),
         (route(json!({"rules": [{"backends": to}]})), "spec.gateways", "serves nobody"),
