@@ -105,11 +105,7 @@ pub async fn start(settings: &Settings, metrics: Metrics) -> Result<Running, Set
     let limited = tls::accept(ratelimit.0, xds_tls.clone(), stop.clone());
     tasks.spawn(ratelimit::serve(limited, limiter.clone(), settings.xds_max_connections, stop.clone()));
     let nodes = Arc::new(ads::Registry::new());
-    let options = ads::Options {
-        identifier: identifier.clone(),
-        max_age: settings.xds_max_age(),
-        ..ads::Options::default()
-    };
+    let options = ads::Options { identifier: identifier.clone(), ..ads::Options::default() };
     let streams = ads::Service::new(Arc::clone(handle.cache()), Arc::clone(&nodes), options);
     let stores = Stores { config: sources.config, services: sources.services };
     tasks.spawn(root::keep(handle.clone(), Arc::clone(&stores.config), stop.clone()));
@@ -130,10 +126,16 @@ pub async fn start(settings: &Settings, metrics: Metrics) -> Result<Running, Set
     let routes = routes.into_axum_router().merge(fleet.router());
     // Streams of proxies never end by themselves: the stop cuts them, and they come back to another replica.
     let proxies = settings.xds_max_connections;
-    let port = Port { connections: proxies, streams: ads::MAX_STREAMS, http1: false, call: None };
+    let port = Port {
+        connections: proxies,
+        streams: ads::MAX_STREAMS,
+        http1: false,
+        call: None,
+        age: settings.xds_max_age(),
+    };
     tasks.spawn(http::serve(tls::accept(xds.0, xds_tls, stop.clone()), routes, port, stop.clone()));
     let callers = settings.api_max_connections;
-    let port = Port { connections: callers, streams: MAX_CALLS, http1: true, call: Some(CALL) };
+    let port = Port { connections: callers, streams: MAX_CALLS, http1: true, call: Some(CALL), age: None };
     tasks.spawn(http::serve(tls::accept(api.0, api_tls, stop.clone()), router, port, stop.clone()));
 
     let running = Running { xds: xds.1, api: api.1, ratelimit: ratelimit.1, stop, tasks };

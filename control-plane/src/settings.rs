@@ -120,7 +120,7 @@ pub struct Settings {
     #[arg(long, env = "PORTOLAN_IDENTIFIER", value_name = "NAME")]
     pub identifier: Option<String>,
 
-    /// End each proxy's discovery stream after this many seconds, give or take a tenth, so that proxies spread over control
+    /// End each connection to the xDS port after this many seconds, give or take a tenth, so that proxies spread over control
     /// planes that came later; 0: never
     #[arg(long, env = "PORTOLAN_XDS_MAX_AGE", default_value_t = 1800, value_name = "SECONDS",
           value_parser = clap::value_parser!(u64).range(..=31_536_000))]
@@ -466,7 +466,7 @@ impl Settings {
         }
     }
 
-    /// Age at which discovery streams end.
+    /// Age at which connections to the xDS port end.
     pub fn xds_max_age(&self) -> Option<Duration> {
         Some(Duration::from_secs(self.xds_max_age)).filter(|age| !age.is_zero())
     }

@@ -392,9 +392,9 @@ async fn traffic_survives_the_loss_of_consul_and_of_the_control_plane() {
     join_all(each).await;
 }
 
-/// Streams end at their age, and their clients come back, perhaps to another replica, without a failed request.
+/// Connections end at their age, and their clients come back, perhaps to another replica, without a failed request.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn streams_end_at_their_age_and_nobody_notices() {
+async fn connections_end_at_their_age_and_nobody_notices() {
     let one = async |peer: Peer| {
         let control = Control::start(&["--xds-max-age=1"]).await.unwrap();
         let upstream = Upstream::start("one").await.unwrap();
@@ -406,8 +406,8 @@ async fn streams_end_at_their_age_and_nobody_notices() {
         eventually("it has connected three times", async || {
             assert_eq!(traffic.never_fails().await, "one");
             let status = control.status().await?;
-            connected.extend(status["nodes"][0]["connected"].as_str().map(str::to_owned));
-            ensure!(connected.len() >= 3, "{connected:?}");
+            connected.extend(status["nodes"][0]["peer"].as_str().map(str::to_owned));
+            ensure!(connected.len() >= 3, "{peer:?} from {connected:?}");
             Ok(())
         })
         .await;

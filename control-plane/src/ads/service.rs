@@ -5,12 +5,10 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
-use std::time::Duration;
 
 use futures_util::StreamExt;
 use http::header::{self, HeaderValue};
 use prost::Message;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 use tonic::metadata::MetadataValue;
@@ -23,7 +21,7 @@ use xds_types::google::rpc;
 use super::session::{Limits, Request};
 use super::stream::{self, Context, Inbound};
 use super::wire::{self, RequestDecoder};
-use super::{Mode, Peer, Registry, delta, sotw};
+use super::{Leaving, Mode, Peer, Registry, delta, sotw};
 use crate::snapshot::Cache;
 
 /// Largest request, bytes: room for some hundred thousand names.
@@ -39,9 +37,6 @@ pub struct Options {
     pub identifier: String,
     /// What one stream may ask for.
     pub limits: Limits,
-    /// Age at which a stream ends, so that clients spread over replicas anew; 10 % are added or taken away at
-    /// random. `None`: never (point 29).
-    pub max_age: Option<Duration>,
     /// Ends every stream when cancelled.
     pub stop: CancellationToken,
 }
@@ -51,7 +46,6 @@ impl Default for Options {
         Self {
             identifier: "portolan-control".to_owned(),
             limits: Limits::default(),
-            max_age: None,
             stop: CancellationToken::new(),
         }
     }
@@ -106,8 +100,6 @@ impl Service {
 
     fn context(&self, mode: Mode, only: Option<ResourceType>, request: &http::Extensions) -> Context {
         let shared = &self.shared;
-        let until =
-            shared.options.max_age.map(|age| Instant::now() + age.mul_f64(0.9 + 0.2 * fastrand::f64()));
         Context {
             mode,
             only,
@@ -116,8 +108,7 @@ impl Service {
             identifier: shared.identifier.clone(),
             cache: shared.cache.clone(),
             registry: shared.registry.clone(),
-            until,
-            stop: shared.options.stop.clone(),
+            stop: request.get::<Leaving>().map_or_else(|| shared.options.stop.clone(), |l| l.0.clone()),
         }
     }
 }

@@ -4,6 +4,7 @@
 //! silent clients cannot keep others out.
 
 use super::tls::Conn;
+use crate::ads::Leaving;
 use axum::Router;
 use axum::body::Body;
 use axum::http::StatusCode;
@@ -44,6 +45,8 @@ pub(super) struct Port {
     pub http1: bool,
     /// A request must be received, and its answer begin, within this time. `None`: answers may begin when requests end.
     pub call: Option<Duration>,
+    /// A connection is asked to end at this age, 10 % more or less at random. `None`: never.
+    pub age: Option<Duration>,
 }
 
 /// Serves connections until stopped.
@@ -73,10 +76,14 @@ pub(super) async fn serve(
             () = stop.cancelled() => break,
         };
         let (slot, Some(stream)) = next else { break };
-        let router = router.clone().layer(axum::Extension(stream.peer.clone()));
+        let leaving = CancellationToken::new();
+        let router = router
+            .clone()
+            .layer(axum::Extension(stream.peer.clone()))
+            .layer(axum::Extension(Leaving(leaving.clone())));
         let builder = Arc::clone(&builder);
         connections.spawn(async move {
-            one(&builder, stream, router, port.call).await;
+            one(&builder, stream, router, port, leaving).await;
             drop(slot);
         });
         while connections.try_join_next().is_some() {}
@@ -89,7 +96,8 @@ async fn one(
     builder: &auto::Builder<TokioExecutor>,
     stream: Conn,
     router: Router,
-    deadline: Option<Duration>,
+    port: Port,
+    leaving: CancellationToken,
 ) {
     let use_of = Use::default();
     let counted = {
@@ -98,7 +106,7 @@ async fn one(
             let (mut router, asked) = (router.clone(), use_of.begin());
             async move {
                 let answer = tower::Service::call(&mut router, request.map(Body::new));
-                let answer = match deadline {
+                let answer = match port.call {
                     None => answer.await?,
                     Some(deadline) => match tokio::time::timeout(deadline, answer).await {
                         Ok(answer) => answer?,
@@ -111,13 +119,26 @@ async fn one(
     };
     let served = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(counted));
     let mut served = pin!(served);
+    let of_age = async {
+        match port.age {
+            Some(age) => tokio::time::sleep(age.mul_f64(0.9 + 0.2 * fastrand::f64())).await,
+            None => std::future::pending().await,
+        }
+    };
     let ended = tokio::select! {
-        ended = served.as_mut() => ended,
-        () = use_of.ends() => {
+        ended = served.as_mut() => Some(ended),
+        () = use_of.ends() => None,
+        () = of_age => None,
+    };
+    let ended = match ended {
+        Some(ended) => ended,
+        None => {
+            // First the client is told to begin nothing new here, then what would not end by itself ends.
             served.as_mut().graceful_shutdown();
+            leaving.cancel();
             match tokio::time::timeout(GRACE, served).await {
                 Ok(ended) => ended,
-                Err(_) => return debug!("connection without requests closed"),
+                Err(_) => return debug!("connection closed"),
             }
         }
     };

@@ -89,6 +89,6 @@ pub(super) async fn serve(
     stop: CancellationToken,
 ) {
     let routes = tonic::service::Routes::new(limiter.server()).into_axum_router();
-    let port = Port { connections, streams: MAX_CALLS, http1: false, call: None };
+    let port = Port { connections, streams: MAX_CALLS, http1: false, call: None, age: None };
     http::serve(accepted, routes, port, stop).await;
 }

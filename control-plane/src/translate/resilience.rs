@@ -231,7 +231,7 @@ fn limits(l: &ServiceLimits, dialect: Dialect) -> CircuitBreakers {
         .as_ref()
         .map(|n| Thresholds { max_connections: uint(n.value), ..Thresholds::default() });
     // The same for each priority, counted apart.
-    let high = Thresholds { priority: RoutingPriority::High.into(), ..all.clone() };
+    let high = Thresholds { priority: RoutingPriority::High.into(), ..all };
     CircuitBreakers { thresholds: vec![all, high], per_host_thresholds: each.into_iter().collect() }
 }
 
