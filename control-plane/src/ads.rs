@@ -17,6 +17,6 @@ mod stream;
 mod subscription;
 mod wire;
 
-pub use node::{Node, Peer};
+pub use node::{Leaving, Node, Peer};
 pub use registry::{Mode, Nack, NodeStatus, Refusal, Registry, StreamId, TypeStatus};
-pub use service::{Options, Service, routes};
+pub use service::{MAX_STREAMS, Options, Service, routes};

@@ -11,6 +11,7 @@ use crate::source::keys::{self, Key};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -207,10 +208,16 @@ fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, std::io::Error> {
     }
 }
 
+/// The file is on disk before it takes the place of the one before, and the rename when this returns: after a loss of power
+/// one of both is there, whole.
 fn write<T: Serialize>(path: &Path, file: &T) -> Result<(), std::io::Error> {
     let new = path.with_extension("new");
-    std::fs::write(&new, serde_json::to_vec(file)?)?;
-    std::fs::rename(&new, path)
+    let mut out = std::fs::File::create(&new)?;
+    out.write_all(&serde_json::to_vec(file)?)?;
+    out.sync_all()?;
+    std::fs::rename(&new, path)?;
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    std::fs::File::open(dir)?.sync_all()
 }
 
 #[cfg(test)]

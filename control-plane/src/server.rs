@@ -6,6 +6,7 @@ mod root;
 mod stages;
 mod tls;
 
+use self::http::Port;
 use crate::ads;
 use crate::api::rest::{MakeBootstrap, Metrics};
 use crate::api::{Api, Guarded, Stores, grpc, rest};
@@ -19,14 +20,17 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 /// Longest interval of reports: three of them fit in the time for which one counts.
 const MAX_REPORT_S: u32 = 20;
+
+/// Calls under way on one connection to the API.
+const MAX_CALLS: u32 = 256;
+/// A call of the API must be sent whole, and answered, within this time.
+const CALL: Duration = Duration::from_secs(60);
 
 /// How long open calls may go on after the stop.
 const GRACE: Duration = Duration::from_secs(2);
@@ -99,7 +103,7 @@ pub async fn start(settings: &Settings, metrics: Metrics) -> Result<Running, Set
 
     let limiter = ratelimit::start(&settings.ratelimit, &handle, &stop, &mut tasks)?;
     let limited = tls::accept(ratelimit.0, xds_tls.clone(), stop.clone());
-    tasks.spawn(ratelimit::serve(limited, limiter.clone(), stop.clone()));
+    tasks.spawn(ratelimit::serve(limited, limiter.clone(), settings.xds_max_connections, stop.clone()));
     let nodes = Arc::new(ads::Registry::new());
     let options = ads::Options { identifier: identifier.clone(), ..ads::Options::default() };
     let streams = ads::Service::new(Arc::clone(handle.cache()), Arc::clone(&nodes), options);
@@ -119,9 +123,20 @@ pub async fn start(settings: &Settings, metrics: Metrics) -> Result<Running, Set
     }
     // Proxies reach the rate-limit and the metrics service over the cluster that they have for xDS.
     let routes = streams.routes().add_service(limiter.server());
-    let routes = routes.into_axum_router().merge(fleet.router()).into();
-    tasks.spawn(serve_xds(tls::accept(xds.0, xds_tls, stop.clone()), routes, stop.clone()));
-    tasks.spawn(http::serve(tls::accept(api.0, api_tls, stop.clone()), router, stop.clone()));
+    let routes = routes.into_axum_router().merge(fleet.router());
+    // Streams of proxies never end by themselves: the stop cuts them, and they come back to another replica.
+    let proxies = settings.xds_max_connections;
+    let port = Port {
+        connections: proxies,
+        streams: ads::MAX_STREAMS,
+        http1: false,
+        call: None,
+        age: settings.xds_max_age(),
+    };
+    tasks.spawn(http::serve(tls::accept(xds.0, xds_tls, stop.clone()), routes, port, stop.clone()));
+    let callers = settings.api_max_connections;
+    let port = Port { connections: callers, streams: MAX_CALLS, http1: true, call: Some(CALL), age: None };
+    tasks.spawn(http::serve(tls::accept(api.0, api_tls, stop.clone()), router, port, stop.clone()));
 
     let running = Running { xds: xds.1, api: api.1, ratelimit: ratelimit.1, stop, tasks };
     if let Some(path) = &settings.address_path {
@@ -150,23 +165,6 @@ async fn bind(
     let listener = TcpListener::bind(address).await.map_err(fail)?;
     let bound = listener.local_addr().map_err(fail)?;
     Ok((listener, bound))
-}
-
-async fn serve_xds(
-    connections: mpsc::Receiver<tls::Conn>,
-    routes: tonic::service::Routes,
-    stop: CancellationToken,
-) {
-    let connections = ReceiverStream::new(connections);
-    let incoming = tokio_stream::StreamExt::map(connections, Ok::<_, std::io::Error>);
-    let served = ads::Service::server().add_routes(routes).serve_with_incoming(incoming);
-    tokio::select! {
-        // Streams of proxies never end by themselves: they are cut, and come back to another replica.
-        () = stop.cancelled() => {}
-        ended = served => if let Err(error) = ended {
-            tracing::error!(error = &error as &dyn std::error::Error, "xDS server ended");
-        },
-    }
 }
 
 /// Bootstraps for `GET /api/v1/bootstrap`; the xDS address is ours unless another is given.

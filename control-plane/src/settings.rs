@@ -47,6 +47,16 @@ pub struct Settings {
     #[arg(long, env = "PORTOLAN_API_ADDRESS", default_value = "127.0.0.1:18080", value_name = "IP:PORT")]
     pub api_address: SocketAddr,
 
+    /// Connections to the xDS port at a time, and to the rate-limit service's; more wait
+    #[arg(long, env = "PORTOLAN_XDS_MAX_CONNECTIONS", default_value_t = 16_384, value_name = "N",
+          value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub xds_max_connections: u32,
+
+    /// Connections to the API's port at a time; more wait
+    #[arg(long, env = "PORTOLAN_API_MAX_CONNECTIONS", default_value_t = 1024, value_name = "N",
+          value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub api_max_connections: u32,
+
     /// PEM file with the certificate chain of the xDS port. Read again when it changes, as are the other files of TLS
     #[arg(long, env = "PORTOLAN_XDS_CERT_FILE", requires = "xds_key_file", value_name = "FILE")]
     pub xds_cert_file: Option<PathBuf>,
@@ -109,6 +119,12 @@ pub struct Settings {
     /// Name of this replica, told to proxies. Default: the host's name
     #[arg(long, env = "PORTOLAN_IDENTIFIER", value_name = "NAME")]
     pub identifier: Option<String>,
+
+    /// End each connection to the xDS port after this many seconds, give or take a tenth, so that proxies spread over control
+    /// planes that came later; 0: never
+    #[arg(long, env = "PORTOLAN_XDS_MAX_AGE", default_value_t = 1800, value_name = "SECONDS",
+          value_parser = clap::value_parser!(u64).range(..=31_536_000))]
+    pub xds_max_age: u64,
 
     /// User of etcd
     #[arg(long, env = "PORTOLAN_ETCD_USER", requires = "etcd_password_file", value_name = "NAME")]
@@ -448,6 +464,11 @@ impl Settings {
             window: Duration::from_secs(self.mass_loss_window),
             longest: Some(Duration::from_secs(self.mass_loss_hold)).filter(|hold| !hold.is_zero()),
         }
+    }
+
+    /// Age at which connections to the xDS port end.
+    pub fn xds_max_age(&self) -> Option<Duration> {
+        Some(Duration::from_secs(self.xds_max_age)).filter(|age| !age.is_zero())
     }
 
     /// How long a build waits for more changes: quiet time and longest.

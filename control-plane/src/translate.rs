@@ -16,6 +16,7 @@ mod grpc;
 mod hosts;
 mod listener;
 mod names;
+mod observe;
 mod parts;
 mod patch;
 mod policy;

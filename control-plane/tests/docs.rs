@@ -7,7 +7,7 @@ use std::path::Path;
 use xds_types::resource;
 use xds_types::text::Source;
 
-const DOCUMENTS: [&str; 3] = ["resources.md", "rate-limit-service.md", "tcp.md"];
+const DOCUMENTS: [&str; 4] = ["resources.md", "rate-limit-service.md", "tcp.md", "tracing.md"];
 
 fn examples(document: &str) -> Vec<String> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs").join(document);

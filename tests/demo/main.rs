@@ -21,8 +21,6 @@ use tempfile::TempDir;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
-/// Time each share of traffic is shown for.
-const ACT: Duration = Duration::from_secs(2);
 /// Concurrent clients of the load.
 const CLIENTS: usize = 8;
 /// Answers 500 that make a canary bad.
@@ -39,6 +37,9 @@ struct Options {
     /// End after the show instead of waiting for Ctrl-C
     #[arg(long)]
     once: bool,
+    /// Time that each share of traffic is shown for
+    #[arg(long, default_value_t = 2000, value_name = "MS")]
+    act_ms: u64,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -110,7 +111,7 @@ async fn show(options: &Options) -> Result<()> {
     println!("  {portolan} --api http://{} status", control.api);
     println!("  {portolan} --api http://{} bootstrap --group edge   # for a real Envoy\n", control.api);
 
-    services.extend(acts(&control, &dir, web).await?);
+    services.extend(acts(&control, &dir, web, Duration::from_millis(options.act_ms)).await?);
     if options.once {
         return Ok(());
     }
@@ -123,6 +124,8 @@ struct Stage<'a> {
     control: &'a Control,
     dir: &'a TempDir,
     load: Arc<Load>,
+    /// Time each share of traffic is shown for.
+    act: Duration,
 }
 
 impl Stage<'_> {
@@ -130,7 +133,7 @@ impl Stage<'_> {
     async fn share(&self, backends: &[(&str, u32)]) -> Result<()> {
         self.control.apply(&route(backends)).await?;
         let before = self.load.seen();
-        tokio::time::sleep(ACT).await;
+        tokio::time::sleep(self.act).await;
         let after = self.load.seen();
         let grown = |name: &str| after.get(name).unwrap_or(&0) - before.get(name).unwrap_or(&0);
         let shares: Vec<_> = backends.iter().map(|(name, weight)| format!("{name} {weight:>3}")).collect();
@@ -170,7 +173,7 @@ impl Stage<'_> {
         self.control.apply(&route(&[("green", 100)])).await?;
         eventually("the canary answers no more", async || {
             let before = self.load.broken.load(Relaxed);
-            tokio::time::sleep(ACT / 4).await;
+            tokio::time::sleep(self.act / 4).await;
             let more = self.load.broken.load(Relaxed) - before;
             ensure!(more == 0, "{more} more answers");
             Ok(())
@@ -190,13 +193,13 @@ impl Stage<'_> {
 }
 
 /// Changes routes under load and counts what every client saw. Answers the instances that it started.
-async fn acts(control: &Control, dir: &TempDir, web: SocketAddr) -> Result<Vec<Process>> {
+async fn acts(control: &Control, dir: &TempDir, web: SocketAddr, act: Duration) -> Result<Vec<Process>> {
     let load = Arc::new(Load::default());
     let mut clients = JoinSet::new();
     for _ in 0..CLIENTS {
         clients.spawn(Arc::clone(&load).run(web));
     }
-    let stage = Stage { control, dir, load };
+    let stage = Stage { control, dir, load, act };
 
     println!("a route change under load ({CLIENTS} clients), no restart:");
     for backends in

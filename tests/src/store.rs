@@ -13,9 +13,34 @@ use tempfile::TempDir;
 pub struct Etcd {
     dir: TempDir,
     program: &'static str,
+    member: Member,
+    process: Process,
+}
+
+/// What one node of etcd is told.
+#[derive(Clone, Debug)]
+struct Member {
+    name: String,
     client_port: u16,
     peer_port: u16,
-    process: Process,
+    /// All members and where they meet, as `--initial-cluster` has them.
+    cluster: String,
+}
+
+impl Member {
+    /// The members of a cluster, on ports of their own.
+    fn cluster<const N: usize>() -> Result<[Self; N]> {
+        let mut ports = [(0, 0); N];
+        for pair in &mut ports {
+            *pair = (free_port()?, free_port()?);
+        }
+        let all = ports.iter().enumerate().map(|(i, (_, peer))| format!("t{i}=http://127.0.0.1:{peer}"));
+        let cluster = all.collect::<Vec<_>>().join(",");
+        Ok(std::array::from_fn(|i| {
+            let (client_port, peer_port) = ports[i];
+            Self { name: format!("t{i}"), client_port, peer_port, cluster: cluster.clone() }
+        }))
+    }
 }
 
 impl Etcd {
@@ -32,17 +57,34 @@ impl Etcd {
     /// # Errors
     /// It is not installed or does not start.
     pub async fn start_version(program: &'static str) -> Result<Self> {
-        let dir = TempDir::new()?;
-        let (client_port, peer_port) = (free_port()?, free_port()?);
-        let process = Self::spawn(program, &dir, client_port, peer_port)?;
-        let mut etcd = Self { dir, program, client_port, peer_port, process };
+        let [member] = Member::cluster()?;
+        let mut etcd = Self::launch(program, member)?;
         etcd.ready().await?;
         Ok(etcd)
     }
 
+    /// Starts three nodes that are one etcd, and waits until they have a leader.
+    ///
+    /// # Errors
+    /// It is not installed or does not start.
+    pub async fn start_three() -> Result<[Self; 3]> {
+        let [a, b, c] = Member::cluster()?.map(|member| Self::launch("etcd", member));
+        let mut all = [a?, b?, c?];
+        for etcd in &mut all {
+            etcd.ready().await?;
+        }
+        Ok(all)
+    }
+
+    fn launch(program: &'static str, member: Member) -> Result<Self> {
+        let dir = TempDir::new()?;
+        let process = Self::spawn(program, &dir, &member)?;
+        Ok(Self { dir, program, member, process })
+    }
+
     /// `host:port` for clients.
     pub fn endpoint(&self) -> String {
-        format!("127.0.0.1:{}", self.client_port)
+        format!("127.0.0.1:{}", self.member.client_port)
     }
 
     /// Kills it; the data stays.
@@ -56,7 +98,7 @@ impl Etcd {
     /// It does not start.
     pub async fn restart(&mut self) -> Result<()> {
         self.process.kill();
-        self.process = Self::spawn(self.program, &self.dir, self.client_port, self.peer_port)?;
+        self.process = Self::spawn(self.program, &self.dir, &self.member)?;
         self.ready().await
     }
 
@@ -67,12 +109,12 @@ impl Etcd {
     /// It is not installed, does not start, or does not turn authentication on.
     pub async fn start_secured(authority: &Authority, password: &str) -> Result<Self> {
         let dir = TempDir::new()?;
-        let (client_port, peer_port) = (free_port()?, free_port()?);
+        let [member] = Member::cluster()?;
         let (chain, key) = authority.issue(&["127.0.0.1", "localhost"])?.write(dir.path(), "etcd")?;
-        let client = format!("https://127.0.0.1:{client_port}");
-        let peer = format!("http://127.0.0.1:{peer_port}");
+        let client = format!("https://127.0.0.1:{}", member.client_port);
+        let peer = format!("http://127.0.0.1:{}", member.peer_port);
         let args = [
-            "--name=t".to_owned(),
+            format!("--name={}", member.name),
             format!("--data-dir={}", dir.path().join("data").display()),
             format!("--listen-client-urls={client}"),
             format!("--advertise-client-urls={client}"),
@@ -80,7 +122,7 @@ impl Etcd {
             format!("--key-file={}", key.display()),
             format!("--listen-peer-urls={peer}"),
             format!("--initial-advertise-peer-urls={peer}"),
-            format!("--initial-cluster=t={peer}"),
+            format!("--initial-cluster={}", member.cluster),
         ];
         let mut process = Process::spawn("etcd", &installed("etcd"), args, &[], dir.path())?;
         let tls = etcd_client::TlsOptions::new()
@@ -99,20 +141,22 @@ impl Etcd {
             }
         })
         .await;
-        Ok(Self { dir, program: "etcd", client_port, peer_port, process })
+        Ok(Self { dir, program: "etcd", member, process })
     }
 
-    fn spawn(program: &str, dir: &TempDir, client: u16, peer: u16) -> Result<Process> {
-        let (client, peer) = (format!("http://127.0.0.1:{client}"), format!("http://127.0.0.1:{peer}"));
+    fn spawn(program: &str, dir: &TempDir, member: &Member) -> Result<Process> {
+        let Member { name, client_port, peer_port, cluster } = member;
+        let (client, peer) =
+            (format!("http://127.0.0.1:{client_port}"), format!("http://127.0.0.1:{peer_port}"));
         let data = dir.path().join("data");
         let args = [
-            "--name=t".to_owned(),
+            format!("--name={name}"),
             format!("--data-dir={}", data.display()),
             format!("--listen-client-urls={client}"),
             format!("--advertise-client-urls={client}"),
             format!("--listen-peer-urls={peer}"),
             format!("--initial-advertise-peer-urls={peer}"),
-            format!("--initial-cluster=t={peer}"),
+            format!("--initial-cluster={cluster}"),
         ];
         Process::spawn("etcd", &installed(program), args, &[], dir.path())
     }
@@ -122,7 +166,7 @@ impl Etcd {
         eventually("etcd answers", async || -> Result<()> {
             self.process.check()?;
             let mut client = etcd_client::Client::connect([&endpoint], None).await?;
-            client.status().await?;
+            ensure!(client.status().await?.leader() != 0, "it has no leader");
             Ok(())
         })
         .await;

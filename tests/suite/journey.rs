@@ -6,13 +6,16 @@ use e2e::client::Client;
 use e2e::control::Control;
 use e2e::envoy::Envoy;
 use e2e::eventually;
+use e2e::eventually::PATIENCE;
 use e2e::grpc::GrpcClient;
+use e2e::process::{Process, built};
 use e2e::proxy;
 use e2e::store::{Consul, Etcd};
 use e2e::upstream::Upstream;
+use futures_util::future::join_all;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Who asks the control plane and carries traffic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +24,14 @@ enum Peer {
     Envoy { delta: bool },
     Grpc,
 }
+
+const EVERY_PEER: [Peer; 5] = [
+    Peer::Ours { delta: true },
+    Peer::Ours { delta: false },
+    Peer::Envoy { delta: true },
+    Peer::Envoy { delta: false },
+    Peer::Grpc,
+];
 
 /// A running client.
 enum Traffic {
@@ -209,7 +220,7 @@ journeys! {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_failed_consul_check_takes_an_instance_out_and_its_recovery_brings_it_back() {
-    for peer in [Peer::Ours { delta: true }, Peer::Envoy { delta: true }] {
+    for peer in EVERY_PEER {
         let consul = Consul::start().await.unwrap();
         let control = Control::start(&["--store", &format!("consul://{}", consul.endpoint())]).await.unwrap();
         let one = Upstream::start("one").await.unwrap();
@@ -283,51 +294,201 @@ async fn services_come_from_consul_while_configuration_is_in_etcd() {
     Traffic::start(Peer::Ours { delta: true }, &control).await.unwrap().reaches("one").await;
 }
 
+/// A store that goes away and comes back.
+enum Remote {
+    Etcd(Etcd),
+    Consul(Consul),
+}
+
+impl Remote {
+    fn url(&self) -> String {
+        match self {
+            Self::Etcd(etcd) => format!("etcd://{}", etcd.endpoint()),
+            Self::Consul(consul) => format!("consul://{}", consul.endpoint()),
+        }
+    }
+
+    fn kill(&mut self) {
+        match self {
+            Self::Etcd(etcd) => etcd.kill(),
+            Self::Consul(consul) => consul.kill(),
+        }
+    }
+
+    async fn restart(&mut self) -> Result<()> {
+        match self {
+            Self::Etcd(etcd) => etcd.restart().await,
+            Self::Consul(consul) => consul.restart().await,
+        }
+    }
+}
+
 /// The store away, then the control plane away: traffic goes on, and what changed meanwhile arrives.
+async fn survives_losses(mut store: Remote, peer: Peer) {
+    let mut control = Control::start(&["--store", &store.url()]).await.unwrap();
+    let (one, two) = (Upstream::start("one").await.unwrap(), Upstream::start("two").await.unwrap());
+    control.register("web", "one", one.addr, None).await.unwrap();
+    control.register("other", "other", two.addr, None).await.unwrap();
+    let port = e2e::process::free_port().unwrap();
+    control.apply(&objects(port, 100, 0)).await.unwrap();
+    let traffic = Traffic::start(peer, &control).await.unwrap();
+    traffic.reaches("one").await;
+    eventually("the last good state is on disk", async || {
+        let text = std::fs::read_to_string(control.dir().join("data/last-good.json"))?;
+        ensure!(text.contains("/web/one") || text.contains("/web/t/one"), "{text}");
+        ensure!(text.contains("/route/web"), "{text}");
+        Ok(())
+    })
+    .await;
+
+    store.kill();
+    assert_eq!(traffic.ask().await.unwrap(), "one", "{peer:?}: the store is away, traffic goes on");
+    control.kill();
+    assert_eq!(traffic.ask().await.unwrap(), "one", "{peer:?}: the control plane is away, traffic goes on");
+    control.restart().await.unwrap();
+    eventually("the control plane serves its last good state without the store", async || {
+        let answer = control.call("GET", "/readyz", "").await?;
+        ensure!(answer.status == 200, "{}", answer.text());
+        Ok(())
+    })
+    .await;
+    let group = if peer == Peer::Grpc { "mesh" } else { "edge" };
+    eventually("the client has come back", async || {
+        let status = control.status().await?;
+        ensure!(status["nodes"][0]["group"] == group, "{status}");
+        Ok(())
+    })
+    .await;
+    let answered = traffic.ask().await.unwrap();
+    assert_eq!(answered, "one", "{peer:?}: what a restarted control plane says changes nothing");
+
+    store.restart().await.unwrap();
+    eventually("writes work again", async || control.apply(&objects(port, 0, 100)).await).await;
+    if matches!(store, Remote::Consul(_)) {
+        // It has forgotten its instances.
+        for (service, upstream) in [("web", &one), ("other", &two)] {
+            let id = if service == "web" { "one" } else { "other" };
+            eventually("registrations work again", async || {
+                control.register(service, id, upstream.addr, None).await
+            })
+            .await;
+        }
+    }
+    traffic.reaches("two").await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn traffic_survives_the_loss_of_the_store_and_of_the_control_plane() {
-    for peer in [Peer::Ours { delta: true }, Peer::Ours { delta: false }, Peer::Envoy { delta: true }] {
-        let mut etcd = Etcd::start().await.unwrap();
-        let mut control = Control::start(&["--store", &format!("etcd://{}", etcd.endpoint())]).await.unwrap();
-        let (one, two) = (Upstream::start("one").await.unwrap(), Upstream::start("two").await.unwrap());
-        control.register("web", "one", one.addr, None).await.unwrap();
-        control.register("other", "other", two.addr, None).await.unwrap();
-        let port = e2e::process::free_port().unwrap();
-        control.apply(&objects(port, 100, 0)).await.unwrap();
+async fn traffic_survives_the_loss_of_etcd_and_of_the_control_plane() {
+    let each = EVERY_PEER
+        .map(|peer| async move { survives_losses(Remote::Etcd(Etcd::start().await.unwrap()), peer).await });
+    join_all(each).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn traffic_survives_the_loss_of_consul_and_of_the_control_plane() {
+    let each = EVERY_PEER.map(|peer| async move {
+        survives_losses(Remote::Consul(Consul::start().await.unwrap()), peer).await
+    });
+    join_all(each).await;
+}
+
+/// Connections end at their age, and their clients come back, perhaps to another replica, without a failed request.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_end_at_their_age_and_nobody_notices() {
+    let one = async |peer: Peer| {
+        let control = Control::start(&["--xds-max-age=1"]).await.unwrap();
+        let upstream = Upstream::start("one").await.unwrap();
+        control.register("web", "one", upstream.addr, None).await.unwrap();
+        control.apply(&objects(e2e::process::free_port().unwrap(), 100, 0)).await.unwrap();
         let traffic = Traffic::start(peer, &control).await.unwrap();
         traffic.reaches("one").await;
-        eventually("the last good state is on disk", async || {
-            let text = std::fs::read_to_string(control.dir().join("data/last-good.json"))?;
-            ensure!(text.contains("/web/one") && text.contains("/route/web"), "{text}");
-            Ok(())
-        })
-        .await;
-
-        etcd.kill();
-        assert_eq!(traffic.ask().await.unwrap(), "one", "the store is away, traffic goes on");
-        control.kill();
-        assert_eq!(traffic.ask().await.unwrap(), "one", "the control plane is away, traffic goes on");
-        control.restart().await.unwrap();
-        eventually("the control plane serves its last good state without the store", async || {
-            let answer = control.call("GET", "/readyz", "").await?;
-            ensure!(answer.status == 200, "{}", answer.text());
-            Ok(())
-        })
-        .await;
-        eventually("the proxy has come back", async || {
+        let mut connected = BTreeSet::new();
+        eventually("it has connected three times", async || {
+            assert_eq!(traffic.never_fails().await, "one");
             let status = control.status().await?;
-            ensure!(status["nodes"][0]["group"] == "edge", "{status}");
+            connected.extend(status["nodes"][0]["peer"].as_str().map(str::to_owned));
+            ensure!(connected.len() >= 3, "{peer:?} from {connected:?}");
             Ok(())
         })
         .await;
-        assert_eq!(
-            traffic.ask().await.unwrap(),
-            "one",
-            "what a restarted control plane says changes nothing"
-        );
+    };
+    join_all(EVERY_PEER.map(one)).await;
+}
 
-        etcd.restart().await.unwrap();
-        eventually("writes work again", async || control.apply(&objects(port, 0, 100)).await).await;
-        traffic.reaches("two").await;
+/// What the tool registers and keeps stays as long as the tool does.
+async fn kept_by_the_tool(control: Control) {
+    let listed = async || -> Result<bool> {
+        let answer = control.call("GET", "/api/v1/services/web/instances", "").await?;
+        ensure!(answer.status == 200, "{} {}", answer.status, answer.text());
+        let found = answer.json()?["instances"].as_array().cloned().unwrap_or_default();
+        let is_it = |i: &serde_json::Value| {
+            i["id"].as_str().is_some_and(|id| id.ends_with("one")) && i["health"] != "UNHEALTHY"
+        };
+        Ok(found.iter().any(|i| is_it(&i["instance"])))
+    };
+    let until = async |there: bool, what: &str| {
+        eventually(what, async || {
+            ensure!(listed().await? == there, "not yet");
+            Ok(())
+        })
+        .await;
+    };
+    let dir = tempfile::TempDir::new().unwrap();
+    let tool = || {
+        let api = format!("http://{}", control.api);
+        let args = ["--api", &api, "register", "web", "127.0.0.1:80", "--id=one", "--ttl=2", "--keep"];
+        Process::spawn("tool", &built("portolan").unwrap(), args, &[], dir.path()).unwrap()
+    };
+    let mut first = tool();
+    until(true, "it is registered").await;
+    let start = Instant::now();
+    while start.elapsed() < 3 * TTL {
+        assert!(listed().await.unwrap(), "after {:?}: {}", start.elapsed(), first.log());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    first.kill();
+    until(false, "it expires when nobody renews it").await;
+    let mut second = tool();
+    until(true, "it is registered again").await;
+    second.signal("INT").unwrap();
+    let (ended, log) =
+        tokio::task::spawn_blocking(move || (second.wait(PATIENCE), second.log())).await.unwrap();
+    assert!(ended.unwrap().success(), "{log}");
+    let ended = Instant::now();
+    until(false, "it deregisters when it ends").await;
+    assert!(ended.elapsed() < TTL / 2, "{:?}: it did not expire", ended.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_tool_keeps_an_instance_registered_on_every_store() {
+    let (etcd, consul) = (Etcd::start().await.unwrap(), Consul::start().await.unwrap());
+    let (etcd_url, consul_url) =
+        (format!("etcd://{}", etcd.endpoint()), format!("consul://{}", consul.endpoint()));
+    let on = async |store: &str| {
+        let control = Control::start(&["--store", store]).await.unwrap();
+        eventually("the store is there", async || {
+            ensure!(control.call("GET", "/readyz", "").await?.status == 200, "not yet");
+            Ok(())
+        })
+        .await;
+        kept_by_the_tool(control).await;
+    };
+    tokio::join!(on("embedded"), on(&etcd_url), on(&consul_url));
+}
+
+/// What `make demo` shows, in a hurry.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_demo_ends_without_a_failed_request() {
+    let dir = tempfile::TempDir::new().unwrap();
+    let port = e2e::process::free_port().unwrap();
+    let args = ["--once".to_owned(), format!("--port={port}"), "--act-ms=300".to_owned()];
+    let mut demo = Process::spawn("demo", &built("portolan-demo").unwrap(), args, &[], dir.path()).unwrap();
+    let waited = tokio::task::spawn_blocking(move || (demo.wait(3 * PATIENCE), demo.log())).await.unwrap();
+    let (ended, log) = waited;
+    assert!(ended.unwrap().success(), "{log}");
+    let told = log.lines().rfind(|l| l.starts_with("in all:")).unwrap_or_default();
+    assert!(told.ends_with(" 0 failures"), "{log}");
+    for act in ["blue  50 / green  50", "found bad after", "green   0 / canary 100", "  canary 100"] {
+        assert!(log.contains(act), "{act}:\n{log}");
     }
 }

@@ -6,9 +6,11 @@ use e2e::control::Control;
 use e2e::envoy::Envoy;
 use e2e::grpc::GrpcClient;
 use e2e::upstream::Upstream;
+use e2e::wire::{Role, Wire};
 use e2e::{eventually, proxy};
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 /// Everything that Services, Rules and Gateways may say of it.
 const EVERYTHING: &str = r#"
@@ -270,4 +272,194 @@ async fn zones_are_preferred_in_their_order_by_real_envoy_and_our_proxy() {
         })
         .await;
     }
+}
+
+/// What is small enough to be seen to hold.
+const SMALL: &str = r#"
+kind: Service
+name: narrow
+spec: {limits: {requests: 1}}
+---
+kind: Service
+name: thrifty
+spec: {limits: {retry_budget: {percent: 0.01, minimum: 0}}}
+---
+kind: Service
+name: breaking
+spec: {circuit_breaker: {failure_percent: 50, minimum_requests: 5, window: 10s, open_time: 60s}}
+---
+kind: Route
+name: small
+spec:
+  gateways: [edge]
+  rules:
+  - {name: narrow, matches: [{path_prefix: /narrow}], rewrite: {prefix: /}, backends: [{service: narrow}]}
+  - name: urgent
+    matches: [{path_prefix: /urgent}]
+    rewrite: {prefix: /}
+    backends: [{service: narrow}]
+    priority: HIGH
+  - name: thrifty
+    matches: [{path_prefix: /thrifty}]
+    rewrite: {prefix: /}
+    backends: [{service: thrifty}]
+    retry: {on: [5xx], attempts: 3, backoff: 0.001s}
+  - name: lavish
+    matches: [{path_prefix: /lavish}]
+    rewrite: {prefix: /}
+    backends: [{service: lavish}]
+    retry: {on: [5xx], attempts: 3, backoff: 0.001s}
+  - name: each-try
+    matches: [{path_prefix: /each-try}]
+    rewrite: {prefix: /}
+    backends: [{service: patient}]
+    retry: {on: [5xx], attempts: 1, per_try_timeout: 0.2s, backoff: 0.001s}
+  - name: in-all
+    matches: [{path_prefix: /in-all}]
+    rewrite: {prefix: /}
+    backends: [{service: patient}]
+    timeout: 0.3s
+  - name: seen
+    matches: [{path_prefix: /seen}]
+    rewrite: {prefix: /}
+    backends: [{service: web}]
+    mirrors: [{service: shadow}]
+  - {name: breaking, matches: [{path_prefix: /breaking}], rewrite: {prefix: /}, backends: [{service: breaking}]}
+  - {name: web, backends: [{service: web}]}
+"#;
+
+fn small_gateway(port: u16) -> String {
+    format!(
+        "
+kind: Gateway
+name: edge
+spec:
+  group: edge
+  listeners: [{{name: web, address: 127.0.0.1, port: {port}}}]
+  limits:
+    request_headers_timeout: 1s
+    stream_idle_timeout: 60s
+    idle_timeout: 2s
+    max_requests_per_connection: 3
+    max_request_headers_kib: 4
+    max_request_headers: 20
+"
+    )
+}
+
+/// Each field does what it says, seen from outside.
+async fn small_things_hold(ours: bool) {
+    let control = Control::start(&[]).await.unwrap();
+    let port = e2e::process::free_port().unwrap();
+    control.apply(&small_gateway(port)).await.unwrap();
+    control.apply(SMALL).await.unwrap();
+    let mut upstreams = std::collections::BTreeMap::new();
+    for name in ["narrow", "thrifty", "lavish", "patient", "web", "shadow", "breaking"] {
+        let upstream = Upstream::start(name).await.unwrap();
+        control.register(name, name, upstream.addr, None).await.unwrap();
+        upstreams.insert(name, upstream);
+    }
+    let bootstrap = control.bootstrap("edge", "proxy-1", true).await.unwrap();
+    let process = match ours {
+        false => Envoy::start(&bootstrap).await.unwrap(),
+        true => proxy::start(&bootstrap).await.unwrap(),
+    };
+    let web =
+        eventually("the gateway's listener is there", async || process.listener("edge/web").await).await;
+    let ask = async |path: &str| Client::h1().get(&format!("http://{web}{path}")).await.unwrap();
+    let asked = |name: &str| upstreams[name].requests();
+    for name in ["narrow", "thrifty", "lavish", "web", "breaking"] {
+        eventually("it serves", async || {
+            let status = ask(&format!("/{name}/ready")).await.status;
+            ensure!(status == 200, "{name}: {status}");
+            Ok(())
+        })
+        .await;
+    }
+
+    // `limits.requests`: a second request at a time is answered at once, by the proxy.
+    let before = asked("narrow");
+    let slow = tokio::spawn({
+        let url = format!("http://{web}/narrow/delay/1500/x");
+        async move { Client::h1().get(&url).await.unwrap().status }
+    });
+    eventually("the first request is under way", async || {
+        ensure!(asked("narrow") > before, "not yet");
+        Ok(())
+    })
+    .await;
+    let answer = ask("/narrow/x").await;
+    assert_eq!((answer.status, answer.header("x-envoy-overloaded")), (503, "true"), "ours {ours}");
+    assert_eq!(ask("/urgent/x").await.status, 200, "ours {ours}: `priority: HIGH` has limits of its own");
+    assert_eq!(slow.await.unwrap(), 200);
+    // `retry_budget`: of no requests there are no retries, where others are tried four times.
+    for (name, tries) in [("thrifty", 1), ("lavish", 4)] {
+        let before = asked(name);
+        assert_eq!(ask(&format!("/{name}/status/503")).await.status, 503);
+        assert_eq!(asked(name) - before, tries, "ours {ours}: {name}");
+    }
+    // `per_try_timeout` and `timeout`.
+    for (path, tries) in [("/each-try/delay/8000/x", 2), ("/in-all/delay/8000/x", 1)] {
+        let (before, start) = (asked("patient"), std::time::Instant::now());
+        assert_eq!(ask(path).await.status, 504, "ours {ours}: {path}");
+        assert!(start.elapsed() < Duration::from_secs(4), "ours {ours}: {path}: {:?}", start.elapsed());
+        assert_eq!(asked("patient") - before, tries, "ours {ours}: {path}");
+    }
+    // `mirrors`: the copy arrives, the answer is the service's.
+    let before = asked("shadow");
+    assert_eq!(ask("/seen/x").await.header("x-instance"), "web");
+    eventually("the copy arrives", async || {
+        ensure!(asked("shadow") == before + 1, "{}", asked("shadow"));
+        Ok(())
+    })
+    .await;
+    // `circuit_breaker`, which Envoy passes over: then nothing more reaches the service.
+    for _ in 0..20 {
+        assert_eq!(ask("/breaking/status/500").await.status / 100, 5);
+    }
+    let before = asked("breaking");
+    let status = ask("/breaking/x").await.status;
+    assert_eq!((status, asked("breaking") - before), if ours { (503, 0) } else { (200, 1) }, "ours {ours}");
+
+    // What clients may ask of the gateway.
+    let long = "x".repeat(5000);
+    for (headers, expected) in [(vec![("x-long", long.as_str())], 431), (vec![("x-many", "1"); 30], 431)] {
+        let answer = Client::h1().send("GET", &format!("http://{web}/"), &headers, "").await.unwrap();
+        assert_eq!(answer.status, expected, "ours {ours}: {:?}", headers[0].0);
+    }
+    let mut wire = Wire::connect(web).await.unwrap();
+    for last in [false, false, true] {
+        wire.send(b"GET /bytes/1 HTTP/1.1\r\nhost: test\r\n\r\n").await.unwrap();
+        let answer = wire.message(Role::Response).await.unwrap().unwrap();
+        assert_eq!(answer.status(), 200);
+        assert_eq!(
+            answer.header("connection") == Some("close"),
+            last,
+            "ours {ours}: max_requests_per_connection"
+        );
+    }
+    assert!(wire.ends().await.unwrap(), "ours {ours}: it is closed then");
+    let (mut idle, mut slow) = (Wire::connect(web).await.unwrap(), Wire::connect(web).await.unwrap());
+    let start = std::time::Instant::now();
+    slow.send(b"GET / HTTP/1.1\r\nhost: te").await.unwrap();
+    let (idle, slow) = tokio::join!(idle.rest(), slow.rest());
+    let said = String::from_utf8_lossy(&slow.unwrap()).into_owned();
+    assert!(
+        said.is_empty() || said.starts_with("HTTP/1.1 408"),
+        "ours {ours}: request_headers_timeout: {said}"
+    );
+    assert_eq!(idle.unwrap(), b"", "ours {ours}: idle_timeout");
+    assert!(start.elapsed() < Duration::from_secs(10), "ours {ours}: {:?}", start.elapsed());
+    let status = control.status().await.unwrap().to_string();
+    assert!(!status.contains("\"nack\":{"), "{status}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_limit_of_resource_kinds_holds_in_real_envoy() {
+    small_things_hold(false).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_limit_of_resource_kinds_holds_in_our_proxy() {
+    small_things_hold(true).await;
 }

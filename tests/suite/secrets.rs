@@ -8,6 +8,7 @@ use e2e::control::Control;
 use e2e::envoy::Envoy;
 use e2e::eventually;
 use e2e::https::Tls;
+use e2e::pki::{Life, Pki};
 use e2e::process::free_port;
 use e2e::proxy;
 use e2e::store::Etcd;
@@ -169,6 +170,160 @@ async fn https_by_envoy_sotw() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn https_by_our_proxy() {
     https(Peer::Ours, true).await;
+}
+
+fn block(text: &str) -> String {
+    text.lines().map(|l| format!("      {l}\n")).collect()
+}
+
+/// A Secret of files of the authorities.
+fn from_files(name: &str, pki: &Pki, file: &str) -> String {
+    let (chain, key) = (pki.read(&format!("{file}.pem")).unwrap(), pki.read(&format!("{file}.key")).unwrap());
+    format!(
+        "kind: Secret\nname: {name}\nspec:\n  certificate:\n    chain: |\n{}    key: |\n{}",
+        block(&chain),
+        block(&key)
+    )
+}
+
+fn trusted(name: &str, pki: &Pki, ca: &str, revoked: bool) -> String {
+    let mut text = format!(
+        "kind: Secret\nname: {name}\nspec:\n  authorities:\n    certificates: |\n{}",
+        block(&pki.read(&format!("{ca}.pem")).unwrap())
+    );
+    if revoked {
+        text += &format!("    revocation_lists: |\n{}", block(&pki.read(&format!("{ca}.crl")).unwrap()));
+    }
+    text
+}
+
+/// What Services and Gateways say of TLS decides who is spoken to: servers that others run, and clients.
+async fn judges(peer: Peer) {
+    let control = Control::start(&[]).await.unwrap();
+    let web = Upstream::start("one").await.unwrap();
+    control.register("web", "one", web.addr, None).await.unwrap();
+    let pki = Pki::new().unwrap();
+    for (name, ca, life) in [
+        ("server", "ca", Life::Now),
+        ("stranger", "other", Life::Now),
+        ("expired", "ca", Life::Over),
+        ("revoked", "ca", Life::Now),
+        ("client", "ca", Life::Now),
+    ] {
+        pki.sign(name, ca, "DNS:up.test", life).unwrap();
+    }
+    pki.revoke("revoked", "ca").unwrap();
+    let serve = |name: &str, certificate: &str, more: &str| {
+        pki.serve(name, &format!("-cert {certificate}.pem -key {certificate}.key {more}")).unwrap()
+    };
+    let good = serve("good", "server", "");
+    let stranger = serve("stranger", "stranger", "");
+    let expired = serve("expired", "expired", "");
+    let revoked = serve("revoked", "revoked", "");
+    let mutual = serve("mutual", "server", "-CAfile ca.pem -Verify 3 -verify_return_error");
+    let old = serve("old", "server", "-tls1_2");
+    for server in [&good, &stranger, &expired, &revoked, &mutual, &old] {
+        e2e::pki::listening(server.addr).await.unwrap();
+    }
+    let table = [
+        ("right-name", &good, "ca: ca, sni: up.test", 200),
+        ("right-san", &good, "ca: ca, sans: [{dns: up.test}]", 200),
+        ("wrong-name", &good, "ca: ca, sni: other.test", 503),
+        ("wrong-san", &good, "ca: ca, sni: up.test, sans: [{dns: other.test}, {uri: \"spiffe://a/b\"}]", 503),
+        ("by-host", &good, "ca: ca", 200),
+        ("wrong-authority", &stranger, "ca: ca, sni: up.test", 503),
+        ("system", &good, "sni: up.test", 503),
+        ("unverified", &stranger, "mode: SKIP_VERIFY", 200),
+        ("expired", &expired, "ca: ca, sni: up.test", 503),
+        ("revoked", &revoked, "ca: ca-revoking, sni: up.test", 503),
+        ("not-revoked", &good, "ca: ca-revoking, sni: up.test", 200),
+        ("revoked-unknown", &revoked, "ca: ca, sni: up.test", 200),
+        ("mutual", &mutual, "ca: ca, sni: up.test, client_certificate: client", 200),
+        ("mutual-none", &mutual, "ca: ca, sni: up.test", 503),
+        ("old", &old, "ca: ca, sni: up.test", 200),
+        ("too-old", &old, "ca: ca, sni: up.test, min_version: TLS_1_3", 503),
+    ];
+    let (port, secure, newest) = (free_port().unwrap(), free_port().unwrap(), free_port().unwrap());
+    let mut objects = vec![
+        trusted("ca", &pki, "ca", false),
+        trusted("ca-revoking", &pki, "ca", true),
+        from_files("client", &pki, "client"),
+        from_files("server", &pki, "server"),
+        format!(
+            "
+kind: Gateway
+name: edge
+spec:
+  group: edge
+  listeners:
+  - {{name: web, address: 127.0.0.1, port: {port}}}
+  - name: secure
+    address: 127.0.0.1
+    port: {secure}
+    protocol: HTTPS
+    tls: {{certificates: [server], client_ca: ca-revoking, require_client_certificate: true}}
+  - {{name: newest, address: 127.0.0.1, port: {newest}, protocol: HTTPS, tls: {{certificates: [server], min_version: tls_1_3}}}}
+"
+        ),
+        "{kind: Route, name: z, spec: {gateways: [edge], rules: [{backends: [{service: web}]}]}}".to_owned(),
+    ];
+    for (name, server, tls, _) in &table {
+        objects.push(format!(
+            "{{kind: Service, name: {name}, spec: {{discovery: {{static: {{addresses: ['{}']}}}}, tls: {{{tls}}}}}}}",
+            server.addr
+        ));
+        objects.push(format!(
+            "{{kind: Route, name: {name}, spec: {{gateways: [edge], rules: [{{matches: [{{exact: /{name}}}], \
+             backends: [{{service: {name}}}]}}]}}}}"
+        ));
+    }
+    control.apply(&join(&objects)).await.unwrap();
+    let _proxy = start(peer, &control, "edge", true).await.unwrap();
+    let ask = async |name: &str| {
+        let url = format!("http://127.0.0.1:{port}/{name}");
+        Client::h1().send("GET", &url, &[("host", "up.test")], "").await
+    };
+    for (name, _, tls, expected) in &table {
+        eventually(&format!("{peer:?}: {name} ({tls}) is answered {expected}"), async || {
+            let answer = ask(name).await?;
+            ensure!(answer.status == *expected, "{} {}", answer.status, answer.text());
+            Ok(())
+        })
+        .await;
+    }
+
+    // Clients, by OpenSSL.
+    let ask = async |port: u16, args: &str| {
+        let (dir, args) = (pki.dir().to_owned(), format!("-CAfile ca.pem {args}"));
+        tokio::task::spawn_blocking(move || e2e::pki::ask(&dir, local(port), &args))
+            .await
+            .unwrap()
+            .unwrap()
+            .served
+    };
+    let shows = |name: &str| format!("-cert {name}.pem -key {name}.key");
+    for (port, args, served) in [
+        (secure, shows("client"), true),
+        (secure, String::new(), false),
+        (secure, shows("revoked"), false),
+        (secure, shows("expired"), false),
+        (secure, shows("stranger"), false),
+        (secure, format!("{} -tls1_2", shows("client")), true),
+        (newest, "-tls1_2".to_owned(), false),
+        (newest, "-tls1_3".to_owned(), true),
+    ] {
+        assert_eq!(ask(port, &args).await, served, "{peer:?}: a client with `{args}`");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn our_objects_decide_whom_envoy_speaks_tls_with() {
+    judges(Peer::Envoy).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn our_objects_decide_whom_our_proxy_speaks_tls_with() {
+    judges(Peer::Ours).await;
 }
 
 /// An edge that calls a service through the proxies that stand before it.

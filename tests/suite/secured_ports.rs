@@ -2,16 +2,22 @@
 
 use anyhow::{Result, bail, ensure};
 use e2e::certs::{Authority, Pair};
+use e2e::client::Client;
 use e2e::control::Control;
 use e2e::envoy::Envoy;
 use e2e::eventually;
+use e2e::eventually::PATIENCE;
 use e2e::https::Tls;
 use e2e::process::built;
 use e2e::proxy;
 use e2e::upstream::Upstream;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 
 const TOKEN: &str = "a-bootstrap-token-of-the-tests";
 
@@ -242,4 +248,49 @@ async fn changed_certificate_files_are_used_and_bad_ones_are_not() {
     assert_eq!(tls.get(api, "/healthz").await.unwrap().chain, now, "the old one serves on");
     let log = secured.control.process().log();
     assert!(!log.contains("PRIVATE") && !log.contains(&pair.key), "a key is in the log");
+}
+
+/// Fills every place of a port with connections that ask for nothing, each in its own way, and asks for something besides.
+async fn silent_ones_make_room(port: SocketAddr, places: usize, ask: &str) -> Result<()> {
+    let mut silent = Vec::new();
+    for i in 0..places {
+        let mut stream = TcpStream::connect(port).await?;
+        // Nothing at all; half a preface of HTTP/2; a whole one, and pings are answered.
+        match i % 3 {
+            0 => {}
+            1 => stream.write_all(b"PRI * HTTP/2.0\r\n").await?,
+            _ => {
+                let (sender, driver) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
+                    .handshake::<_, http_body_util::Empty<bytes::Bytes>>(TokioIo::new(stream))
+                    .await?;
+                silent.push(tokio::spawn(async move {
+                    let _sender = sender;
+                    let _ = driver.await;
+                }));
+                continue;
+            }
+        }
+        silent.push(tokio::spawn(async move { drop(stream.read(&mut [0; 64]).await) }));
+    }
+    let url = format!("http://{port}{ask}");
+    eventually(&format!("{url} is answered beside silent connections"), async || {
+        Client::h2().get(&url).await.map(drop)
+    })
+    .await;
+    for one in silent {
+        tokio::time::timeout(PATIENCE, one).await??;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn silent_connections_lock_nobody_out() {
+    let control = Control::start(&["--api-max-connections=6", "--xds-max-connections=6"]).await.unwrap();
+    let Control { api, xds, ratelimit, .. } = &control;
+    let (a, b, c) = tokio::join!(
+        silent_ones_make_room(*api, 6, "/healthz"),
+        silent_ones_make_room(*xds, 6, "/nothing"),
+        silent_ones_make_room(*ratelimit, 6, "/nothing"),
+    );
+    a.and(b).and(c).unwrap();
 }

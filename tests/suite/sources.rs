@@ -5,6 +5,7 @@ use control_plane::model::{
 };
 use control_plane::source::consul::client::{Client, Options as ConsulOptions};
 use control_plane::source::consul::{Consul, Use};
+use control_plane::source::embedded::Embedded;
 use control_plane::source::etcd::{Etcd, Options};
 use control_plane::source::store::{Store, StoreError, Write};
 use e2e::eventually::PATIENCE;
@@ -91,7 +92,11 @@ fn put(name: &str, expected: Option<u64>) -> Write {
 }
 
 fn etcd_source(etcd: &store::Etcd) -> Watched {
-    let endpoints = vec![format!("http://{}", etcd.endpoint())];
+    etcd_sources(std::slice::from_ref(etcd))
+}
+
+fn etcd_sources(members: &[store::Etcd]) -> Watched {
+    let endpoints = members.iter().map(|etcd| format!("http://{}", etcd.endpoint())).collect();
     Watched::new(
         Etcd::new(SourceId::new(0, "etcd"), Options { endpoints, user: None, ca_file: None, identity: None })
             .unwrap(),
@@ -131,6 +136,21 @@ async fn behaves_as_a_store(watched: &mut Watched) {
             w.instances.get("two").is_none_or(|health| *health == Health::Unhealthy)
         })
         .await;
+    // Renewed for three times its life it stays, and goes when it is not any more.
+    let ttl = Duration::from_secs(3);
+    watched.store.register(instance("kept"), Some(ttl)).await.unwrap();
+    let healthy = |w: &Watched| w.instances.get("kept") == Some(&Health::Healthy);
+    watched.until("the one that is kept", healthy).await;
+    let mut beat = tokio::time::interval(ttl / 3);
+    for _ in 0..9 {
+        beat.tick().await;
+        watched.store.renew(service(), id("kept")).await.unwrap();
+        while let Ok(event) = watched.events.try_recv() {
+            watched.fold(event);
+            assert!(healthy(watched), "it is renewed: {:?}", watched.instances);
+        }
+    }
+    watched.until("its expiry", |w| w.instances.get("kept").is_none_or(|h| *h == Health::Unhealthy)).await;
     watched.store.deregister(service(), id("one")).await.unwrap();
     watched.until("deregistration", |w| !w.instances.contains_key("one")).await;
     for gone in [
@@ -143,10 +163,18 @@ async fn behaves_as_a_store(watched: &mut Watched) {
 
 #[tokio::test]
 async fn etcd_behaves_as_a_store() {
-    for version in ["etcd-3.4", "etcd"] {
+    let one = async |version| {
         let etcd = store::Etcd::start_version(version).await.unwrap();
         behaves_as_a_store(&mut etcd_source(&etcd)).await;
-    }
+    };
+    tokio::join!(one("etcd-3.4"), one("etcd"));
+}
+
+#[tokio::test]
+async fn the_embedded_store_behaves_as_a_store() {
+    let dir = tempfile::TempDir::new().unwrap();
+    let store = Embedded::open(SourceId::new(0, "embedded"), &dir.path().join("store.redb")).unwrap();
+    behaves_as_a_store(&mut Watched::new(store)).await;
 }
 
 #[tokio::test]
@@ -193,6 +221,68 @@ async fn more_keys_than_fit_one_answer_are_all_listed() {
     let mut watched = etcd_source(&etcd);
     watched.until("the first list", |w| w.resyncs == 1).await;
     assert_eq!(watched.instances.len(), 1201);
+}
+
+#[tokio::test]
+async fn more_bytes_than_one_answer_takes_are_all_listed() {
+    let etcd = store::Etcd::start().await.unwrap();
+    let mut client = etcd_client::Client::connect([etcd.endpoint()], None).await.unwrap();
+    let padded = |name: String, bytes: usize| {
+        let filling = "x".repeat(bytes);
+        format!(
+            r#"{{"kind": "Service", "name": "{name}", "labels": {{"filling": "{filling}"}}, "spec": {{}}}}"#
+        )
+    };
+    for i in 0..600 {
+        let name = format!("s{i}");
+        client
+            .put(format!("/portolan/v1/config/service/{name}"), padded(name, 10 << 10), None)
+            .await
+            .unwrap();
+    }
+    for i in 0..4 {
+        let name = format!("large{i}");
+        client.put(format!("/portolan/v1/config/service/{name}"), padded(name, 1 << 20), None).await.unwrap();
+    }
+    for i in 1..=8 {
+        let key = format!("/portolan/v1/releases/{i:010}");
+        client.put(key, padded("release".to_owned(), 1 << 20), None).await.unwrap();
+    }
+    client
+        .put("/portolan/v1/instances/web/one", r#"{"address": "10.0.0.1", "port": 80}"#, None)
+        .await
+        .unwrap();
+    let mut watched = etcd_source(&etcd);
+    watched.until("the first list", |w| w.resyncs == 1).await;
+    assert_eq!((watched.objects.len(), watched.instances.len()), (604, 1));
+    // A record of a release, and what it replaces, are nothing that the watch must carry.
+    client
+        .put("/portolan/v1/releases/0000000008", padded("release".to_owned(), 1 << 20), None)
+        .await
+        .unwrap();
+    watched.store.write(vec![put("after", None)]).await.unwrap();
+    watched.until("what came after", |w| w.objects.contains_key("Service/after")).await;
+    assert_eq!(watched.resyncs, 1, "the watch went on");
+}
+
+#[tokio::test]
+async fn a_member_of_etcd_that_is_cut_off_from_the_others_is_not_believed() {
+    let mut members = store::Etcd::start_three().await.unwrap();
+    let mut watched = etcd_sources(&members[..1]);
+    watched.until("the first list", |w| w.resyncs == 1).await;
+    let connect = etcd_client::ConnectOptions::new().with_require_leader(true);
+    let mut client = etcd_client::Client::connect([members[0].endpoint()], Some(connect)).await.unwrap();
+    let mut control = client.watch("elsewhere", None).await.unwrap();
+    members[1].kill();
+    members[2].kill();
+    // etcd ends all watches that ask for it at one time.
+    let ended = async { while let Ok(Some(_)) = control.message().await {} };
+    tokio::time::timeout(PATIENCE, ended).await.expect("etcd says that it has no leader");
+    // Their data is there: they are started together, as neither is ready without the other.
+    let [_, b, c] = &mut members;
+    let (b, c) = tokio::join!(b.restart(), c.restart());
+    b.and(c).unwrap();
+    watched.until("a new list, once there is a leader", |w| w.resyncs == 2).await;
 }
 
 #[tokio::test]

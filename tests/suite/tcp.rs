@@ -1,12 +1,19 @@
 //! TCP proxying beside the real Envoy: the same bootstrap, the same bytes, the same ends, flags and counts.
 
+use crate::upgrades::{FRAME, Sockets, handshake};
+use e2e::certs::Authority;
 use e2e::control::Control;
 use e2e::eventually;
+use e2e::https::Tls;
 use e2e::pair::{Pair, Side, cluster};
 use e2e::pki::{Life, Pki};
 use e2e::process::free_port;
-use e2e::tcp::{Client, End, echo_tls, pattern, sum};
+use e2e::tcp::{Client, End, Origin, echo_tls, pattern, sum};
+use e2e::upstream::Upstream;
+use e2e::wire::{Role, Wire};
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -430,29 +437,86 @@ async fn a_listener_that_goes_lets_its_connections_finish() {
     tokio::time::timeout(Duration::from_secs(60), pair.ours.tcp.next()).await.unwrap();
 }
 
-/// One service for each proxy, whose origin takes what it is told of its clients.
-#[tokio::test]
+/// A header of the PROXY protocol, version 2, for 127.0.0.1 to 127.0.0.1.
+fn is_version_2(header: &[u8]) -> bool {
+    let (signature, rest) = header.split_at(header.len().min(12));
+    signature == b"\r\n\r\n\0\r\nQUIT\n" && rest.starts_with(&[0x21, 0x11, 0, 12, 127, 0, 0, 1, 127, 0, 0, 1])
+}
+
+/// One listener for each thing that a gateway carries: bytes, alone, shared out, or with what origins are told of clients;
+/// TLS that is not ended; WebSockets.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn our_objects_carry_bytes_and_websockets_through_our_proxy_and_envoy() {
     let control = Control::start(&[]).await.unwrap();
-    let origin = e2e::tcp::Origin::start().await.unwrap();
-    for service in ["db", "told"] {
+    let (origin, first, second) =
+        (Origin::start().await.unwrap(), Origin::start().await.unwrap(), Origin::start().await.unwrap());
+    for service in ["db", "told", "told2"] {
         control.register(service, "one", origin.addr, None).await.unwrap();
     }
+    control.register("first", "one", first.addr, None).await.unwrap();
+    control.register("second", "one", second.addr, None).await.unwrap();
+    let (sockets, web) = (Sockets::start().await, Upstream::start("web").await.unwrap());
+    control.register("ws", "one", ([127, 0, 0, 1], sockets.port).into(), None).await.unwrap();
+    control.register("web", "web", web.addr, None).await.unwrap();
+    let authority = Authority::new("servers").unwrap();
+    for name in ["a", "b"] {
+        let pair = authority.issue(&[&format!("{name}.test")]).unwrap();
+        let secret = format!("kind: Secret\nname: {name}\nspec:\n  certificate:\n{}", pair.yaml(4));
+        control.apply(&secret).await.unwrap();
+    }
     control.apply("{kind: Service, name: told, spec: {proxy_protocol: V1}}").await.unwrap();
+    control.apply("{kind: Service, name: told2, spec: {proxy_protocol: V2}}").await.unwrap();
     for group in ["envoy", "ours"] {
-        let (db, told) = (free_port().unwrap(), free_port().unwrap());
+        let names = ["db", "told", "told2", "shared", "pass", "a", "b", "ws"];
+        let ports: BTreeMap<&str, u16> = names.iter().map(|name| (*name, free_port().unwrap())).collect();
+        let at = |name: &str| SocketAddr::from(([127, 0, 0, 1], ports[name]));
+        let listener = |name: &str, more: &str| {
+            format!("{{name: {name}, address: 127.0.0.1, port: {}, {more}}}", ports[name])
+        };
+        let listeners = [
+            listener("db", "protocol: TCP"),
+            listener("told", "protocol: TCP, proxy_protocol: true"),
+            listener("told2", "protocol: TCP"),
+            listener("shared", "protocol: TCP"),
+            listener("pass", "protocol: TLS_PASSTHROUGH, hostnames: [a.test, b.test]"),
+            listener("a", "protocol: HTTPS, tls: {certificates: [a]}"),
+            listener("b", "protocol: HTTPS, tls: {certificates: [b]}"),
+            listener("ws", "protocol: HTTP"),
+        ];
         let gateway = format!(
-            "{{kind: Gateway, name: {group}, spec: {{group: {group}, listeners: [\
-             {{name: db, address: 127.0.0.1, port: {db}, protocol: TCP}}, \
-             {{name: told, address: 127.0.0.1, port: {told}, protocol: TCP, proxy_protocol: true}}]}}}}"
+            "{{kind: Gateway, name: {group}, spec: {{group: {group}, listeners: [{}]}}}}",
+            listeners.join(", ")
         );
-        let route = |name: &str| {
+        let route = |name: &str, on: &str, hosts: &str, backends: &str| {
             format!(
-                "{{kind: Route, name: {group}-{name}, spec: {{gateways: [{group}], listeners: [{name}], \
-                 rules: [{{backends: [{{service: {name}}}]}}]}}}}"
+                "{{kind: Route, name: {group}-{name}, spec: {{gateways: [{group}], listeners: [{on}], hosts: [{hosts}], \
+                 rules: [{{backends: [{backends}]}}]}}}}"
             )
         };
-        for object in [gateway, route("db"), route("told")] {
+        let ended = |name: &str| {
+            format!(
+                "{{kind: Service, name: {group}-{name}, spec: {{discovery: {{static: {{addresses: ['{}']}}}}}}}}",
+                at(name)
+            )
+        };
+        for object in [
+            gateway,
+            ended("a"),
+            ended("b"),
+            route("db", "db", "", "{service: db}"),
+            route("told", "told", "", "{service: told}"),
+            route("told2", "told2", "", "{service: told2}"),
+            route(
+                "shared",
+                "shared",
+                "",
+                "{service: first, weight: 1}, {service: second, weight: 1}, {service: told, weight: 0}",
+            ),
+            route("pass-a", "pass", "a.test", &format!("{{service: {group}-a}}")),
+            route("pass-b", "pass", "b.test", &format!("{{service: {group}-b}}")),
+            route("web", "a, b", "", "{service: web}"),
+            route("ws", "ws", "", "{service: ws}"),
+        ] {
             control.apply(&object).await.unwrap();
         }
         let bootstrap = control.bootstrap(group, group, true).await.unwrap();
@@ -460,18 +524,57 @@ async fn our_objects_carry_bytes_and_websockets_through_our_proxy_and_envoy() {
             "ours" => e2e::proxy::start(&bootstrap).await.unwrap(),
             _ => e2e::envoy::Envoy::start(&bootstrap).await.unwrap(),
         };
-        let ask = async |port: u16, header: &str| -> anyhow::Result<Vec<u8>> {
+        let ask = async |port: &str, header: &str| -> anyhow::Result<()> {
             let bytes = format!("{header}DO echo\nhello");
-            let mut client = Client::send(([127, 0, 0, 1], port).into(), bytes.as_bytes()).await?;
+            let mut client = Client::send(at(port), bytes.as_bytes()).await?;
             anyhow::ensure!(client.exactly(5).await? == b"hello", "an echo");
-            drop(client);
-            Ok(origin.next().await.prefix)
+            Ok(())
         };
-        let seen = eventually("bytes get through", async || ask(db, "").await).await;
-        assert_eq!(seen, b"", "{group}");
+        let told = async |port: &str, header: &str| {
+            eventually("bytes get through", async || ask(port, header).await).await;
+            origin.next().await.prefix
+        };
+        assert_eq!(told("db", "").await, b"", "{group}");
         let header = "PROXY TCP4 1.2.3.4 5.6.7.8 111 222\r\n";
-        let seen = eventually("bytes get through", async || ask(told, header).await).await;
+        let seen = told("told", header).await;
         assert_eq!(String::from_utf8_lossy(&seen), header, "{group}: what it is told it tells on");
+        let seen = told("told2", "").await;
+        assert!(is_version_2(&seen), "{group}: {seen:?}");
+
+        // By weight: both of one, none of zero.
+        let mut counted = (0, 0);
+        eventually("both services get connections", async || {
+            ask("shared", "").await?;
+            let (some, other) = (first.take(), second.take());
+            counted.0 += some.len();
+            counted.1 += other.len();
+            anyhow::ensure!(counted.0 > 2 && counted.1 > 2, "{counted:?}");
+            Ok(())
+        })
+        .await;
+
+        assert_eq!(origin.take(), [], "{group}: a service of weight 0 was asked");
+
+        // TLS goes on to whom the client asks for, who alone ends it.
+        for name in ["a.test", "b.test"] {
+            let tls = Tls::new(&authority.pem, name, None).unwrap();
+            let straight = eventually("it is ended", async || tls.get(at(&name[..1]), "/").await).await;
+            let passed = eventually("it is passed through", async || tls.get(at("pass"), "/").await).await;
+            assert_eq!((passed.answer.status, passed.answer.header("x-instance")), (200, "web"), "{group}");
+            assert_eq!(passed.chain, straight.chain, "{group}: {name}");
+        }
+        let other = Tls::new(&authority.pem, "c.test", None).unwrap();
+        other.get(at("pass"), "/").await.expect_err("a name that nobody has");
+
+        // A WebSocket is opened, and carries frames both ways.
+        let mut wire = eventually("the listener is there", async || Wire::connect(at("ws")).await).await;
+        wire.send(&handshake("/chat", "")).await.unwrap();
+        let answer = wire.message(Role::ResponseToHead).await.unwrap().unwrap();
+        assert_eq!(answer.status(), 101, "{group}");
+        for _ in 0..3 {
+            wire.send(FRAME).await.unwrap();
+            assert_eq!(wire.bytes(FRAME.len()).await.unwrap(), FRAME, "{group}");
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod export;
 mod logs;
+mod objects;
 
 use anyhow::{Result, ensure};
 use e2e::collector::{Collector, Span};

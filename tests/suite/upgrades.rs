@@ -12,21 +12,21 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
 /// A masked text frame, `hello` (RFC 6455, section 5.7).
-const FRAME: &[u8] = &[0x81, 0x85, 0x37, 0xfa, 0x21, 0x3d, 0x7f, 0x9f, 0x4d, 0x51, 0x58];
+pub(crate) const FRAME: &[u8] = &[0x81, 0x85, 0x37, 0xfa, 0x21, 0x3d, 0x7f, 0x9f, 0x4d, 0x51, 0x58];
 /// A close frame.
 const CLOSE: &[u8] = &[0x88, 0x80, 0, 0, 0, 0];
 
 /// A WebSocket origin: switches, sends back what comes, and `bye` at the end. On `/refuse` it answers 403, on `/push` it
 /// speaks with its answer and ends first.
-struct Sockets {
-    port: u16,
+pub(crate) struct Sockets {
+    pub(crate) port: u16,
     heads: Arc<Mutex<Vec<String>>>,
     ends: Arc<Mutex<Vec<End>>>,
     _tasks: JoinSet<()>,
 }
 
 impl Sockets {
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let (heads, ends) = (Arc::<Mutex<Vec<String>>>::default(), Arc::<Mutex<Vec<End>>>::default());
@@ -85,7 +85,7 @@ async fn serve(mut stream: TcpStream, heads: &Mutex<Vec<String>>) -> std::io::Re
     Ok(End::Closed)
 }
 
-fn handshake(path: &str, more: &str) -> Vec<u8> {
+pub(crate) fn handshake(path: &str, more: &str) -> Vec<u8> {
     format!(
         "GET {path} HTTP/1.1\r\nhost: test\r\nConnection: keep-alive, Upgrade\r\nUpgrade: WebSocket\r\n\
          Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n{more}\r\n"

@@ -53,7 +53,7 @@ enum Command {
         #[arg(long, value_name = "N")]
         if_revision: Option<u64>,
         /// Say what would be refused, and write nothing
-        #[arg(long)]
+        #[arg(long, conflicts_with_all = ["if_revision", "stage"])]
         dry_run: bool,
         /// Why, for the history
         #[arg(short, long, default_value = "", value_name = "TEXT")]

@@ -1,6 +1,7 @@
 //! Who a client is: from the node of the first request on a stream (point 20).
 
 use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
 
 use xds_types::envoy::config::core::v3::Node as ProtoNode;
 use xds_types::envoy::config::core::v3::node::UserAgentVersionType;
@@ -20,6 +21,10 @@ pub struct Node {
     /// Its version; empty when it does not say.
     pub version: String,
 }
+
+/// Cancelled when the connection is to end, so that its client makes another, perhaps to another replica (point 29).
+#[derive(Clone, Debug)]
+pub struct Leaving(pub CancellationToken);
 
 /// What the connection says of a client.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

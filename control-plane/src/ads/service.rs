@@ -5,17 +5,14 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
-use std::time::Duration;
 
 use futures_util::StreamExt;
 use http::header::{self, HeaderValue};
 use prost::Message;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 use tonic::metadata::MetadataValue;
 use tonic::service::Routes;
-use tonic::transport::Server;
 use tonic::{Status, Streaming};
 use xds_types::ResourceType;
 use xds_types::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
@@ -24,14 +21,14 @@ use xds_types::google::rpc;
 use super::session::{Limits, Request};
 use super::stream::{self, Context, Inbound};
 use super::wire::{self, RequestDecoder};
-use super::{Mode, Peer, Registry, delta, sotw};
+use super::{Leaving, Mode, Peer, Registry, delta, sotw};
 use crate::snapshot::Cache;
 
 /// Largest request, bytes: room for some hundred thousand names.
 const MAX_REQUEST: usize = 16 << 20;
 
 /// Streams on one connection. A proxy has one; one with its own stream for each cluster, a few hundred (point 36).
-const MAX_STREAMS: u32 = 4096;
+pub const MAX_STREAMS: u32 = 4096;
 
 /// How the services behave.
 #[derive(Clone, Debug)]
@@ -40,9 +37,6 @@ pub struct Options {
     pub identifier: String,
     /// What one stream may ask for.
     pub limits: Limits,
-    /// Age at which a stream ends, so that clients spread over replicas anew; 10 % are added or taken away at
-    /// random. Default none (point 29).
-    pub max_age: Option<Duration>,
     /// Ends every stream when cancelled.
     pub stop: CancellationToken,
 }
@@ -52,7 +46,6 @@ impl Default for Options {
         Self {
             identifier: "portolan-control".to_owned(),
             limits: Limits::default(),
-            max_age: None,
             stop: CancellationToken::new(),
         }
     }
@@ -105,21 +98,8 @@ impl Service {
         router.into()
     }
 
-    /// A server with what discovery streams need: HTTP/2 keepalive, so that a dead client is noticed (point 29), and
-    /// room for clients that open a stream for each cluster.
-    pub fn server() -> Server {
-        Server::builder()
-            .http2_keepalive_interval(Some(Duration::from_secs(30)))
-            .http2_keepalive_timeout(Some(Duration::from_secs(10)))
-            .tcp_keepalive(Some(Duration::from_secs(60)))
-            .tcp_nodelay(true)
-            .max_concurrent_streams(MAX_STREAMS)
-    }
-
     fn context(&self, mode: Mode, only: Option<ResourceType>, request: &http::Extensions) -> Context {
         let shared = &self.shared;
-        let until =
-            shared.options.max_age.map(|age| Instant::now() + age.mul_f64(0.9 + 0.2 * fastrand::f64()));
         Context {
             mode,
             only,
@@ -128,8 +108,7 @@ impl Service {
             identifier: shared.identifier.clone(),
             cache: shared.cache.clone(),
             registry: shared.registry.clone(),
-            until,
-            stop: shared.options.stop.clone(),
+            stop: request.get::<Leaving>().map_or_else(|| shared.options.stop.clone(), |l| l.0.clone()),
         }
     }
 }

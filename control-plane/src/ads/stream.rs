@@ -42,8 +42,6 @@ pub(super) struct Context {
     pub identifier: Arc<str>,
     pub cache: Arc<Cache>,
     pub registry: Arc<Registry>,
-    /// When the stream is to end so that its client connects anew, perhaps to another replica (point 29).
-    pub until: Option<Instant>,
     pub stop: CancellationToken,
 }
 
@@ -90,7 +88,6 @@ impl Running {
             }
             let now = Instant::now();
             let deadline = self.session.deadline(now).unwrap_or_else(|| now + Duration::from_secs(3600));
-            let until = self.cx.until.unwrap_or_else(|| now + Duration::from_secs(24 * 3600));
             // Every arm is cancel-safe: `next` of a stream and `changed` lose nothing, the others only wait.
             tokio::select! {
                 request = self.requests.next() => match request {
@@ -113,12 +110,6 @@ impl Running {
                     self.look();
                 }
                 () = sleep_until(deadline) => {}
-                () = sleep_until(until) => {
-                    if self.cx.until.is_some() {
-                        debug!("stream has reached its age");
-                        return None;
-                    }
-                }
                 () = self.cx.stop.cancelled() => return None,
             }
             self.collect(Instant::now());

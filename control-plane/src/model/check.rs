@@ -5,6 +5,7 @@
 
 mod bytes;
 mod gateway;
+mod observe;
 mod policy;
 mod resilience;
 mod route;
@@ -23,6 +24,7 @@ use super::{ObjectKey, Problems};
 
 pub use bytes::problems as bytes;
 pub use gateway::addresses_clash;
+pub use observe::HEADER_METADATA;
 pub use policy::{OWN_DOMAIN, limit_name};
 pub(crate) use resilience::{grpc_conditions, statuses};
 pub use tls::is_on as speaks_mtls;

@@ -2,9 +2,13 @@
 -- back), window in microseconds, burst, and milliseconds that the key outlives its use. Answers, for each key:
 -- allowed (0 or 1), hits remaining, microseconds until reset.
 --
--- Says the same as `algorithm.rs`. Time is the server's, so that all who share it share one clock.
-local t = redis.call('TIME')
-local now = t[1] * 1000000 + t[2]
+-- Says the same as `algorithm.rs`. Time is the server's, so that all who share it share one clock; tests give it as one
+-- more argument, in microseconds since the epoch.
+local now = tonumber(ARGV[#KEYS * 6 + 1])
+if not now then
+  local t = redis.call('TIME')
+  now = t[1] * 1000000 + t[2]
+end
 local out = {}
 local floor, ceil, max, min, format = math.floor, math.ceil, math.max, math.min, string.format
 
@@ -16,28 +20,32 @@ for i = 1, #KEYS do
   local value = redis.call('GET', key)
 
   if algorithm == 't' then
-    local cost = window / max(limit, 1)
-    local room = burst * cost
-    local full_at = min(max(value and tonumber(value) or 0, now), now + room)
-    local after = full_at + hits * cost
+    -- When it was last touched, and what it lacked then. Its time runs `limit` times faster, so that a token costs a whole
+    -- number, the window: a double has no room for parts of microseconds beside a time since the epoch.
+    local scale, room = max(limit, 1), burst * window
+    local touched, lacked = string.match(value or '', '^(%d+):(%d+)$')
+    local missing = 0
+    if touched then
+      missing = min(max(tonumber(lacked) - (now - tonumber(touched)) * scale, 0), room)
+    end
+    local after = missing + hits * window
     if hits < 0 then
-      after = max(after, now)
-    -- A microsecond's thousandth is what doubles may miss.
-    elseif after > now + room + 0.001 or (limit == 0 and hits > 0) then
+      after = max(after, 0)
+    elseif after > room or (limit == 0 and hits > 0) then
       allowed = 0
     end
     if allowed == 1 then
-      reset = after - now
-      if after > now then
-        redis.call('SET', key, format('%.3f', after), 'PX', ceil(reset / 1000) + outlive)
+      reset = after / scale
+      if after > 0 then
+        redis.call('SET', key, format('%.0f:%.0f', now, after), 'PX', ceil(reset / 1000) + outlive)
       elseif value then
         redis.call('DEL', key)
       end
     else
-      after = full_at
-      reset = max(after + min(hits * cost, room) - now - room, 0)
+      after = missing
+      reset = max(missing + min(hits * window, room) - room, 0) / scale
     end
-    remaining = limit == 0 and 0 or max(floor((room - (after - now)) / cost + 0.000001), 0)
+    remaining = limit == 0 and 0 or floor((room - after) / window)
   else
     local index = floor(now / window)
     local at, count, before = 0, 0, 0
@@ -50,7 +58,8 @@ for i = 1, #KEYS do
       at, count = index, 0
     end
     local left = (at + 1) * window - now
-    local weighted = before > 0 and ceil(before * min(left, window) / window) or 0
+    if algorithm == 's' then left = min(left, window) end
+    local weighted = before > 0 and ceil(before * left / window) or 0
     local was = count
     if hits < 0 then
       count = max(count + hits, 0)

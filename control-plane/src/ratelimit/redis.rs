@@ -33,6 +33,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// For a connection to be made.
 const CONNECT: Duration = Duration::from_secs(2);
 
+/// Decides a batch; says what it takes and answers.
+pub const SCRIPT: &str = include_str!("redis.lua");
+
 /// Redis did not decide in time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Away;
@@ -104,7 +107,7 @@ impl Redis {
             up: up.clone(),
             timeout: settings.timeout,
             jitter,
-            script: Arc::new(Script::new(include_str!("redis.lua"))),
+            script: Arc::new(Script::new(SCRIPT)),
             gauge: gauge!("ratelimit_redis_up"),
         };
         let handle = Self {

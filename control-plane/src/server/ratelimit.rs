@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
+use super::http::{self, Port};
 use super::tls::Conn;
 use crate::pipeline::Handle;
 use crate::ratelimit::memory::Memory;
@@ -16,8 +16,6 @@ use crate::ratelimit::{Backend, Limiter, Limits, Options};
 use crate::settings::SettingsError;
 use crate::translate;
 
-/// Quiet connections are probed after this long, and given up after as long again.
-const KEEPALIVE: Duration = Duration::from_secs(30);
 /// Calls under way on one connection.
 const MAX_CALLS: u32 = 4096;
 
@@ -84,18 +82,13 @@ async fn follow(limiter: Limiter, handle: Handle, stop: CancellationToken) {
 }
 
 /// Serves until stopped.
-pub(super) async fn serve(connections: mpsc::Receiver<Conn>, limiter: Limiter, stop: CancellationToken) {
-    let incoming = tokio_stream::StreamExt::map(ReceiverStream::new(connections), Ok::<_, std::io::Error>);
-    let served = tonic::transport::Server::builder()
-        .http2_keepalive_interval(Some(KEEPALIVE))
-        .http2_keepalive_timeout(Some(KEEPALIVE))
-        .max_concurrent_streams(MAX_CALLS)
-        .add_service(limiter.server())
-        .serve_with_incoming(incoming);
-    tokio::select! {
-        () = stop.cancelled() => {}
-        ended = served => if let Err(error) = ended {
-            tracing::error!(error = &error as &dyn std::error::Error, "the rate-limit server ended");
-        },
-    }
+pub(super) async fn serve(
+    accepted: mpsc::Receiver<Conn>,
+    limiter: Limiter,
+    connections: u32,
+    stop: CancellationToken,
+) {
+    let routes = tonic::service::Routes::new(limiter.server()).into_axum_router();
+    let port = Port { connections, streams: MAX_CALLS, http1: false, call: None, age: None };
+    http::serve(accepted, routes, port, stop).await;
 }

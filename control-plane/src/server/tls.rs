@@ -8,6 +8,7 @@ use rustls::ServerConfig;
 use rustls::server::WebPkiClientVerifier;
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use socket2::{SockRef, TcpKeepalive};
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -30,6 +31,8 @@ const MAX_HANDSHAKES: usize = 256;
 const QUEUE: usize = 64;
 /// How often files are looked at.
 const RELOAD: Duration = Duration::from_secs(2);
+/// A quiet connection is probed after this long, so that a peer that is gone is noticed whatever it speaks.
+const KEEPALIVE: Duration = Duration::from_secs(60);
 /// Wait after a failed accept, which running out of files makes fail again at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -177,6 +180,8 @@ pub(super) fn accept(
                 }
             };
             let _ = stream.set_nodelay(true);
+            let keepalive = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE / 4);
+            let _ = SockRef::from(&stream).set_tcp_keepalive(&keepalive);
             let Some(tls) = tls.clone() else {
                 let peer = Peer { address: stream.peer_addr().ok(), names: None };
                 if ready.send(Conn { io: Io::Plain(stream), peer }).await.is_err() {
@@ -197,14 +202,6 @@ pub(super) fn accept(
         }
     });
     connections
-}
-
-impl tonic::transport::server::Connected for Conn {
-    type ConnectInfo = Peer;
-
-    fn connect_info(&self) -> Peer {
-        self.peer.clone()
-    }
 }
 
 impl AsyncRead for Conn {

@@ -10,7 +10,7 @@ use super::{Event, Gone, Held, Sender, SourceId};
 use crate::model::{Instance, InstanceId, Object, ServiceName};
 use etcd_client::{
     Client, Compare, CompareOp, ConnectOptions, EventType, GetOptions, KeyValue, PutOptions, SortOrder,
-    SortTarget, Txn, TxnOp, TxnOpResponse, WatchOptions,
+    SortTarget, Txn, TxnOp, TxnOpResponse, WatchOptions, WatchResponse, WatchStream,
 };
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, StreamExt};
@@ -22,7 +22,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-/// Keys asked for at a time, so that an answer stays below gRPC's 4 MiB.
+/// Keys asked for at a time; fewer where they are so large that an answer goes beyond gRPC's 4 MiB.
 const PAGE: i64 = 500;
 /// Records of releases read at a time: each may be as large as etcd takes, 1.5 MiB.
 const RELEASE_PAGE: i64 = 2;
@@ -34,6 +34,8 @@ const LOOKUPS: usize = 16;
 const TOKEN_LIFE: Duration = Duration::from_secs(120);
 /// A connection without traffic is probed after this long, and given up after as long again.
 const KEEPALIVE: Duration = Duration::from_secs(10);
+/// A watch that is silent for this long is asked how far it is, and given up after as long again.
+const SILENCE: Duration = Duration::from_secs(30);
 
 /// Where etcd is and how to speak with it.
 #[derive(Clone, Debug)]
@@ -106,7 +108,9 @@ impl Etcd {
         let mut connect = ConnectOptions::new()
             .with_connect_timeout(DEADLINE)
             .with_keep_alive(KEEPALIVE, KEEPALIVE)
-            .with_keep_alive_while_idle(true);
+            .with_keep_alive_while_idle(true)
+            // A member that is cut off from the others says so, instead of keeping watches that nothing comes over.
+            .with_require_leader(true);
         let has_user = options.user.is_some();
         if let Some((user, password)) = options.user {
             connect = connect.with_user(user, password.0);
@@ -170,21 +174,24 @@ impl Etcd {
         }
     }
 
-    /// Everything of ours at one revision.
+    /// Every object and instance at one revision.
     async fn list(&self) -> Result<(Held, i64), Lost> {
         let mut held = Held::default();
-        let mut from = keys::ROOT.to_owned();
-        let end = end_of(keys::ROOT);
-        let mut revision = 0;
+        let mut from = keys::CONFIG.to_owned();
+        let (mut revision, mut limit) = (0, PAGE);
         loop {
-            let mut options = GetOptions::new()
-                .with_range(end.clone())
-                .with_limit(PAGE)
-                .with_sort(SortTarget::Key, SortOrder::Ascend);
-            if revision > 0 {
-                options = options.with_revision(revision);
-            }
-            let page = self.call(async |c| c.get(from.clone(), Some(options)).await).await?;
+            let options = GetOptions::new()
+                .with_range(end_of(keys::INSTANCES))
+                .with_limit(limit)
+                .with_sort(SortTarget::Key, SortOrder::Ascend)
+                .with_revision(revision);
+            let page = match self.call(async |c| c.get(from.clone(), Some(options)).await).await {
+                Err(Lost::Etcd(error)) if is_too_large(&error) && limit > 1 => {
+                    limit /= 2;
+                    continue;
+                }
+                page => page?,
+            };
             if revision == 0 {
                 revision = page.header().map_or(0, |h| h.revision());
             }
@@ -197,6 +204,7 @@ impl Etcd {
             }
             let Some(last) = page.kvs().last().filter(|_| page.more()) else { return Ok((held, revision)) };
             from = format!("{}\0", String::from_utf8_lossy(last.key()));
+            limit = (limit * 2).min(PAGE); // what follows may be small
         }
     }
 
@@ -205,15 +213,14 @@ impl Etcd {
         let (held, revision) = self.list().await?;
         info!(source = %self.id, revision, objects = held.objects.len(), instances = held.instances.len(), "listed");
         let options = WatchOptions::new()
-            .with_prefix()
+            .with_range(end_of(keys::INSTANCES))
             .with_prev_key()
-            .with_progress_notify()
+            .with_fragment()
             .with_start_revision(revision + 1);
-        let mut stream = self.call(async |c| c.watch(keys::ROOT, Some(options)).await).await?;
+        let mut stream = self.call(async |c| c.watch(keys::CONFIG, Some(options)).await).await?;
         send(events, Event::Resync { source: self.id.clone(), held }).await?;
         retry.reset();
-        // No deadline here: HTTP/2 keepalive ends the stream when the server hangs.
-        while let Some(answer) = stream.message().await? {
+        while let Some(answer) = self.next(&mut stream).await? {
             if answer.canceled() {
                 return Err(Lost::Canceled {
                     compacted: answer.compact_revision(),
@@ -231,6 +238,16 @@ impl Etcd {
             }
         }
         Err(Lost::Ended)
+    }
+
+    /// The next answer of a watch. HTTP/2 keepalive ends the stream when the server hangs; a server that is there but
+    /// serves this watch no more does not answer when asked how far it is.
+    async fn next(&self, stream: &mut WatchStream) -> Result<Option<WatchResponse>, Lost> {
+        if let Ok(answer) = tokio::time::timeout(SILENCE, stream.message()).await {
+            return Ok(answer?);
+        }
+        stream.request_progress().await?;
+        tokio::time::timeout(SILENCE, stream.message()).await.map_err(|_| Lost::Silent)?.map_err(Lost::from)
     }
 
     /// Leases of deleted instances that have not ended: their keys were deleted by somebody, and did not expire.
@@ -479,6 +496,12 @@ async fn send(events: &Sender, event: Event) -> Result<(), Lost> {
     events.send(event).await.map_err(|_| Lost::Pipeline)
 }
 
+/// Whether an answer was larger than what gRPC takes; etcd itself says with this code that a revision was compacted.
+fn is_too_large(error: &etcd_client::Error) -> bool {
+    matches!(error, etcd_client::Error::GRpcStatus(status)
+        if status.code() == tonic::Code::OutOfRange && !status.message().starts_with("etcdserver"))
+}
+
 /// Whether etcd understood and said no, rather than was away.
 fn is_refusal(error: &etcd_client::Error) -> bool {
     use tonic::Code::{FailedPrecondition, InvalidArgument, OutOfRange, PermissionDenied, Unauthenticated};
@@ -502,6 +525,8 @@ enum Lost {
     Canceled { compacted: i64, reason: String },
     #[error("watch ended")]
     Ended,
+    #[error("the watch does not answer within {SILENCE:?}")]
+    Silent,
     #[error("the pipeline has ended")]
     Pipeline,
 }

@@ -17,7 +17,7 @@ use std::net::IpAddr;
 
 /// Everything of ours.
 pub const ROOT: &str = "/portolan/v1/";
-/// Objects.
+/// Objects. In the order of keys nothing of ours stands between these and [`INSTANCES`]: one range has both.
 pub const CONFIG: &str = "/portolan/v1/config/";
 /// Instances.
 pub const INSTANCES: &str = "/portolan/v1/instances/";

@@ -5,6 +5,8 @@
 //! | the object itself, or what it compiles to | refused | set aside; the last good revision stays in force |
 //! | a listener's port is taken by another gateway of the group | refused | the gateway that was in force, else the older one, keeps it; the other is set aside |
 //! | a route names a gateway or a subset, a policy a gateway, a route or a rule, that does not exist | refused | in force, with a warning |
+//! | a route carries bytes to a service that only requests could verify | refused, on either side | in force, with a warning |
+//! | a gateway tells logs or spans to a service that does not speak HTTP2 | refused, on either side | in force, with a warning |
 //! | an object that others name is deleted | refused | a warning on those |
 
 mod policies;
@@ -14,13 +16,14 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use xds_types::portolan::config::v1::mutual_tls::Mode;
+use xds_types::portolan::config::v1::service::Protocol;
 use xds_types::portolan::config::v1::{
     Gateway, Policy, Resource, Route, Sealed, Service, resource::Spec, secret::From, target::Of,
 };
 
 use super::policy::{self, Policies};
 use super::stage::Staged;
-use super::{Dialect, Trust, bytes, cluster, listener, names, route, tls};
+use super::{Dialect, Trust, bytes, cluster, listener, names, observe, route, tls};
 use crate::authority::Authority;
 use crate::model::{
     Content, Kind, Object, ObjectKey, ObjectName, Problem, Problems, Severity, SourceId, World,
@@ -149,6 +152,24 @@ pub fn admit(current: &Objects, writes: &[Resource], deletes: &[ObjectKey], trus
                 for (path, message) in view.misfits(name, route) {
                     found.error(key, "spec.listeners", format!("Route/{name}: {path}: {message}"));
                 }
+            }
+        }
+        for key in keys.iter().filter(|k| k.kind == Kind::Service) {
+            for (service, path, message) in view.unverified(route) {
+                if service == key.name.as_str() {
+                    found.error(key, "spec.tls", format!("Route/{name}: {path}: {message}"));
+                }
+            }
+        }
+    }
+    // Gateways that were there and speak by gRPC with what becomes of a service.
+    let services = keys.iter().chain(deletes).filter(|k| k.kind == Kind::Service);
+    for key in services {
+        for (gateway, spec) in view.gateways.iter().filter(|(gateway, _)| !keys.contains(gateway)) {
+            let named = observe::services(spec).find(|(_, name)| *name == key.name.as_str());
+            if let Some((path, name)) = named.filter(|(_, name)| !view.speaks_http2(name)) {
+                let message = format!("{gateway}: {path}: Service `{name}` must say `protocol: HTTP2`");
+                found.error(key, "spec.protocol", message);
             }
         }
     }
@@ -349,17 +370,32 @@ impl<'a> References<'a> {
         self.services.get(service).is_some_and(|s| s.subsets.contains_key(subset))
     }
 
+    fn speaks_http2(&self, service: &str) -> bool {
+        self.services.get(service).is_some_and(|s| s.protocol == i32::from(Protocol::Http2))
+    }
+
     fn has_gateway(&self, name: &str) -> bool {
         ObjectName::new(name)
             .is_ok_and(|name| self.gateways.contains_key(&ObjectKey::new(Kind::Gateway, name)))
     }
 
-    fn check(&self, key: &ObjectKey, resource: &Resource, severity: Severity, found: &mut Problems) {
+    fn check(&self, key: &ObjectKey, resource: &'a Resource, severity: Severity, found: &mut Problems) {
         if let Some(Spec::Route(spec)) = &resource.spec {
             self.check_route(key, spec, severity, found);
         }
         if let Some(Spec::Policy(spec)) = &resource.spec {
             self.check_policy(key, spec, severity, found);
+        }
+        if let Some(Spec::Gateway(spec)) = &resource.spec {
+            for (path, name) in observe::services(spec).filter(|(_, name)| !self.speaks_http2(name)) {
+                let message = format!("Service `{name}` must say `protocol: HTTP2`: it is spoken to by gRPC");
+                found.extend([Problem {
+                    object: Some(key.clone()),
+                    path: path.to_owned(),
+                    message,
+                    severity,
+                }]);
+            }
         }
         for (path, name, wanted) in secrets_of(resource) {
             let message = match self.secrets.get(name) {
@@ -372,9 +408,33 @@ impl<'a> References<'a> {
         }
     }
 
-    /// Why a route cannot serve listeners that it is for.
-    fn misfits(&self, name: &str, spec: &Route) -> Vec<(String, String)> {
+    /// Services that a route carries bytes to, whose certificates would be believed whatever name they have: there is no
+    /// request whose host could be asked for.
+    fn unverified(&self, spec: &'a Route) -> Vec<(&'a str, String, String)> {
         let mut found = Vec::new();
+        let attached =
+            self.gateways.iter().filter(|(key, _)| spec.gateways.iter().any(|g| g == key.name.as_str()));
+        for l in attached.flat_map(|(_, g)| &g.listeners).filter(|l| carries_bytes(l) && is_for(spec, l)) {
+            let backends = spec.rules.first().map_or(&[][..], |rule| &rule.backends);
+            for (j, b) in backends.iter().enumerate() {
+                if self.services.get(b.service.as_str()).is_some_and(|s| tls::names_nobody(s)) {
+                    let message = format!(
+                        "Service `{}` is verified by the host of each request, and listener `{}` carries bytes: \
+                         its `tls` needs `sni` or `sans`",
+                        b.service,
+                        listener_name(l)
+                    );
+                    found.push((b.service.as_str(), format!("spec.rules[0].backends[{j}].service"), message));
+                }
+            }
+        }
+        found
+    }
+
+    /// Why a route cannot serve listeners that it is for.
+    fn misfits(&self, name: &str, spec: &'a Route) -> Vec<(String, String)> {
+        let mut found: Vec<_> =
+            self.unverified(spec).into_iter().map(|(_, path, message)| (path, message)).collect();
         let attached =
             |gateway: &ObjectKey, route: &Route| route.gateways.iter().any(|g| g == gateway.name.as_str());
         let gateways = || self.gateways.iter().filter(|(key, _)| attached(key, spec));
@@ -414,7 +474,7 @@ impl<'a> References<'a> {
         found
     }
 
-    fn check_route(&self, key: &ObjectKey, spec: &Route, severity: Severity, found: &mut Problems) {
+    fn check_route(&self, key: &ObjectKey, spec: &'a Route, severity: Severity, found: &mut Problems) {
         let mut say = |path: String, message: String| {
             found.extend([Problem { object: Some(key.clone()), path, message, severity }]);
         };

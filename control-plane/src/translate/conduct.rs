@@ -1,6 +1,6 @@
 //! What a rule says of retries, mirrors and hashing -> fields of a `RouteAction`.
 
-use xds_types::envoy::config::core::v3::RuntimeFractionalPercent;
+use xds_types::envoy::config::core::v3::{RoutingPriority, RuntimeFractionalPercent};
 use xds_types::envoy::config::route::v3::header_matcher::HeaderMatchSpecifier;
 use xds_types::envoy::config::route::v3::retry_policy::{
     RetryBackOff, RetryHostPredicate, retry_host_predicate,
@@ -13,7 +13,9 @@ use xds_types::envoy::config::route::v3::{HeaderMatcher, RetryPolicy, RouteActio
 use xds_types::envoy::extensions::retry::host::previous_hosts::v3::PreviousHostsPredicate;
 use xds_types::envoy::r#type::v3::{FractionalPercent, fractional_percent::DenominatorType};
 use xds_types::google::protobuf::Duration;
-use xds_types::portolan::config::v1::{HashCookie, HashKey, Mirror, Retry, Rule, hash_key::By};
+use xds_types::portolan::config::v1::{
+    HashCookie, HashKey, Mirror, Retry, Rule, hash_key::By, rule::Priority,
+};
 
 use super::Dialect;
 use super::names;
@@ -32,6 +34,9 @@ pub(super) fn apply(action: &mut RouteAction, rule: &Rule, dialect: Dialect) {
     if dialect == Dialect::Envoy {
         action.request_mirror_policies = rule.mirrors.iter().map(mirror).collect();
         action.idle_timeout = rule.idle_timeout;
+        if rule.priority == i32::from(Priority::High) {
+            action.priority = RoutingPriority::High.into();
+        }
     }
 }
 

@@ -3,20 +3,13 @@
 use std::sync::Arc;
 
 use xds_types::ResourceType;
-use xds_types::envoy::config::accesslog::v3::{AccessLog, access_log};
-use xds_types::envoy::config::core::v3::substitution_format_string::Format;
-use xds_types::envoy::config::core::v3::{
-    DataSource, Http2ProtocolOptions, HttpProtocolOptions, SubstitutionFormatString, data_source::Specifier,
-};
+use xds_types::envoy::config::core::v3::{Http2ProtocolOptions, HttpProtocolOptions};
 use xds_types::envoy::config::listener::v3::{Filter, FilterChain, Listener as EnvoyListener, filter};
 use xds_types::envoy::config::route::v3::redirect_action::SchemeRewriteSpecifier;
 use xds_types::envoy::config::route::v3::route::Action;
 use xds_types::envoy::config::route::v3::route_match::PathSpecifier;
 use xds_types::envoy::config::route::v3::{
     RedirectAction, Route as EnvoyRoute, RouteConfiguration, RouteMatch, VirtualHost,
-};
-use xds_types::envoy::extensions::access_loggers::file::v3::{
-    FileAccessLog, file_access_log::AccessLogFormat,
 };
 use xds_types::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::{
     CodecType, ForwardClientCertDetails, RouteSpecifier, SetCurrentClientCertDetails, UpgradeConfig,
@@ -26,14 +19,14 @@ use xds_types::envoy::extensions::filters::network::http_connection_manager::v3:
 };
 use xds_types::google::protobuf::BoolValue;
 use xds_types::portolan::config::v1::mutual_tls::Mode;
-use xds_types::portolan::config::v1::{AccessLog as Log, Gateway, GatewayLimits, Listener, Route, listener};
+use xds_types::portolan::config::v1::{Gateway, GatewayLimits, Listener, Route, listener};
 
 use super::bytes::{self, Carried};
 use super::hosts::{self, Group};
 use super::parts::{address, ads, check_rules, router, yes};
 use super::patch::Patches;
 use super::policy::Policies;
-use super::{names, tls};
+use super::{names, observe, tls};
 use crate::model::{ObjectKey, Problems, carries_bytes, is_for, listener_address, listener_name};
 use crate::snapshot::{Reference, Resource};
 
@@ -53,7 +46,10 @@ pub(super) fn listeners(
     let Gateway {
         listeners,
         group: _,
-        access_log,
+        access_log: _, // these four are read where listeners are made
+        tracing: _,
+        metadata: _,
+        local_replies: _,
         use_remote_address,
         limits,
         trusted_hops,
@@ -72,21 +68,13 @@ pub(super) fn listeners(
             None => sockets.push(vec![l]),
         }
     }
-    let all = All {
-        log: access_log.as_ref(),
-        remote,
-        hops: *trusted_hops,
-        limits: limits.as_ref(),
-        filters,
-        carried,
-    };
+    let all = All { remote, hops: *trusted_hops, limits: limits.as_ref(), filters, carried };
     let maker = Maker { key, spec, service_mtls, all, patches: &patches };
     sockets.iter().filter_map(|on_it| maker.listener(on_it, found)).collect()
 }
 
 /// What all listeners of a gateway have alike.
 struct All<'a> {
-    log: Option<&'a Log>,
     remote: bool,
     hops: u32,
     limits: Option<&'a GatewayLimits>,
@@ -178,7 +166,11 @@ impl Maker<'_> {
 
     /// The chains that carry bytes.
     fn carrier(&self, l: &Listener, carried: &Carried, mtls: Mode, found: &mut Problems) -> Carriers {
-        let proxy = carried.proxy(self.key.name.as_str(), self.all.log.map(access_log), self.all.limits);
+        let proxy = carried.proxy(
+            self.key.name.as_str(),
+            self.spec.access_log.as_ref().and_then(observe::connection_logs),
+            self.all.limits,
+        );
         check_rules(&proxy, self.key, "tcp_proxy", found);
         let chain = |socket, filter_chain_match| FilterChain {
             filters: vec![bytes::filter(&proxy)],
@@ -195,9 +187,9 @@ impl Maker<'_> {
         Carriers { chains, references: inbound.references }
     }
 
-    /// The connection manager of a listener, and the routes that it names.
+    /// The connection manager of a listener, and the routes and clusters that it names.
     fn manager(&self, l: &Listener, knows_clients: bool, found: &mut Problems) -> (Filter, Vec<Reference>) {
-        let mut manager = manager(self.key, l, &self.all);
+        let mut manager = manager(self.key, self.spec, l, &self.all);
         if knows_clients {
             // Whoever is behind us must not believe what a client says of itself.
             manager.forward_client_cert_details = ForwardClientCertDetails::SanitizeSet.into();
@@ -210,12 +202,13 @@ impl Maker<'_> {
         }
         let manager = self.patches.apply("http_connection_manager", manager, found);
         check_rules(&manager, self.key, "http_connection_manager", found);
-        let references = match &manager.route_specifier {
-            Some(RouteSpecifier::Rds(rds)) => {
-                vec![Reference::new(ResourceType::RouteConfiguration, rds.route_config_name.as_str())]
-            }
-            _ => Vec::new(),
-        };
+        let mut references: Vec<Reference> = observe::services(self.spec)
+            .map(|(_, service)| Reference::new(ResourceType::Cluster, &*names::cluster(service, "")))
+            .collect();
+        if let Some(RouteSpecifier::Rds(rds)) = &manager.route_specifier {
+            let name = rds.route_config_name.as_str();
+            references.push(Reference::new(ResourceType::RouteConfiguration, name));
+        }
         let filter = Filter {
             name: "envoy.filters.network.http_connection_manager".to_owned(),
             config_type: Some(filter::ConfigType::TypedConfig(xds_types::any::pack(&manager))),
@@ -224,14 +217,23 @@ impl Maker<'_> {
     }
 }
 
-fn manager(key: &ObjectKey, spec: &Listener, all: &All<'_>) -> HttpConnectionManager {
+fn manager(key: &ObjectKey, gateway: &Gateway, spec: &Listener, all: &All<'_>) -> HttpConnectionManager {
     let short = listener_name(spec);
     let name = names::listener(key.name.as_str(), &short);
     let mut manager = HttpConnectionManager {
         codec_type: CodecType::Auto.into(),
         stat_prefix: names::stat_prefix(key.name.as_str(), &short),
-        http_filters: all.filters.iter().cloned().chain([router()]).collect(),
-        access_log: all.log.map(access_log).into_iter().collect(),
+        http_filters: observe::header_metadata(&gateway.metadata)
+            .into_iter()
+            .chain(all.filters.iter().cloned())
+            .chain([router()])
+            .collect(),
+        access_log: gateway
+            .access_log
+            .as_ref()
+            .map_or_else(Vec::new, |log| observe::request_logs(key.name.as_str(), log)),
+        local_reply_config: gateway.local_replies.as_ref().map(observe::local_replies),
+        tracing: gateway.tracing.as_ref().map(|tracing| observe::tracing(key.name.as_str(), tracing)),
         use_remote_address: Some(BoolValue { value: all.remote }),
         xff_num_trusted_hops: all.hops,
         // Paths are matched by prefix: `/a/../b` and `//b` must not get past a rule.
@@ -279,29 +281,6 @@ fn limit(manager: &mut HttpConnectionManager, limits: &GatewayLimits) {
     });
     manager.http2_protocol_options = max_concurrent_streams
         .map(|n| Http2ProtocolOptions { max_concurrent_streams: Some(n), ..Http2ProtocolOptions::default() });
-}
-
-fn access_log(log: &Log) -> AccessLog {
-    let Log { path, format, json } = log;
-    let format = match (json, format.is_empty()) {
-        (Some(json), _) => Some(Format::JsonFormat(json.clone())),
-        (None, false) => {
-            // Envoy's formats end their own lines.
-            let line = if format.ends_with('\n') { format.clone() } else { format!("{format}\n") };
-            let specifier = Some(Specifier::InlineString(line));
-            Some(Format::TextFormatSource(DataSource { specifier, ..DataSource::default() }))
-        }
-        (None, true) => None,
-    };
-    let format = format.map(|f| {
-        AccessLogFormat::LogFormat(SubstitutionFormatString { format: Some(f), ..Default::default() })
-    });
-    let file = FileAccessLog { path: path.clone(), access_log_format: format };
-    AccessLog {
-        name: "envoy.access_loggers.file".to_owned(),
-        config_type: Some(access_log::ConfigType::TypedConfig(xds_types::any::pack(&file))),
-        ..AccessLog::default()
-    }
 }
 
 /// A Route attached to a gateway: what it serves, and what it was made of.

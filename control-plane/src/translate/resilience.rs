@@ -15,8 +15,8 @@ use xds_types::envoy::config::core::v3::health_check::{
 };
 use xds_types::envoy::config::core::v3::{HeaderValue, HeaderValueOption};
 use xds_types::envoy::config::core::v3::{
-    HealthCheck as EnvoyCheck, Metadata, ProxyProtocolConfig, RequestMethod, RuntimeDouble, TransportSocket,
-    proxy_protocol_config, transport_socket,
+    HealthCheck as EnvoyCheck, Metadata, ProxyProtocolConfig, RequestMethod, RoutingPriority, RuntimeDouble,
+    TransportSocket, proxy_protocol_config, transport_socket,
 };
 use xds_types::envoy::extensions::transport_sockets::proxy_protocol::v3::ProxyProtocolUpstreamTransport;
 use xds_types::envoy::extensions::transport_sockets::raw_buffer::v3::RawBuffer;
@@ -230,7 +230,9 @@ fn limits(l: &ServiceLimits, dialect: Dialect) -> CircuitBreakers {
     let each = connections_per_instance
         .as_ref()
         .map(|n| Thresholds { max_connections: uint(n.value), ..Thresholds::default() });
-    CircuitBreakers { thresholds: vec![all], per_host_thresholds: each.into_iter().collect() }
+    // The same for each priority, counted apart.
+    let high = Thresholds { priority: RoutingPriority::High.into(), ..all };
+    CircuitBreakers { thresholds: vec![all, high], per_host_thresholds: each.into_iter().collect() }
 }
 
 fn lb_config(

@@ -213,6 +213,7 @@ fn action(rule: &Rule, m: &Match, separated: Separated, dialect: Dialect) -> Opt
         mirrors: _,
         hash: _,
         idle_timeout: _,
+        priority: _,
     } = rule;
     if let Some(r) = redirect {
         return Some(Action::Redirect(redirection(r)));

@@ -156,10 +156,7 @@ pub(super) fn outbound(service: &str, spec: &Service, trust_domain: &str) -> Out
     let Some(tls) = &spec.tls else { return Outbound::default() };
     let ServiceTls { mode, sni, ca, client_certificate, sans, min_version } = tls;
     let verify = *mode == i32::from(service_tls::Mode::Verify);
-    let sni = match (sni.as_str(), spec.discovery.as_ref().and_then(|d| d.from.as_ref())) {
-        ("", Some(discovery::From::Dns(dns))) => dns.hostname.clone(),
-        (sni, _) => sni.to_owned(),
-    };
+    let sni = asked_for(sni, spec.discovery.as_ref()).to_owned();
     let mut references = Vec::new();
     let mut common = CommonTlsContext {
         tls_params: parameters(*min_version),
@@ -199,6 +196,24 @@ pub(super) fn outbound(service: &str, spec: &Service, trust_domain: &str) -> Out
     let context =
         UpstreamTlsContext { common_tls_context: Some(common), sni, ..UpstreamTlsContext::default() };
     Outbound { socket: Some(socket(&context)), by_host, references }
+}
+
+/// The name that TLS asks a service for, where it is the same for every connection.
+fn asked_for<'a>(sni: &'a str, discovery: Option<&'a Discovery>) -> &'a str {
+    match (sni, discovery.and_then(|d| d.from.as_ref())) {
+        ("", Some(discovery::From::Dns(dns))) => &dns.hostname,
+        (sni, _) => sni,
+    }
+}
+
+/// Whether a service's certificates are verified, but by the host of each request: without requests, any name would do.
+pub(super) fn names_nobody(spec: &Service) -> bool {
+    let Some(tls) = spec.tls.as_ref().filter(|_| !crate::model::check::speaks_mtls(spec.mtls)) else {
+        return false;
+    };
+    tls.mode == i32::from(service_tls::Mode::Verify)
+        && tls.sans.is_empty()
+        && asked_for(&tls.sni, spec.discovery.as_ref()).is_empty()
 }
 
 fn registered_as<'a>(service: &'a str, discovery: Option<&'a Discovery>) -> &'a str {

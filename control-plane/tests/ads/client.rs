@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tokio_util::sync::CancellationToken;
 use tonic::Streaming;
-use tonic::transport::Channel;
+use tonic::transport::{Channel, Server};
 use xds_types::ResourceType;
 use xds_types::envoy::config::core::v3::{ControlPlane, Node};
 use xds_types::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
@@ -71,7 +71,7 @@ impl Control {
         let service = Service::new(handle.cache().clone(), registry.clone(), options);
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
-        let server = Service::server().add_routes(service.routes());
+        let server = Server::builder().add_routes(service.routes());
         let stopped = stop.clone();
         tokio::spawn(async move {
             server

@@ -25,6 +25,11 @@ struct Fleet {
 
 impl Fleet {
     async fn start(proxy: Proxy, policies: &str) -> Self {
+        Self::start_with(proxy, policies, "").await
+    }
+
+    /// With more in the Gateway.
+    async fn start_with(proxy: Proxy, policies: &str, gateway: &str) -> Self {
         let control = Control::start(&[]).await.unwrap();
         let port = e2e::process::free_port().unwrap();
         let mut upstreams = Vec::new();
@@ -37,7 +42,7 @@ impl Fleet {
             "
 kind: Gateway
 name: edge
-spec: {{group: edge, listeners: [{{name: web, address: 127.0.0.1, port: {port}}}]}}
+spec: {{group: edge, listeners: [{{name: web, address: 127.0.0.1, port: {port}}}], {gateway}}}
 ---
 kind: Route
 name: shop
@@ -68,8 +73,12 @@ spec:
     }
 
     async fn ask(&self, path: &str, headers: &[(&str, &str)]) -> u16 {
+        self.send("GET", path, headers).await
+    }
+
+    async fn send(&self, method: &str, path: &str, headers: &[(&str, &str)]) -> u16 {
         let url = format!("http://{}{path}", self.web);
-        self.client.send("GET", &url, headers, "").await.map_or(0, |a| a.status)
+        self.client.send(method, &url, headers, "").await.map_or(0, |a| a.status)
     }
 
     async fn statuses(&self, path: &str, headers: &[(&str, &str)], calls: usize) -> Vec<u16> {
@@ -203,6 +212,98 @@ async fn policies_hold_in_real_envoy() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn policies_hold_in_our_proxy() {
     policies_hold(Proxy::Ours).await;
+}
+
+/// What else requests are told apart by.
+const KEYS: &str = r#"
+kind: Policy
+name: claims
+spec:
+  targets: [{gateway: edge}]
+  rate_limit:
+    limits: [{per: [{metadata: {namespace: claims, path: [sub]}}], requests: 2, unit: hour}]
+---
+kind: Policy
+name: methods
+spec:
+  targets: [{route: shop, rule: web}]
+  rate_limit:
+    limits:
+    - {name: deletes, per: [{method: true, value: DELETE}], requests: 1, unit: hour}
+    - {name: each, per: [{method: true}, {header: x-each}], requests: 1, unit: hour, scope: local}
+---
+kind: Policy
+name: routes
+spec:
+  targets: [{gateway: edge}]
+  rate_limit:
+    limits: [{per: [{route: true}, {header: x-route}], requests: 2, unit: hour}]
+---
+kind: Policy
+name: services
+spec:
+  targets: [{gateway: edge}]
+  rate_limit:
+    limits: [{per: [{service: true}, {header: x-service}], requests: 2, unit: hour}]
+---
+kind: Policy
+name: clients
+spec:
+  targets: [{gateway: edge}]
+  rate_limit:
+    limits: [{per: [{client_ip: {}}, {path: true, value: /by-client}], requests: 2, unit: hour}]
+"#;
+
+async fn keys_tell_requests_apart(proxy: Proxy) {
+    let gateway = "trusted_hops: 1, metadata: [{header: x-sub, namespace: claims, key: sub, remove: true}]";
+    let fleet = Fleet::start_with(proxy, KEYS, gateway).await;
+    fleet.is_accepted().await;
+    let seen = async |what: &str, method: &str, path: &str, headers: &[(&str, &str)], expected: &[u16]| {
+        let mut all = Vec::new();
+        for _ in expected {
+            all.push(fleet.send(method, path, headers).await);
+        }
+        assert_eq!(all, expected, "{proxy:?}: {what}");
+    };
+    eventually("limits are in force", async || match fleet.statuses("/", &[("x-sub", "warm")], 4).await[3] {
+        429 => Ok(()),
+        other => Err(format!("{other}")),
+    })
+    .await;
+    seen("metadata", "GET", "/", &[("x-sub", "a")], &[200, 200, 429]).await;
+    seen("each value of it", "GET", "/cart", &[("x-sub", "b")], &[200, 200, 429]).await;
+    seen("without it nothing counts", "GET", "/", &[], &[200; 4]).await;
+    let url = format!("http://{}/", fleet.web);
+    let told = fleet.client.send("GET", &url, &[("x-sub", "c")], "").await.unwrap().json().unwrap();
+    assert!(told["headers"]["x-sub"].is_null(), "{proxy:?}: the header is not sent on: {told}");
+    seen("a method", "DELETE", "/", &[], &[200, 429]).await;
+    seen("not others", "GET", "/", &[], &[200; 3]).await;
+    seen("each method", "GET", "/", &[("x-each", "a")], &[200, 429]).await;
+    seen("apart from others", "PUT", "/", &[("x-each", "a")], &[200, 429]).await;
+    seen("a route", "GET", "/cart", &[("x-route", "a")], &[200, 200, 429]).await;
+    seen("apart from others", "GET", "/", &[("x-route", "a")], &[200, 200, 429]).await;
+    seen("also to the same service", "GET", "/both", &[("x-route", "a")], &[200, 200, 429]).await;
+    seen("a service", "GET", "/cart", &[("x-service", "a")], &[200, 200, 429]).await;
+    seen("apart from others", "GET", "/", &[("x-service", "a")], &[200, 200, 429]).await;
+    seen("whatever the route", "GET", "/both", &[("x-service", "a")], &[429]).await;
+    // One proxy before the gateway is trusted: whom that saw is the client, and what the client itself says is not.
+    let by = [("x-forwarded-for", "192.0.2.1")];
+    seen("the trusted proxy's client", "GET", "/by-client", &by, &[200, 200, 429]).await;
+    let other = [("x-forwarded-for", "192.0.2.2")];
+    seen("another client of it", "GET", "/by-client", &other, &[200, 200, 429]).await;
+    let forged = [("x-forwarded-for", "198.51.100.7, 192.0.2.2")];
+    seen("what a client forged", "GET", "/by-client", &forged, &[429]).await;
+    fleet.is_accepted().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_tell_requests_apart_in_real_envoy() {
+    keys_tell_requests_apart(Proxy::Envoy).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_tell_requests_apart_in_our_proxy() {
+    keys_tell_requests_apart(Proxy::Ours).await;
 }
 
 async fn failure_is_as_the_policy_says(proxy: Proxy) {

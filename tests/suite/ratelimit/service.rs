@@ -1,5 +1,7 @@
 //! The service as clients see it: one limit over two control planes, and Redis going away.
 
+use control_plane::ratelimit::algorithm::{Algorithm, Hits, Rate, State, Verdict};
+use e2e::certs::Authority;
 use e2e::control::Control;
 use e2e::eventually;
 use e2e::redis::Redis;
@@ -117,13 +119,8 @@ async fn two_control_planes_over_one_redis_enforce_one_limit() {
     a.apply(DOMAIN).await.unwrap();
     b.apply(DOMAIN).await.unwrap();
     let clients = [client(&a).await, client(&b).await];
-    for control in [&a, &b] {
-        eventually("Redis is up", async || {
-            let metrics = control.call("GET", "/metrics", "").await.map_err(|e| e.to_string())?.text();
-            if metrics.contains("ratelimit_redis_up 1") { Ok(()) } else { Err("not yet".to_owned()) }
-        })
-        .await;
-    }
+    counts_in_redis(&a).await;
+    counts_in_redis(&b).await;
     // R and 1.01 R; a day's window does not turn here, but at midnight, when twice as many pass.
     let count = passed(&clients, "fixed", "x", 4000).await;
     assert!((2000..=2020).contains(&count), "{count} of a limit of 2000 passed");
@@ -138,6 +135,183 @@ async fn two_control_planes_over_one_redis_enforce_one_limit() {
     }
     for control in [&mut a, &mut b] {
         assert!(!control.process().log().contains("hunter2"), "a password must not be logged");
+    }
+}
+
+async fn counts_in_redis(control: &Control) {
+    eventually("Redis is up", async || {
+        let metrics = control.call("GET", "/metrics", "").await.map_err(|e| e.to_string())?.text();
+        if metrics.contains("ratelimit_redis_up 1") { Ok(()) } else { Err("not yet".to_owned()) }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn redis_is_spoken_to_by_tls_and_verified() {
+    let (authority, other) = (Authority::new("redis").unwrap(), Authority::new("other").unwrap());
+    let redis = Redis::start_tls(&authority).await.unwrap();
+    let dir = tempfile::TempDir::new().unwrap();
+    let start = async |authority: &Authority| {
+        let ca = authority.write(dir.path()).unwrap().display().to_string();
+        let args = [
+            "--ratelimit-redis",
+            &redis.url(),
+            "--ratelimit-redis-ca-file",
+            &ca,
+            "--ratelimit-redis-failure=error",
+        ];
+        let control = Control::start(&args).await.unwrap();
+        control.apply(DOMAIN).await.unwrap();
+        control
+    };
+    let control = start(&authority).await;
+    counts_in_redis(&control).await;
+    let trusted = client(&control).await;
+    for expected in [true, true, true, false] {
+        assert_eq!(passes(&trusted, &[("tenant", "a"), ("user", "joe")]).await, expected);
+    }
+    let mut control = start(&other).await;
+    eventually("the certificate of another authority is refused", async || {
+        let log = control.process().log();
+        if log.contains("Redis cannot be reached") { Ok(()) } else { Err(log) }
+    })
+    .await;
+    let metrics = control.call("GET", "/metrics", "").await.unwrap().text();
+    assert!(!metrics.contains("ratelimit_redis_up 1"), "{metrics}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restart_of_redis_under_load_fails_no_call_and_the_limit_is_one_again() {
+    let mut redis = Redis::start(None).await.unwrap();
+    let url = redis.url();
+    let args =
+        ["--ratelimit-redis", &url, "--ratelimit-redis-timeout-ms=500", "--ratelimit-redis-failure=open"];
+    let (a, b) = tokio::join!(Control::start(&args), Control::start(&args));
+    let (a, b) = (a.unwrap(), b.unwrap());
+    a.apply(DOMAIN).await.unwrap();
+    b.apply(DOMAIN).await.unwrap();
+    let clients = [client(&a).await, client(&b).await];
+    counts_in_redis(&a).await;
+    counts_in_redis(&b).await;
+    let (stop, stopped) = tokio::sync::watch::channel(false);
+    let mut load = tokio::task::JoinSet::new();
+    for client in clients.clone() {
+        let stopped = stopped.clone();
+        load.spawn(async move {
+            let (mut calls, mut slowest) = (0, Duration::ZERO);
+            while !*stopped.borrow() {
+                let start = Instant::now();
+                ask(&client, &[("fixed", "load")], 1).await.expect("no call fails");
+                slowest = slowest.max(start.elapsed());
+                calls += 1;
+            }
+            (calls, slowest)
+        });
+    }
+    for _ in 0..2 {
+        redis.restart().await.unwrap();
+        for client in &clients {
+            eventually("it counts again", async || {
+                let probe = fastrand::u64(..).to_string();
+                let answer = ask(client, &[("sliding", &probe)], 1).await.map_err(|e| e.to_string())?;
+                match answer.statuses[0].limit_remaining {
+                    49 => Ok(()),
+                    other => Err(format!("{other} remaining")),
+                }
+            })
+            .await;
+        }
+    }
+    assert_eq!(passed(&clients, "sliding", "x", 200).await, 50, "both count as one");
+    stop.send_replace(true);
+    while let Some(done) = load.join_next().await {
+        let (calls, slowest) = done.unwrap();
+        assert!(calls > 50, "{calls} calls");
+        assert!(slowest < Duration::from_secs(2), "{slowest:?}");
+    }
+}
+
+/// One counter of the comparison: in Redis, and by our own arithmetic.
+struct Twin {
+    rate: Rate,
+    state: State,
+    told: Vec<String>,
+}
+
+/// The script and `algorithm.rs` say the same of the same sequences, with the clock as an argument of both.
+#[tokio::test]
+async fn the_script_in_redis_counts_as_our_own_arithmetic_does() {
+    const TWINS: usize = 90;
+    const STEPS: usize = 300;
+    let redis = Redis::start(None).await.unwrap();
+    let mut connection =
+        redis::Client::open(redis.url()).unwrap().get_multiplexed_async_connection().await.unwrap();
+    let script = redis::Script::new(control_plane::ratelimit::redis::SCRIPT);
+    let seed = fastrand::u64(..);
+    let mut random = fastrand::Rng::with_seed(seed);
+    let mut twins: Vec<Twin> = (0..TWINS)
+        .map(|i| {
+            let hits = *random.choice([0, 1, 2, 3, 7, 10, 1000].iter()).unwrap();
+            let window = Duration::from_secs(*random.choice([1, 7, 60, 86_400].iter()).unwrap());
+            let burst = random.u32(1..12);
+            let algorithm = match i % 3 {
+                0 => Algorithm::FixedWindow,
+                1 => Algorithm::TokenBucket { burst },
+                _ => Algorithm::SlidingWindow,
+            };
+            Twin { rate: Rate { hits, window, algorithm }, state: State::default(), told: Vec::new() }
+        })
+        .collect();
+    let mut now: u64 = 1_700_000_000_123_457;
+    for _ in 0..STEPS {
+        // Mostly a little later; sometimes windows later, or at the very turn of one.
+        now = match random.u32(0..20) {
+            0 => now + random.u64(0..150_000_000),
+            1 => now.next_multiple_of(1_000_000) + random.u64(0..2) - 1,
+            _ => now + random.u64(0..400_000),
+        };
+        let mut invocation = script.prepare_invoke();
+        let mut asked = Vec::new();
+        for (i, twin) in twins.iter().enumerate() {
+            let n = random.i64(-3..6);
+            let (letter, burst) = match twin.rate.algorithm {
+                Algorithm::FixedWindow => ("f", 0),
+                Algorithm::TokenBucket { burst } => ("t", burst),
+                Algorithm::SlidingWindow => ("s", 0),
+            };
+            let micros = u64::try_from(twin.rate.window.as_micros()).unwrap();
+            invocation.key(format!("twin {i}")).arg(letter).arg(twin.rate.hits).arg(n).arg(micros).arg(burst);
+            invocation.arg(3_600_000); // no key expires by the clock of the machine
+            asked.push(n);
+        }
+        let said: Vec<i64> = invocation.arg(now).invoke_async(&mut connection).await.unwrap();
+        for ((twin, n), said) in twins.iter_mut().zip(asked).zip(said.chunks_exact(3)) {
+            let hits = match u64::try_from(n) {
+                Ok(n) => Hits::Take(n),
+                Err(_) => Hits::Return(n.unsigned_abs()),
+            };
+            let Verdict { allowed, remaining, reset } = twin.rate.decide(&mut twin.state, hits, now * 1000);
+            let micros = i64::try_from(reset.as_nanos().div_ceil(1000)).unwrap();
+            let ours = [i64::from(allowed), i64::from(remaining), micros];
+            twin.told.push(format!("{now}: {n} -> {said:?}, ours {ours:?}"));
+            assert_eq!(said, ours, "seed {seed}, {:?}: {:#?}", twin.rate, twin.told);
+        }
+    }
+    // A clock that goes back opens no new window, and fills no bucket.
+    for letter in ["f", "s", "t"] {
+        for (now, allowed) in [(now, 1), (now - 5_000_000, 0)] {
+            let mut invocation = script.prepare_invoke();
+            invocation
+                .key(format!("back {letter}"))
+                .arg(letter)
+                .arg(1)
+                .arg(1)
+                .arg(1_000_000)
+                .arg(1)
+                .arg(3_600_000);
+            let said: Vec<i64> = invocation.arg(now).invoke_async(&mut connection).await.unwrap();
+            assert_eq!(said[0], allowed, "{letter}: {said:?}");
+        }
     }
 }
 

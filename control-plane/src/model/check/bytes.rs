@@ -43,6 +43,7 @@ pub fn problems(route: &Route, listener: &Listener) -> Vec<(String, String)> {
         mirrors,
         hash,
         idle_timeout: _,
+        priority,
     } = rule;
     for (field, is_set) in [
         ("matches", !matches.is_empty()),
@@ -54,6 +55,7 @@ pub fn problems(route: &Route, listener: &Listener) -> Vec<(String, String)> {
         ("timeout", timeout.is_some()),
         ("retry", retry.is_some()),
         ("mirrors", !mirrors.is_empty()),
+        ("priority", *priority != 0),
     ] {
         if is_set {
             say(&format!("spec.rules[0].{field}"), "is of use for requests only");

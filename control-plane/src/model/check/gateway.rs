@@ -3,14 +3,24 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use super::{Checker, format, host, resilience};
+use super::{Checker, host, observe, resilience};
 use crate::model::{ObjectName, listener_address, listener_name};
-use xds_types::google::protobuf::{Struct, Value, value::Kind};
-use xds_types::portolan::config::v1::{AccessLog, Gateway, Listener, listener};
+use xds_types::portolan::config::v1::{Gateway, Listener, listener};
 
 pub(super) fn check(g: &Gateway, at: &mut Checker<'_>) {
-    let Gateway { listeners, group, access_log, use_remote_address, limits, trusted_hops, service, patch: _ } =
-        g;
+    let Gateway {
+        listeners,
+        group,
+        access_log,
+        use_remote_address,
+        limits,
+        trusted_hops,
+        tracing,
+        metadata,
+        local_replies,
+        service,
+        patch: _,
+    } = g;
     super::tls::gateway(group, service, at);
     if listeners.is_empty() {
         at.error("spec.listeners", "must hold at least one listener");
@@ -66,7 +76,14 @@ pub(super) fn check(g: &Gateway, at: &mut Checker<'_>) {
         }
     }
     if let Some(log) = access_log {
-        check_access_log(log, at);
+        observe::access_log(log, listeners, at);
+    }
+    if let Some(tracing) = tracing {
+        observe::tracing(tracing, at);
+    }
+    observe::header_metadata(metadata, at);
+    if let Some(replies) = local_replies {
+        observe::local_replies(replies, at);
     }
     if let Some(limits) = limits {
         resilience::gateway(limits, at);
@@ -94,46 +111,5 @@ pub(super) fn check_hosts(path: &str, hosts: &[String], any: bool, at: &mut Chec
         } else if !seen.insert(name.to_ascii_lowercase()) {
             at.error(path, format!("`{name}` is there twice"));
         }
-    }
-}
-
-fn check_access_log(log: &AccessLog, at: &mut Checker<'_>) {
-    let AccessLog { path, format: line, json } = log;
-    if path.is_empty() {
-        at.error("spec.access_log.path", "must not be empty; `/dev/stdout` is the standard output");
-    }
-    if !line.is_empty() && json.is_some() {
-        at.error("spec.access_log", "must not have both format and json");
-    }
-    if let Err(message) = format(&line.replace('\n', " ")) {
-        at.error("spec.access_log.format", message);
-    }
-    if let Some(json) = json {
-        check_json("spec.access_log.json", json, at);
-    }
-}
-
-fn check_json(path: &str, json: &Struct, at: &mut Checker<'_>) {
-    let mut members: Vec<_> = json.fields.iter().collect();
-    members.sort_by_key(|(name, _)| *name);
-    for (name, value) in members {
-        check_value(&format!("{path}[\"{name}\"]"), value, at);
-    }
-}
-
-fn check_value(path: &str, value: &Value, at: &mut Checker<'_>) {
-    match &value.kind {
-        Some(Kind::StringValue(text)) => {
-            if let Err(message) = format(text) {
-                at.error(path, message);
-            }
-        }
-        Some(Kind::StructValue(inner)) => check_json(path, inner, at),
-        Some(Kind::ListValue(list)) => {
-            for (i, v) in list.values.iter().enumerate() {
-                check_value(&format!("{path}[{i}]"), v, at);
-            }
-        }
-        Some(Kind::NumberValue(_) | Kind::BoolValue(_) | Kind::NullValue(_)) | None => {}
     }
 }

@@ -11,7 +11,7 @@ use super::{Checker, Zero, format, header_name, resilience};
 use crate::model::{ObjectName, ServiceName};
 use xds_types::portolan::config::v1::{
     Backend, DirectResponse, HeaderEdits, Match, Redirect, Rewrite, Route, Rule, ValueMatch, r#match::Path,
-    value_match::Value,
+    rule::Priority, value_match::Value,
 };
 
 /// Largest answer of a direct response, bytes (Envoy: `max_direct_response_body_size_bytes`).
@@ -79,6 +79,7 @@ fn check_rule(path: &str, rule: &Rule, at: &mut Checker<'_>) {
         mirrors,
         hash,
         idle_timeout,
+        priority,
     } = rule;
     for (i, m) in matches.iter().enumerate() {
         check_match(&format!("{path}.matches[{i}]"), m, at);
@@ -136,7 +137,11 @@ fn check_rule(path: &str, rule: &Rule, at: &mut Checker<'_>) {
         ("retry", retry.is_some()),
         ("mirrors", !mirrors.is_empty()),
         ("hash", !hash.is_empty()),
+        ("priority", *priority != 0),
     ];
+    if Priority::try_from(*priority).is_err() {
+        at.error(format!("{path}.priority"), "must be normal or high");
+    }
     for (field, _) in needs.iter().filter(|(_, set)| *set && backends.is_empty()) {
         at.error(format!("{path}.{field}"), "needs backends: nothing is sent on");
     }
@@ -332,6 +337,7 @@ fn check_for_grpc(path: &str, rule: &Rule, at: &mut Checker<'_>) {
         ("response_headers", rule.response_headers.is_some()),
         ("mirrors", !rule.mirrors.is_empty()),
         ("idle_timeout", rule.idle_timeout.is_some()),
+        ("priority", rule.priority != 0),
     ];
     resilience::rule_for_grpc(path, rule, WHY, at);
     for (field, _) in set.iter().filter(|(_, set)| *set) {

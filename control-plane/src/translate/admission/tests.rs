@@ -321,3 +321,53 @@ fn a_listener_of_bytes_is_served_by_one_route() {
     let found = store.admit(&[json!(["Gateway", "edge", {"listeners": [{"name": "db", "port": 1}]}])], &[]);
     assert!(found.iter().any(|f| f.contains("Route/b: spec.listeners[0]")), "{found:?}");
 }
+
+#[test]
+fn bytes_are_not_carried_to_a_service_whose_name_nobody_verifies() {
+    let tls = |spec: Value| json!(["Service", "a", spec]);
+    let plain = Store::with(&[of_bytes(), carrying("r", "db", json!({}))]);
+    let nameless = tls(json!({"tls": {}}));
+    let found = plain.admit(std::slice::from_ref(&nameless), &[]);
+    assert!(found.len() == 1 && found[0].starts_with("Service/a: spec.tls: Route/r:"), "{found:?}");
+    for named in [
+        json!({"tls": {"sni": "a.example.com"}}),
+        json!({"tls": {"sans": [{"dns": "a.example.com"}]}}),
+        json!({"tls": {}, "discovery": {"dns": {"hostname": "a.example.com", "port": 1}}}),
+        json!({"tls": {"mode": "SKIP_VERIFY"}}),
+    ] {
+        assert_eq!(plain.admit(&[tls(named.clone())], &[]), [""; 0], "{named}");
+    }
+    let store = Store::with(&[of_bytes(), nameless]);
+    let found = store.admit(&[carrying("r", "db", json!({}))], &[]);
+    assert!(found.len() == 1 && found[0].contains("spec.rules[0].backends[0].service"), "{found:?}");
+    assert!(found[0].ends_with("its `tls` needs `sni` or `sans`"), "{found:?}");
+    assert_eq!(store.admit(&[carrying("r", "web", json!({}))], &[]), [""; 0], "requests have hosts");
+}
+
+#[test]
+fn what_a_gateway_tells_by_grpc_goes_to_a_service_that_speaks_it() {
+    let spec = json!({
+        "listeners": [{"port": 80}],
+        "tracing": {"service": "otel"},
+        "access_log": {"service": "logs"},
+    });
+    let gateway = json!(["Gateway", "edge", spec]);
+    let service = |name: &str, protocol: &str| json!(["Service", name, {"protocol": protocol}]);
+    let found = Store::with(&[service("logs", "HTTP2")]).admit(std::slice::from_ref(&gateway), &[]);
+    assert_eq!(
+        found,
+        [
+            "Gateway/edge: spec.tracing.service: Service `otel` must say `protocol: HTTP2`: it is spoken to by gRPC"
+        ]
+    );
+    let store = Store::with(&[service("logs", "HTTP2"), service("otel", "HTTP2"), gateway.clone()]);
+    assert_eq!(store.admit(std::slice::from_ref(&gateway), &[]), [""; 0]);
+    for found in [store.admit(&[service("otel", "HTTP1")], &[]), store.admit(&[], &[("Service", "otel")])] {
+        assert_eq!(
+            found,
+            [
+                "Service/otel: spec.protocol: Gateway/edge: spec.tracing.service: Service `otel` must say `protocol: HTTP2`"
+            ]
+        );
+    }
+}
