@@ -4,6 +4,7 @@
 mod balance;
 mod bodies;
 mod connections;
+mod draining;
 mod forward;
 mod headers;
 mod messages;
