@@ -2,7 +2,7 @@
 
 use clap::{Args, Parser, ValueEnum};
 use data_plane::server::logging::{DEFAULT_PATTERN, Level, Pattern, Settings};
-use data_plane::server::{self, DrainStrategy, Logging, Options, Origin};
+use data_plane::server::{self, DrainStrategy, Logging, Options, Origin, UnknownFields};
 use data_plane_core::translate::Overrides;
 use serde_json::{Map, Value, json};
 use std::num::NonZero;
@@ -73,7 +73,7 @@ pub(crate) struct Flags {
     #[arg(long, value_name = "TAG:VALUE", value_parser = stats_tag)]
     stats_tag: Vec<(String, String)>,
 
-    /// Accepted; connections are told at once either way
+    /// How clients of listeners that drain are told to leave: over time or at once
     #[arg(long, value_enum, default_value_t = Strategy::Gradual)]
     drain_strategy: Strategy,
 
@@ -84,6 +84,14 @@ pub(crate) struct Flags {
     /// Report unknown fields of the bootstrap instead of refusing it
     #[arg(long, visible_alias = "allow-unknown-fields")]
     allow_unknown_static_fields: bool,
+
+    /// Refuse xDS resources with unknown fields instead of counting and logging them
+    #[arg(long)]
+    reject_unknown_dynamic_fields: bool,
+
+    /// Neither count nor log unknown fields of xDS resources
+    #[arg(long)]
+    ignore_unknown_dynamic_fields: bool,
 
     /// Print the version
     #[arg(long)]
@@ -115,10 +123,6 @@ struct Ignored {
     disable_hot_restart: bool,
     #[arg(long, hide = true)]
     hot_restart_version: bool,
-    #[arg(long, hide = true)]
-    reject_unknown_dynamic_fields: bool,
-    #[arg(long, hide = true)]
-    ignore_unknown_dynamic_fields: bool,
     #[arg(long, hide = true)]
     skip_deprecated_logs: bool,
     #[arg(long, hide = true)]
@@ -221,6 +225,14 @@ impl Flags {
         Options {
             concurrency: self.concurrency(),
             drain_time: Duration::from_secs(self.drain_time_s),
+            unknown_dynamic_fields: match (
+                self.reject_unknown_dynamic_fields,
+                self.ignore_unknown_dynamic_fields,
+            ) {
+                (true, _) => UnknownFields::Refuse,
+                (false, true) => UnknownFields::Ignore,
+                (false, false) => UnknownFields::Warn,
+            },
             drain_strategy: match self.drain_strategy {
                 Strategy::Gradual => DrainStrategy::Gradual,
                 Strategy::Immediate => DrainStrategy::Immediate,
@@ -246,8 +258,6 @@ impl Flags {
             parent_shutdown_time_s,
             disable_hot_restart,
             hot_restart_version,
-            reject_unknown_dynamic_fields,
-            ignore_unknown_dynamic_fields,
             skip_deprecated_logs,
             log_format_escaped,
             enable_fine_grain_logging,
@@ -271,8 +281,6 @@ impl Flags {
             ("--parent-shutdown-time-s", parent_shutdown_time_s.is_some()),
             ("--disable-hot-restart", *disable_hot_restart),
             ("--hot-restart-version", *hot_restart_version),
-            ("--reject-unknown-dynamic-fields", *reject_unknown_dynamic_fields),
-            ("--ignore-unknown-dynamic-fields", *ignore_unknown_dynamic_fields),
             ("--skip-deprecated-logs", *skip_deprecated_logs),
             ("--log-format-escaped", *log_format_escaped),
             ("--enable-fine-grain-logging", *enable_fine_grain_logging),
@@ -304,8 +312,8 @@ impl Flags {
             "config_path": self.config_name(),
             "config_yaml": text(&self.config_yaml),
             "allow_unknown_static_fields": self.allow_unknown_static_fields,
-            "reject_unknown_dynamic_fields": self.ignored.reject_unknown_dynamic_fields,
-            "ignore_unknown_dynamic_fields": self.ignored.ignore_unknown_dynamic_fields,
+            "reject_unknown_dynamic_fields": self.reject_unknown_dynamic_fields,
+            "ignore_unknown_dynamic_fields": self.ignore_unknown_dynamic_fields,
             "admin_address_path": self.admin_address_path.as_ref().map(|p| p.display().to_string()).unwrap_or_default(),
             "log_level": self.log_level.to_string(),
             "component_log_level": self.component_log_level.iter().map(|(c, l)| format!("{c}:{l}")).collect::<Vec<_>>().join(","),

@@ -68,6 +68,7 @@ fn run(flags: &Flags) -> Result<(), StartError> {
         for finding in &boot.ignored {
             eprintln!("warning: ignored: {finding}");
         }
+        boot.check()?;
         println!("configuration '{}' OK", flags.config_name());
         return Ok(());
     }

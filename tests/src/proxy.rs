@@ -17,5 +17,13 @@ pub async fn start(bootstrap: &str) -> Result<Envoy> {
 /// # Errors
 /// It is not built or ends.
 pub async fn start_unready(bootstrap: &str) -> Result<Envoy> {
-    Envoy::launch_until("proxy", &built("portolan-proxy")?, bootstrap, &[], Until::Answers).await
+    start_unready_with(bootstrap, &[]).await
+}
+
+/// [`start_unready`] with further arguments.
+///
+/// # Errors
+/// As there.
+pub async fn start_unready_with(bootstrap: &str, args: &[&str]) -> Result<Envoy> {
+    Envoy::launch_until("proxy", &built("portolan-proxy")?, bootstrap, args, Until::Answers).await
 }

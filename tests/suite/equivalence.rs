@@ -5,6 +5,7 @@ mod balance;
 mod bodies;
 mod certificates;
 mod connections;
+mod draining;
 mod forward;
 mod headers;
 mod messages;

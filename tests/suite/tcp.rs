@@ -618,3 +618,32 @@ async fn connections_beyond_a_limit_end_and_answers_are_given_without_a_host() {
     assert_eq!(ours, envoy);
     assert!(ours[3].contains("115, 111, 114, 114, 121"), "{ours:?}");
 }
+
+#[tokio::test]
+async fn an_echo_gives_back_every_byte_and_the_end() {
+    let listeners = ["{name: echo, address: {socket_address: {address: 127.0.0.1, port_value: 0}}, filter_chains: [{filters: [\
+         {name: e, typed_config: {'@type': type.googleapis.com/envoy.extensions.filters.network.echo.v3.Echo}}]}]}"
+        .to_owned()];
+    let pair = Pair::start(&listeners, &[]).await.unwrap();
+    let (envoy, ours) = both(&pair, async |side| {
+        let mut client = Client::send(side.at("echo"), b"hello").await.unwrap();
+        let mut told = vec![client.exactly(5).await.unwrap()];
+        // More than any buffer holds.
+        let many = e2e::tcp::pattern(0, 3 << 20);
+        let (mut reader, mut writer) = client.0.into_split();
+        let back = async {
+            let mut back = vec![0; many.len()];
+            tokio::io::AsyncReadExt::read_exact(&mut reader, &mut back).await.unwrap();
+            back
+        };
+        let (back, sent) = tokio::join!(back, tokio::io::AsyncWriteExt::write_all(&mut writer, &many));
+        sent.unwrap();
+        assert!(back == many, "{} bytes come back", many.len());
+        let mut client = Client(reader.reunite(writer).unwrap());
+        client.finish().await.unwrap();
+        told.push(format!("{:?}", client.rest().await.unwrap()).into_bytes());
+        told
+    })
+    .await;
+    assert_eq!(ours, envoy);
+}

@@ -1,12 +1,13 @@
 //! Packing messages into `Any` and taking them out, with the type checked.
 
 use std::borrow::Cow;
+use std::fmt::Write as _;
 
 use prost::{Message, Name};
-use prost_reflect::{DynamicMessage, ReflectMessage as _};
+use prost_reflect::{DynamicMessage, ReflectMessage as _, Value};
 
 use crate::google::protobuf::Any;
-use crate::text::{self, Errors};
+use crate::text::{self, Errors, map_key_text, push_field};
 use crate::type_url::PREFIX;
 use crate::typed_struct::{TypedStruct, is_typed_struct};
 use crate::{canonical, descriptors};
@@ -120,6 +121,70 @@ pub fn unpack_dynamic(any: &Any) -> Result<DynamicMessage, Error> {
         return from_typed_struct(&typed_struct(name, &any.value)?);
     }
     decode(&any.type_url, &any.value)
+}
+
+/// Fields of a message that its type does not have here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnknownFields {
+    /// Where the message stands in the one that was looked at; empty: it is that one.
+    pub path: String,
+    /// Full name of its type.
+    pub message: String,
+    /// Their numbers.
+    pub numbers: Vec<u32>,
+}
+
+/// Messages with unknown fields that are told of one message.
+const MAX_UNKNOWN: usize = 32;
+
+/// The unknown fields in `bytes`, which `message` was decoded from; what is packed within is not looked into.
+///
+/// Costs next to nothing where there are none: the message is as long as its bytes then, and what was dropped in
+/// decoding makes it shorter. Only if the lengths differ are the bytes decoded once more, with what is not known.
+pub fn unknown_fields<M: Message + Name>(bytes: &[u8], message: &M) -> Vec<UnknownFields> {
+    let mut found = Vec::new();
+    if message.encoded_len() != bytes.len()
+        && let Ok(whole) = DynamicMessage::decode(descriptors::of::<M>(), bytes)
+    {
+        gather_unknown(&whole, &mut String::new(), &mut found);
+    }
+    found
+}
+
+fn gather_unknown(message: &DynamicMessage, path: &mut String, found: &mut Vec<UnknownFields>) {
+    let mut numbers: Vec<u32> = message.unknown_fields().map(|field| field.number()).collect();
+    numbers.dedup();
+    if !numbers.is_empty() && found.len() < MAX_UNKNOWN {
+        let of = message.descriptor();
+        found.push(UnknownFields { path: path.clone(), message: of.full_name().to_owned(), numbers });
+    }
+    let length = path.len();
+    for (field, value) in message.fields() {
+        push_field(path, field.name());
+        match value {
+            Value::Message(inner) => gather_unknown(inner, path, found),
+            Value::List(items) => {
+                for (index, item) in items.iter().enumerate() {
+                    let Value::Message(inner) = item else { break };
+                    let length = path.len();
+                    _ = write!(path, "[{index}]");
+                    gather_unknown(inner, path, found);
+                    path.truncate(length);
+                }
+            }
+            Value::Map(entries) => {
+                for (key, value) in entries {
+                    let Value::Message(inner) = value else { break };
+                    let length = path.len();
+                    _ = write!(path, "[{:?}]", map_key_text(key));
+                    gather_unknown(inner, path, found);
+                    path.truncate(length);
+                }
+            }
+            _ => {}
+        }
+        path.truncate(length);
+    }
 }
 
 /// What an `Any` of this type URL and these bytes holds; a `TypedStruct` stays one.

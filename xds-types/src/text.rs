@@ -40,7 +40,7 @@ use crate::descriptors;
 use tree::{Data, Tree};
 
 pub(crate) use build::{Build, Depth, Entry, quoted};
-pub(crate) use nearest::suggestion;
+pub use nearest::suggestion;
 pub(crate) use positions::{At, Step, push_field, push_path};
 pub(crate) use print::key as map_key_text;
 pub(crate) use structs::from_struct;

@@ -94,6 +94,8 @@ pub struct Diagnostics {
     pub rejected: Vec<Finding>,
     /// Fields that were set and have no effect here.
     pub ignored: Vec<Finding>,
+    /// Fields that this proxy's version of the API does not have: nothing is known of what they ask for.
+    pub unknown: Vec<Finding>,
     /// Rejections past [`MAX_FINDINGS`].
     pub omitted: usize,
     /// Ignored fields past [`MAX_FINDINGS`].
@@ -112,13 +114,7 @@ impl Diagnostics {
 
     /// Records why the resource is refused, at a place below `at` that another validator already printed.
     pub fn reject_below(&mut self, at: &Path<'_>, below: &str, message: impl fmt::Display) -> Rejected {
-        self.reject_path(
-            || match at.to_string() {
-                at if at.is_empty() || below.is_empty() || below.starts_with('[') => at + below,
-                at => format!("{at}.{below}"),
-            },
-            message,
-        )
+        self.reject_path(|| join(at, below), message)
     }
 
     fn reject_path(&mut self, path: impl FnOnce() -> String, message: impl fmt::Display) -> Rejected {
@@ -144,6 +140,13 @@ impl Diagnostics {
         }
     }
 
+    /// Records fields that are not known, of a message below `at`.
+    pub fn unknown(&mut self, at: &Path<'_>, below: &str, message: impl fmt::Display) {
+        if self.unknown.len() < MAX_FINDINGS {
+            self.unknown.push(Finding { path: join(at, below), message: message.to_string() });
+        }
+    }
+
     /// How often something was refused so far, the omitted included.
     pub fn rejections(&self) -> usize {
         self.rejected.len() + self.omitted
@@ -152,6 +155,14 @@ impl Diagnostics {
     /// Whether anything was refused.
     pub fn is_rejected(&self) -> bool {
         !self.rejected.is_empty()
+    }
+}
+
+/// A place below another.
+fn join(at: &Path<'_>, below: &str) -> String {
+    match at.to_string() {
+        at if at.is_empty() || below.is_empty() || below.starts_with('[') => at + below,
+        at => format!("{at}.{below}"),
     }
 }
 

@@ -3,6 +3,7 @@
 use super::page::{Content, Page, Params, Pieces};
 use super::proxy::{Action, Proxy};
 use super::{clusters, dump, info, listeners, logging, runtime, stats, telemetry};
+use crate::listener::{Afterwards, Direction};
 use http::{Method, StatusCode};
 use std::fmt::Write;
 
@@ -132,10 +133,14 @@ pub(super) fn answer(proxy: &dyn Proxy, method: &Method, path: &str, query: &str
 }
 
 fn drain(proxy: &dyn Proxy, params: &Params) -> Page {
-    if params.has("inboundonly") {
-        return Page::bad("inboundonly is not supported: listeners carry no traffic direction here\n");
-    }
-    proxy.act(Action::DrainListeners);
+    let direction = if params.has("inboundonly") { Direction::Inbound } else { Direction::All };
+    let action = match (params.has("graceful"), params.has("skip_exit")) {
+        (false, false) => Action::StopListeners(direction),
+        (true, false) => Action::DrainListeners(direction, Afterwards::Stop),
+        // Graceful or not, as Envoy has it: clients are told and nothing is stopped.
+        (_, true) => Action::DrainListeners(direction, Afterwards::GoOn),
+    };
+    proxy.act(action);
     Page::ok()
 }
 

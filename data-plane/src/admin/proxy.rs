@@ -2,6 +2,7 @@
 
 use super::dump::Section;
 use crate::export::Report;
+use crate::listener::{Afterwards, Direction};
 use crate::runtime::Runtime;
 use crate::stats::Registry;
 use crate::{listener, upstream};
@@ -51,7 +52,9 @@ pub enum Action {
     /// `/healthcheck/ok`: takes that back.
     PassHealthCheck,
     /// `/drain_listeners`: no new connections.
-    DrainListeners,
+    StopListeners(Direction),
+    /// `/drain_listeners?graceful`: clients are told to leave, and no new connections after the drain time.
+    DrainListeners(Direction, Afterwards),
     /// `/quitquitquit`: the process ends.
     Quit,
     /// Runtime values were changed.

@@ -2,6 +2,7 @@
 
 use super::page::{Page, Params};
 use super::proxy::{Action, Proxy};
+use crate::export::Knobs;
 use serde_json::{Map, Value, json};
 
 pub(super) fn page(proxy: &dyn Proxy) -> Page {
@@ -24,6 +25,11 @@ pub(super) fn modify(proxy: &dyn Proxy, params: &Params) -> Page {
         return Page::bad(
             "usage: /runtime_modify?key1=value1&key2=value2&keyN=valueN\nuse an empty value to remove a previously added override\n",
         );
+    }
+    // An empty value takes one back.
+    let set: Vec<_> = params.pairs().iter().filter(|(_, value)| !value.is_empty()).cloned().collect();
+    if let Some((key, reason)) = Knobs::check(&set).first() {
+        return Page::bad(format!("{key}: {reason}\n"));
     }
     match proxy.runtime().modify(params.pairs()) {
         Ok(()) => {

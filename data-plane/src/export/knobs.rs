@@ -3,6 +3,7 @@
 use crate::runtime::Runtime;
 use std::path::PathBuf;
 use std::time::Duration;
+use xds_types::text::suggestion;
 
 /// Which item is dropped when there is no room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,10 +53,69 @@ pub struct Knobs {
     pub replay: bool,
 }
 
+/// What a knob may be set to.
+#[derive(Clone, Copy)]
+enum Takes {
+    /// A whole number from 0.
+    Number,
+    /// One of these.
+    One(&'static [&'static str]),
+    /// Any text.
+    Text,
+}
+
+/// What all keys begin with.
+const PREFIX: &str = "telemetry.";
+
+/// Every knob.
+const KNOBS: &[(&str, Takes)] = &[
+    ("queue_entries", Takes::Number),
+    ("memory_bytes", Takes::Number),
+    ("overflow", Takes::One(&["drop_newest", "drop_oldest"])),
+    ("batch_entries", Takes::Number),
+    ("batch_bytes", Takes::Number),
+    ("flush_interval_ms", Takes::Number),
+    ("ttl_ms", Takes::Number),
+    ("timeout_ms", Takes::Number),
+    ("in_flight", Takes::Number),
+    ("retry_base_ms", Takes::Number),
+    ("retry_max_ms", Takes::Number),
+    ("breaker_failures", Takes::Number),
+    ("breaker_open_ms", Takes::Number),
+    ("breaker_max_open_ms", Takes::Number),
+    ("dead_letter_dir", Takes::Text),
+    ("dead_letter_bytes", Takes::Number),
+    ("replay", Takes::One(&["true", "false"])),
+];
+
 impl Knobs {
-    /// As `runtime` says now; what it does not say, or says in a form that is no number, has its default.
+    /// Runtime keys among `values` that say something of exporters which is not understood, and why.
+    pub fn check(values: &[(String, String)]) -> Vec<(&str, String)> {
+        let ours = values.iter().filter_map(|(key, value)| Some((key, key.strip_prefix(PREFIX)?, value)));
+        ours.filter_map(|(key, name, value)| {
+            let reason = match KNOBS.iter().find(|(known, _)| *known == name) {
+                None => {
+                    let names = KNOBS.iter().map(|(known, _)| *known);
+                    Some(format!("no such knob of exporters{}", suggestion(name, names)))
+                }
+                Some((_, Takes::Text)) => None,
+                Some((_, Takes::Number)) => {
+                    value.parse::<u64>().is_err().then(|| format!("{value:?} is not a whole number"))
+                }
+                Some((_, Takes::One(of))) => (!of.contains(&value.as_str()))
+                    .then(|| format!("{value:?} is not one of {}", of.join(", "))),
+            };
+            Some((key.as_str(), reason?))
+        })
+        .collect()
+    }
+
+    /// As `runtime` says now; what it does not say has its default. So has what [`Self::check`] finds fault with.
     pub fn read(runtime: &Runtime) -> Self {
-        let text = |key: &str| runtime.text(&format!("telemetry.{key}"));
+        let text = |key: &str| {
+            debug_assert!(KNOBS.iter().any(|(known, _)| *known == key), "{key} is in the table");
+            runtime.text(&format!("{PREFIX}{key}"))
+        };
         let number = |key: &str, default: u64| text(key).and_then(|v| v.parse().ok()).unwrap_or(default);
         let size =
             |key: &str, default: u64| usize::try_from(number(key, default).max(1)).unwrap_or(usize::MAX);
@@ -88,5 +148,43 @@ impl Knobs {
             dead_letter_bytes: number("dead_letter_bytes", 64 << 20),
             replay: text("replay").as_deref() != Some("false"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_understood_is_named_with_what_was_meant() {
+        let pair = |(key, value): (&str, &str)| (key.to_owned(), value.to_owned());
+        let values = [
+            ("telemetry.queue_entries", "10k"),
+            ("telemetry.queue_entires", "10"),
+            ("telemetry.overflow", "drop_latest"),
+            ("telemetry.replay", "false"),
+            ("telemetry.dead_letter_dir", "/x"),
+            ("telemetry.ttl_ms", "100"),
+            ("telemetry.in_flight", "-1"),
+            ("upstream.healthy_panic_threshold", "x"),
+        ]
+        .map(pair);
+        let told: Vec<String> =
+            Knobs::check(&values).into_iter().map(|(key, reason)| format!("{key}: {reason}")).collect();
+        assert_eq!(
+            told,
+            [
+                "telemetry.queue_entries: \"10k\" is not a whole number",
+                "telemetry.queue_entires: no such knob of exporters; did you mean `queue_entries`?",
+                "telemetry.overflow: \"drop_latest\" is not one of drop_newest, drop_oldest",
+                "telemetry.in_flight: \"-1\" is not a whole number",
+            ]
+        );
+    }
+
+    #[test]
+    fn every_knob_that_is_read_is_in_the_table() {
+        // Reading asserts it.
+        Knobs::read(&Runtime::default());
     }
 }

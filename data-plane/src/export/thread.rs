@@ -34,6 +34,8 @@ struct Inner {
     clusters: Clusters,
     shutdown: Shutdown,
     workers: usize,
+    /// Only what is configured is looked at.
+    is_idle: bool,
     state: Mutex<State>,
 }
 
@@ -137,14 +139,16 @@ impl Exporters {
         shutdown: Shutdown,
         workers: usize,
     ) -> Self {
-        Self(Arc::new(Inner {
-            stats: stats.clone(),
-            runtime: runtime.clone(),
-            clusters,
-            shutdown,
-            workers,
-            state: Mutex::default(),
-        }))
+        let (stats, runtime, state) = (stats.clone(), runtime.clone(), Mutex::default());
+        Self(Arc::new(Inner { stats, runtime, clusters, shutdown, workers, is_idle: false, state }))
+    }
+
+    /// Exporters that take everything and send nothing, to check a configuration with.
+    pub fn idle(stats: &Registry, runtime: &Runtime) -> Self {
+        let (_, shutdown) = crate::task::shutdown();
+        let (stats, runtime, clusters) = (stats.clone(), runtime.clone(), Clusters::default());
+        let state = Mutex::default();
+        Self(Arc::new(Inner { stats, runtime, clusters, shutdown, workers: 0, is_idle: true, state }))
     }
 
     /// Opens an exporter. `kind` names it, with its cluster and a number where there are several; `tune` changes what
@@ -178,6 +182,9 @@ impl Exporters {
             last: Mutex::default(),
         });
         let queue = Queue::new(inner.workers, Arc::clone(&status));
+        if inner.is_idle {
+            return Ok(queue);
+        }
         let (shared, clusters) = (Arc::clone(queue.shared()), inner.clusters.clone());
         let shutdown = inner.shutdown.clone();
         let start: Start = Box::new(move |pools, tasks| {

@@ -22,6 +22,9 @@ const FLUSH_BYTES: usize = 64 << 10;
 /// Lines are dropped while a worker's buffer holds this much: the writer is too slow.
 const MAX_BYTES: usize = 4 << 20;
 
+/// Longest wait for a file or stream to take what is left at the end.
+const FLUSH_LIMIT: Duration = Duration::from_secs(5);
+
 /// Longest stay of a line in a buffer (Envoy `--file-flush-interval-msec`).
 pub const FLUSH_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -78,11 +81,17 @@ struct State {
     rounds: u64,
     reopen: bool,
     stop: bool,
+    /// A round took longer than anyone waits.
+    is_stuck: bool,
+    /// The writer has ended.
+    is_over: bool,
 }
 
 struct Owner {
     shared: Arc<Shared>,
     workers: usize,
+    /// Only whether places can be written to is looked at.
+    is_idle: bool,
     writer: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -97,7 +106,15 @@ impl AccessLogs {
             done: Condvar::new(),
             full: AtomicBool::new(false),
         };
-        Self(Arc::new(Owner { shared: Arc::new(shared), workers, writer: Mutex::new(None) }))
+        let shared = Arc::new(shared);
+        Self(Arc::new(Owner { shared, workers, is_idle: false, writer: Mutex::new(None) }))
+    }
+
+    /// Sinks that nothing is written to, to check a configuration with. No file is made.
+    pub fn idle(stats: &Registry) -> Self {
+        let Self(owner) = Self::new(stats, 0, FLUSH_INTERVAL);
+        let shared = Arc::clone(&owner.shared);
+        Self(Arc::new(Owner { shared, workers: 0, is_idle: true, writer: Mutex::new(None) }))
     }
 
     /// The sink of that place, opened if it is not open yet.
@@ -107,6 +124,14 @@ impl AccessLogs {
     pub fn open(&self, place: &AccessLogSink) -> io::Result<Arc<Sink>> {
         if let Some(sink) = self.0.shared.state.lock().sinks.get(place) {
             return Ok(Arc::clone(sink));
+        }
+        if self.0.is_idle {
+            if let AccessLogSink::File(path) = place {
+                could_append(path)?;
+            }
+            let buffers = Box::new([Mutex::default()]);
+            let target = Mutex::new(Target::Stderr);
+            return Ok(Arc::new(Sink { buffers, target, shared: Arc::clone(&self.0.shared) }));
         }
         let target = match place {
             AccessLogSink::File(path) => Target::File { path: path.clone(), file: append(path)? },
@@ -135,16 +160,26 @@ impl AccessLogs {
         self.0.shared.work.notify_one();
     }
 
-    /// Writes out what is buffered, and waits for it. Blocks: not for workers.
-    pub fn flush(&self) {
-        let mut state = self.0.shared.state.lock();
+    /// Writes out what is buffered, and waits for it, [`FLUSH_LIMIT`] at most. Returns how many bytes are not written.
+    /// Blocks: not for workers.
+    pub fn flush(&self) -> u64 {
+        self.flush_within(FLUSH_LIMIT)
+    }
+
+    fn flush_within(&self, limit: Duration) -> u64 {
+        let shared = &self.0.shared;
+        let mut state = shared.state.lock();
         if self.0.writer.lock().is_none() {
-            return;
+            return 0;
         }
         state.asked += 1;
         let wanted = state.asked;
-        self.0.shared.work.notify_one();
-        self.0.shared.done.wait_while(&mut state, |state| state.rounds < wanted);
+        shared.work.notify_one();
+        if shared.done.wait_while_for(&mut state, |state| state.rounds < wanted, limit).timed_out() {
+            state.is_stuck = true;
+            return shared.stats.write_total_buffered.value();
+        }
+        0
     }
 
     fn start_writer(&self) -> io::Result<()> {
@@ -160,9 +195,16 @@ impl AccessLogs {
 
 impl Drop for Owner {
     fn drop(&mut self) {
-        self.shared.state.lock().stop = true;
+        let Some(writer) = self.writer.get_mut().take() else { return };
+        let mut state = self.shared.state.lock();
+        state.stop = true;
         self.shared.work.notify_one();
-        if let Some(writer) = self.writer.get_mut().take() {
+        let limit = if state.is_stuck { Duration::ZERO } else { FLUSH_LIMIT };
+        self.shared.done.wait_while_for(&mut state, |state| !state.is_over, limit);
+        let is_over = state.is_over;
+        drop(state);
+        // One that is stuck goes with the process.
+        if is_over || writer.is_finished() {
             // A writer that panicked has nothing more to write.
             let _ = writer.join();
         }
@@ -201,11 +243,12 @@ impl Sink {
                 continue;
             }
             let stats = &self.shared.stats;
-            stats.write_total_buffered.add(-(taken.len() as i64));
             match target.write_all(&taken) {
                 Ok(()) => stats.write_completed.inc(),
                 Err(_) => stats.write_failed.inc(),
             }
+            // Only now: a write may take for ever.
+            stats.write_total_buffered.add(-(taken.len() as i64));
         }
     }
 }
@@ -246,14 +289,16 @@ impl Shared {
                 |state: &mut State| state.rounds == state.asked && !state.stop && !self.full.load(Relaxed);
             let timed_out = self.work.wait_while_until(&mut state, due, last + self.interval).timed_out();
             let (round, reopen, stop) = (state.asked, std::mem::take(&mut state.reopen), state.stop);
+            let mut gone: Vec<_> = Vec::new();
             if timed_out {
                 // Sinks that no configuration names any more are closed after a last write.
-                let gone: Vec<_> = state.sinks.extract_if(|_, sink| Arc::strong_count(sink) == 1).collect();
-                gone.iter().for_each(|(_, sink)| sink.write_out());
+                gone.extend(state.sinks.extract_if(|_, sink| Arc::strong_count(sink) == 1));
                 self.stats.flushed_by_timer.inc();
             }
             let sinks: Vec<_> = state.sinks.values().cloned().collect();
+            // Others wait for the lock, with a deadline: nothing is written under it.
             drop(state);
+            gone.iter().for_each(|(_, sink)| sink.write_out());
             self.full.store(false, Relaxed);
             for sink in sinks {
                 sink.write_out();
@@ -264,6 +309,7 @@ impl Shared {
             last = Instant::now();
             state = self.state.lock();
             state.rounds = round;
+            state.is_over = stop;
             self.done.notify_all();
             if stop {
                 return;
@@ -274,6 +320,17 @@ impl Shared {
 
 fn append(path: &std::path::Path) -> io::Result<File> {
     OpenOptions::new().append(true).create(true).open(path)
+}
+
+/// Whether [`append`] would succeed, without making the file.
+fn could_append(path: &std::path::Path) -> io::Result<()> {
+    match OpenOptions::new().append(true).open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        opened => return opened.map(drop),
+    }
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let folder = folder.unwrap_or(std::path::Path::new("."));
+    Ok(rustix::fs::access(folder, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK)?)
 }
 
 #[cfg(test)]
@@ -342,6 +399,19 @@ mod tests {
         logs.flush();
         assert_eq!(std::fs::read_to_string(&old).unwrap(), "before\n");
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "after\n");
+    }
+
+    #[test]
+    fn a_stream_that_takes_nothing_does_not_hold_up_the_end() {
+        let (_registry, logs) = logs();
+        let (sink, memory) = logs.open_in_memory(&AccessLogSink::Stdout);
+        let stuck = memory.lock();
+        sink.append(1, |out| out.extend_from_slice(b"12345"));
+        assert_eq!(logs.flush_within(Duration::from_millis(20)), 5);
+        let began = Instant::now();
+        drop((sink, logs));
+        assert!(began.elapsed() < FLUSH_LIMIT, "nobody waits twice");
+        drop(stuck);
     }
 
     #[test]

@@ -407,7 +407,7 @@ impl Facade {
             tls: None,
             handshake: None,
             told: log.map(|log| Arc::clone(log.told())),
-            shutdown: chain.shutdown.clone(),
+            shutdown: chain.shutdown(fastrand::f32()),
         }
     }
 }

@@ -1,15 +1,17 @@
 //! The control side of listeners: what is bound, what accepts, what drains.
 
+use super::addresses::{self, Claim, Leaving, Ports};
 use super::chain_select::Selector;
+use super::drain::Draining;
 use super::log::Logs;
 use super::runtime::{Chain, Runtime, Shared, Stats};
-use super::sockets::{Plan, Sockets};
+use super::sockets::Sockets;
 use super::stats::{self, InspectorStats, ManagerStats, ProxyProtocolStats, TlsInspectorStats};
 use super::worker::{Bound, Desired, Started, WorkerSide};
 use crate::http::{BuildError, Deps};
 use crate::network::{self, NetworkFilter};
 use crate::stats::{Gauge, Registry, Scope};
-use crate::task::Phase;
+use crate::task::Pace;
 use crate::transport::tls::slot::SecretSlots;
 use crate::transport::tls::{ServerContext, TlsStats};
 use arc_swap::ArcSwap;
@@ -22,11 +24,6 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
 use tokio::sync::watch;
-use tokio::task::JoinSet;
-use tokio::time::Instant;
-
-/// Time between two looks at what drains.
-const DRAIN_CHECK: Duration = Duration::from_millis(500);
 
 /// What a manager needs from outside.
 pub struct Options {
@@ -36,6 +33,10 @@ pub struct Options {
     pub registry: Registry,
     /// How long connections of removed chains and listeners may go on. Envoy's default is 600 s.
     pub drain_time: Duration,
+    /// How those connections are told.
+    pub pace: Pace,
+    /// Whether addresses are bound.
+    pub ports: Ports,
     /// What filter chains are built with.
     pub deps: Deps,
 }
@@ -47,6 +48,14 @@ pub enum Error {
     #[error("cannot bind {address}: {reason}")]
     Bind {
         /// The address asked for.
+        address: SocketAddr,
+        /// The system's reason.
+        reason: io::Error,
+    },
+    /// An address that was bound cannot be listened on.
+    #[error("cannot listen on {address}: {reason}")]
+    Listen {
+        /// The address.
         address: SocketAddr,
         /// The system's reason.
         reason: io::Error,
@@ -85,7 +94,7 @@ pub enum Error {
 pub struct Prepared {
     config: Arc<config::Listener>,
     runtime: Arc<Runtime>,
-    sockets: Vec<Arc<Sockets>>,
+    claim: Arc<Claim>,
     _warming: Raised,
 }
 
@@ -103,7 +112,7 @@ impl Prepared {
 
     /// What it is bound to, in configured order.
     pub fn addresses(&self) -> Vec<SocketAddr> {
-        self.sockets.iter().map(|s| s.address).collect()
+        self.claim.sockets.iter().map(|s| s.address).collect()
     }
 }
 
@@ -133,7 +142,7 @@ pub struct Info {
 
 /// The control side of listeners: clones share it. Used on the control thread only.
 #[derive(Clone)]
-pub struct Manager(Arc<Inner>);
+pub struct Manager(pub(super) Arc<Inner>);
 
 impl std::fmt::Debug for Manager {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -164,50 +173,97 @@ fn filters(config: &config::Listener) -> Vec<ListenerFilter> {
 }
 
 /// Builds the filters of a chain; `listener` is the scope of its stats.
-type Build =
+pub(super) type Build =
     Box<dyn Fn(&config::FilterChain, &Scope) -> Result<Arc<dyn NetworkFilter>, BuildError> + Send + Sync>;
 
 /// Opens the access logs of a listener.
-type OpenLogs = Box<dyn Fn(&[config::AccessLog]) -> Result<Option<Arc<Logs>>, BuildError> + Send + Sync>;
+pub(super) type OpenLogs =
+    Box<dyn Fn(&[config::AccessLog]) -> Result<Option<Arc<Logs>>, BuildError> + Send + Sync>;
 
-struct Inner {
+/// [`Options`], with what is built behind functions.
+pub(super) struct How {
+    pub(super) workers: usize,
+    pub(super) registry: Registry,
+    pub(super) drain_time: Duration,
+    pub(super) pace: Pace,
+    pub(super) ports: Ports,
+    pub(super) build: Build,
+    pub(super) open_logs: OpenLogs,
+    pub(super) secrets: SecretSlots,
+}
+
+pub(super) struct Inner {
     workers: usize,
     registry: Registry,
-    drain_time: Duration,
+    pub(super) drain_time: Duration,
+    pub(super) pace: Pace,
+    ports: Ports,
     build: Build,
     open_logs: OpenLogs,
     secrets: SecretSlots,
-    stats: ManagerStats,
-    shared: Arc<Shared>,
+    pub(super) stats: ManagerStats,
+    pub(super) shared: Arc<Shared>,
     desired: watch::Sender<Desired>,
-    lists: Mutex<Lists>,
+    pub(super) lists: Mutex<Lists>,
 }
 
 #[derive(Default)]
-struct Lists {
-    active: BTreeMap<Box<str>, Listener>,
-    /// Bound and not active yet, by listener: so that addresses are not given twice.
-    prepared: Vec<(Box<str>, Weak<Sockets>)>,
-    /// Removed, with connections that finish.
-    draining: Vec<(u64, Info)>,
-    drains: JoinSet<()>,
+pub(super) struct Lists {
+    pub(super) active: BTreeMap<Box<str>, Listener>,
+    /// Of listeners prepared and not active yet, so that addresses are not given twice.
+    claims: Vec<Weak<Claim>>,
+    pub(super) draining: Draining,
     next_id: u64,
-    /// Nothing is accepted any more.
-    ended: bool,
 }
 
-struct Listener {
-    config: Arc<config::Listener>,
-    runtime: Arc<ArcSwap<Runtime>>,
-    sockets: Vec<(u64, Arc<Sockets>)>,
+impl Lists {
+    /// An id for an address that is accepted on, or a listener that drains.
+    pub(super) fn id(&mut self) -> u64 {
+        self.next_id += 1;
+        self.next_id
+    }
+
+    /// Whether another listener is about to take an address of this one over.
+    pub(super) fn has_heir(&self, listener: &Listener) -> bool {
+        let claims = self.claims.iter().filter_map(Weak::upgrade);
+        let mut others = claims.filter(|claim| claim.name != listener.config.name);
+        others.any(|claim| listener.accepting().any(|bound| claim.holds(&bound.sockets)))
+    }
+
+    /// Stops to accept for listeners that were to take an address over and do not come. True if there were any.
+    pub(super) fn drop_lent(&mut self) -> bool {
+        let claims: Vec<_> = self.claims.iter().filter_map(Weak::upgrade).collect();
+        let wanted = |bound: &mut Bound| claims.iter().any(|claim| claim.holds(&bound.sockets));
+        let lent = self.active.values_mut().flat_map(|l| l.lent.extract_if(.., |bound| !wanted(bound)));
+        lent.count() > 0
+    }
+}
+
+pub(super) struct Listener {
+    pub(super) config: Arc<config::Listener>,
+    pub(super) runtime: Arc<Runtime>,
+    pub(super) sockets: Vec<Bound>,
+    /// Addresses that it had, accepted on until the listener is active that takes them over.
+    lent: Vec<Bound>,
     updated: SystemTime,
+    /// Removed; serves until those are active that take its addresses over.
+    pub(super) leaving: bool,
 }
 
 impl Listener {
-    fn info(&self, state: State) -> Info {
+    fn accepting(&self) -> impl Iterator<Item = &Bound> {
+        self.sockets.iter().chain(&self.lent)
+    }
+
+    /// Gives the place away where these sockets are accepted on.
+    fn give(&mut self, sockets: &Arc<Sockets>) -> Option<Bound> {
+        take(&mut self.sockets, sockets).or_else(|| take(&mut self.lent, sockets))
+    }
+
+    pub(super) fn info(&self, state: State) -> Info {
         Info {
             name: self.config.name.clone(),
-            addresses: self.sockets.iter().map(|(_, s)| s.address).collect(),
+            addresses: self.sockets.iter().map(|bound| bound.sockets.address).collect(),
             config: Arc::clone(&self.config),
             state,
             updated: self.updated,
@@ -218,22 +274,17 @@ impl Listener {
 impl Manager {
     /// No listeners; a side for each worker.
     pub fn new(options: Options) -> (Self, Vec<WorkerSide>) {
-        let Options { workers, registry, drain_time, deps } = options;
+        let Options { workers, registry, drain_time, pace, ports, deps } = options;
         let secrets = deps.secrets.clone();
         let for_logs = deps.clone();
         let open_logs: OpenLogs = Box::new(move |configured| Logs::open(configured, &for_logs));
         let build: Build = Box::new(move |chain, listener| network::build(&chain.filters, &deps, listener));
-        Self::with_builder(workers, registry, drain_time, build, open_logs, secrets)
+        let how = How { workers, registry, drain_time, pace, ports, build, open_logs, secrets };
+        Self::with_builder(how)
     }
 
-    pub(super) fn with_builder(
-        workers: usize,
-        registry: Registry,
-        drain_time: Duration,
-        build: Build,
-        open_logs: OpenLogs,
-        secrets: SecretSlots,
-    ) -> (Self, Vec<WorkerSide>) {
+    pub(super) fn with_builder(how: How) -> (Self, Vec<WorkerSide>) {
+        let How { workers, registry, drain_time, pace, ports, build, open_logs, secrets } = how;
         let stats = ManagerStats::new(&registry.scope("listener_manager.", "listener_manager.", &[]));
         let inspector = InspectorStats::new(&registry.scope("http_inspector.", "http_inspector.", &[]));
         let tls_inspector = TlsInspectorStats::new(&registry.scope("tls_inspector.", "tls_inspector.", &[]));
@@ -253,6 +304,8 @@ impl Manager {
             workers,
             registry,
             drain_time,
+            pace,
+            ports,
             build,
             open_logs,
             secrets,
@@ -264,34 +317,45 @@ impl Manager {
         (Self(Arc::new(inner)), sides)
     }
 
-    /// Builds a listener's chains and binds its addresses, unless the listener of that name has them already.
+    /// [`Self::prepare_among`], while no listener goes.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn prepare(&self, config: Arc<config::Listener>) -> Result<Prepared, Error> {
+        self.prepare_among(config, &mut Leaving::default())
+    }
+
+    /// Builds a listener's chains and binds its addresses, unless the listener of that name has them already, or one
+    /// of those that leave: their sockets are taken over, so that no connection is refused meanwhile.
     ///
     /// # Errors
     /// Nothing is left bound then, and what was active stays as it is.
-    pub fn prepare(&self, config: Arc<config::Listener>) -> Result<Prepared, Error> {
+    pub fn prepare_among(
+        &self,
+        config: Arc<config::Listener>,
+        leaving: &mut Leaving,
+    ) -> Result<Prepared, Error> {
         let inner = &*self.0;
         let lists = &mut *inner.lists.lock();
-        lists.prepared.retain(|(_, sockets)| sockets.strong_count() > 0);
+        lists.claims.retain(|claim| claim.strong_count() > 0);
         let old = lists.active.get(&config.name);
         let selector =
             Selector::build(config.filter_chains.iter().map(|c| &c.matches)).map_err(|overlap| {
                 let name = |index: usize| shown(&config.filter_chains[index], Some(index));
                 Error::DuplicateMatch { first: name(overlap.first), second: name(overlap.second) }
             })?;
-        let sockets = inner.bind(lists, &config)?;
-        let stats = match old.map(|old| (old, old.runtime.load())) {
-            Some((old, runtime)) if old.config.stat_prefix == config.stat_prefix => {
-                Arc::clone(&runtime.stats)
-            }
+        let sockets = inner.bind(lists, &config, leaving)?;
+        let stats = match old {
+            Some(old) if old.config.stat_prefix == config.stat_prefix => Arc::clone(&old.runtime.stats),
             _ => {
                 let address = sockets.first().map_or(SocketAddr::from(([0, 0, 0, 0], 0)), |s| s.address);
                 let scope = stats::scope(&inner.registry, config.stat_prefix.as_deref(), address);
                 Stats::new(scope, inner.workers)
             }
         };
-        let old_runtime = old.map(|old| old.runtime.load_full());
+        let old_runtime = old.map(|old| &old.runtime);
         let chain = |chain: &Arc<config::FilterChain>, index| {
-            let kept = old_runtime.as_ref().filter(|old| Arc::ptr_eq(&old.stats, &stats));
+            let kept = old_runtime.filter(|old| Arc::ptr_eq(&old.stats, &stats));
             if let Some(same) = kept.and_then(|old| old.all_chains().find(|c| c.config == *chain)) {
                 return Ok(Arc::clone(same));
             }
@@ -333,96 +397,112 @@ impl Manager {
             logs: (inner.open_logs)(&config.access_log).map_err(Error::AccessLog)?,
             stats,
         });
-        for sockets in &sockets {
-            lists.prepared.push((config.name.clone(), Arc::downgrade(sockets)));
-        }
+        leaving.gave(&sockets);
+        let claim = Arc::new(Claim { name: config.name.clone(), sockets });
+        lists.claims.push(Arc::downgrade(&claim));
         let _warming = Raised::new(&inner.stats.total_listeners_warming);
-        Ok(Prepared { config, runtime, sockets, _warming })
+        Ok(Prepared { config, runtime, claim, _warming })
+    }
+
+    /// The listeners of these names as ones that are about to go, or to change.
+    pub fn leaving<'a>(&self, names: impl IntoIterator<Item = &'a str>) -> Leaving {
+        let lists = self.0.lists.lock();
+        let mut leaving = Leaving::default();
+        for name in names {
+            for bound in lists.active.get(name).iter().flat_map(|listener| listener.accepting()) {
+                leaving.add(name, &bound.sockets);
+            }
+            for claim in lists.claims.iter().filter_map(Weak::upgrade).filter(|claim| *claim.name == *name) {
+                claim.sockets.iter().for_each(|sockets| leaving.add(name, sockets));
+            }
+        }
+        leaving
     }
 
     /// Starts to accept, in the place of the listener of that name. Sockets of equal addresses stay open, chains
-    /// that are equal keep their connections, connections of others drain. Does nothing after
-    /// [`Manager::drain_all`].
+    /// that are equal keep their connections, connections of others drain. Does nothing once listeners are stopped.
+    ///
+    /// # Errors
+    /// An address cannot be listened on; what was active stays so.
     ///
     /// # Panics
     /// Outside a tokio runtime: the time to drain is counted there.
-    pub fn activate(&self, prepared: Prepared) {
+    pub fn activate(&self, prepared: Prepared) -> Result<(), Error> {
         let inner = &*self.0;
         let lists = &mut *inner.lists.lock();
-        if lists.ended {
-            return;
+        let Prepared { config, runtime, claim, _warming } = prepared;
+        if lists.draining.stopped.is_some_and(|direction| direction.covers(&config)) {
+            return Ok(());
         }
-        let Prepared { config, runtime, sockets, _warming } = prepared;
-        let old = lists.active.remove(&config.name);
-        let mut kept = 0;
-        let sockets: Vec<_> = sockets
-            .into_iter()
-            .map(|sockets| {
-                let same = old.iter().flat_map(|o| &o.sockets).find(|(_, s)| Arc::ptr_eq(s, &sockets));
-                if let Some((id, _)) = same {
-                    kept += 1;
-                    return (*id, sockets);
-                }
-                if let Err(error) = sockets.listen() {
-                    tracing::error!(listener = %config.name, address = %sockets.address, %error, "cannot listen");
-                    inner.stats.listener_create_failure.inc();
-                }
-                lists.next_id += 1;
-                (lists.next_id, sockets)
-            })
-            .collect();
-        let cell = match &old {
-            Some(old) => Arc::clone(&old.runtime),
-            None => Arc::new(ArcSwap::new(Arc::clone(&runtime))),
+        let accepts = |sockets: &Arc<Sockets>| {
+            lists
+                .active
+                .values()
+                .flat_map(Listener::accepting)
+                .any(|bound| Arc::ptr_eq(&bound.sockets, sockets))
         };
-        let replaced = old.as_ref().map(|_| cell.swap(Arc::clone(&runtime)));
-        match &old {
-            None => inner.stats.listener_added.inc(),
-            Some(old) => {
-                inner.stats.listener_modified.inc();
-                if kept == sockets.len() && kept == old.sockets.len() {
-                    inner.stats.listener_in_place_updated.inc();
-                }
+        for sockets in claim.sockets.iter().filter(|sockets| !accepts(sockets)) {
+            if let Err(reason) = sockets.listen() {
+                inner.stats.listener_create_failure.inc();
+                return Err(Error::Listen { address: sockets.address, reason });
             }
         }
-        let listener = Listener { config, runtime: cell, sockets, updated: SystemTime::now() };
+        let (mut lent, old) = match lists.active.remove(&config.name) {
+            Some(Listener { mut sockets, lent, runtime, .. }) => {
+                sockets.extend(lent);
+                (sockets, Some(runtime))
+            }
+            None => (Vec::new(), None),
+        };
+        let mut kept = 0;
+        let mut sockets = Vec::with_capacity(claim.sockets.len());
+        for claimed in &claim.sockets {
+            let bound = if let Some(own) = take(&mut lent, claimed) {
+                kept += 1;
+                own
+            } else if let Some(foreign) = lists.active.values_mut().find_map(|l| l.give(claimed)) {
+                foreign
+            } else {
+                let cell = Arc::new(ArcSwap::new(Arc::clone(&runtime)));
+                Bound { id: lists.id(), sockets: Arc::clone(claimed), runtime: cell }
+            };
+            sockets.push(bound);
+        }
+        // What queues up at addresses that go is served by the new version too.
+        for bound in sockets.iter().chain(&lent) {
+            bound.runtime.store(Arc::clone(&runtime));
+        }
+        if old.is_some() {
+            inner.stats.listener_modified.inc();
+            if kept == sockets.len() && lent.is_empty() {
+                inner.stats.listener_in_place_updated.inc();
+            }
+        } else {
+            inner.stats.listener_added.inc();
+        }
+        drop(claim);
+        let told = lists.draining.told.is_some_and(|direction| direction.covers(&config));
+        let listener = Listener {
+            config,
+            runtime: Arc::clone(&runtime),
+            sockets,
+            lent,
+            updated: SystemTime::now(),
+            leaving: false,
+        };
         lists.active.insert(listener.config.name.clone(), listener);
+        lists.drop_lent();
         inner.publish(lists);
-        if let Some(replaced) = replaced {
+        if told {
+            runtime.all_chains().for_each(|chain| chain.drain(inner.pace));
+        }
+        if let Some(replaced) = old {
             let stays = |chain: &Arc<Chain>| runtime.all_chains().any(|c| Arc::ptr_eq(c, chain));
             let leaving: Vec<_> = replaced.all_chains().filter(|c| !stays(c)).cloned().collect();
-            self.drain(lists, leaving, None);
+            self.drain(lists, leaving, None, inner.pace);
         }
-    }
-
-    /// Closes a listener's sockets at once and drains its connections. False when there is none of that name.
-    ///
-    /// # Panics
-    /// Outside a tokio runtime: the time to drain is counted there.
-    pub fn remove(&self, name: &str) -> bool {
-        let inner = &*self.0;
-        let lists = &mut *inner.lists.lock();
-        let Some(listener) = lists.active.remove(name) else { return false };
-        inner.stats.listener_removed.inc();
-        inner.publish(lists);
-        self.retire(lists, &listener);
-        true
-    }
-
-    /// Stops all listeners and drains all connections, for good.
-    ///
-    /// # Panics
-    /// Outside a tokio runtime: the time to drain is counted there.
-    pub fn drain_all(&self) {
-        let inner = &*self.0;
-        let lists = &mut *inner.lists.lock();
-        lists.ended = true;
-        let all = std::mem::take(&mut lists.active);
-        inner.publish(lists);
-        for listener in all.values() {
-            inner.stats.listener_stopped.inc();
-            self.retire(lists, listener);
-        }
+        self.let_go(lists);
+        Ok(())
     }
 
     /// Open connections, those that listener filters look at included.
@@ -442,101 +522,44 @@ impl Manager {
     pub fn infos(&self) -> Vec<Info> {
         let lists = self.0.lists.lock();
         let active = lists.active.values().map(|listener| listener.info(State::Active));
-        active.chain(lists.draining.iter().map(|(_, info)| info.clone())).collect()
+        active.chain(lists.draining.listeners()).collect()
     }
 
     /// The scope of each active listener's stats, by name.
     pub fn stat_scopes(&self) -> BTreeMap<Box<str>, Scope> {
         let lists = self.0.lists.lock();
-        let scope = |listener: &Listener| listener.runtime.load().stats.scope.clone();
+        let scope = |listener: &Listener| listener.runtime.stats.scope.clone();
         lists.active.iter().map(|(name, listener)| (name.clone(), scope(listener))).collect()
-    }
-
-    fn retire(&self, lists: &mut Lists, listener: &Listener) {
-        let chains = listener.runtime.load().all_chains().cloned().collect();
-        lists.next_id += 1;
-        let id = lists.next_id;
-        lists.draining.push((id, listener.info(State::Draining)));
-        self.drain(lists, chains, Some(id));
-    }
-
-    /// Lets the connections of chains finish, ends them after the drain time. `listener` is in the list of those
-    /// that drain until then.
-    fn drain(&self, lists: &mut Lists, chains: Vec<Arc<Chain>>, listener: Option<u64>) {
-        let inner = &*self.0;
-        for chain in &chains {
-            chain.advance(Phase::Draining);
-        }
-        let draining = if listener.is_some() {
-            Raised::new(&inner.stats.total_listeners_draining)
-        } else {
-            Raised::by(&inner.stats.total_filter_chains_draining, chains.len())
-        };
-        let deadline = Instant::now() + inner.drain_time;
-        let weak = Arc::downgrade(&self.0);
-        while lists.drains.try_join_next().is_some() {}
-        lists.drains.spawn(async move {
-            // A connection accepted just before has its chain but is not counted there yet: look after a while.
-            tokio::time::sleep(DRAIN_CHECK.min(deadline.saturating_duration_since(Instant::now()))).await;
-            while Instant::now() < deadline && chains.iter().any(|c| c.connections() > 0) {
-                tokio::time::sleep(DRAIN_CHECK.min(deadline.saturating_duration_since(Instant::now()))).await;
-            }
-            for chain in &chains {
-                chain.advance(Phase::Stopped);
-            }
-            drop(draining);
-            if let (Some(inner), Some(listener)) = (weak.upgrade(), listener) {
-                inner.lists.lock().draining.retain(|(id, _)| *id != listener);
-            }
-        });
     }
 }
 
 impl Inner {
-    /// The sockets of a listener's addresses: those it has, and new ones.
-    fn bind(&self, lists: &Lists, config: &config::Listener) -> Result<Vec<Arc<Sockets>>, Error> {
-        let waiting = lists.prepared.iter().filter_map(|(name, s)| Some((&**name, s.upgrade()?)));
-        let active =
-            lists.active.iter().flat_map(|(name, l)| l.sockets.iter().map(|(_, s)| (&**name, Arc::clone(s))));
-        let bound: Vec<(&str, Arc<Sockets>)> = active.chain(waiting).collect();
-        let mut taken: Vec<Arc<Sockets>> = Vec::new();
-        for (index, &address) in config.addresses.iter().enumerate() {
-            let duplicate = |other: &str| Error::DuplicateAddress { address, other: other.into() };
-            if address.port() != 0 {
-                if config.addresses[..index].contains(&address) {
-                    return Err(duplicate(&config.name));
-                }
-                if let Some((other, _)) =
-                    bound.iter().find(|(n, s)| **n != *config.name && s.address == address)
-                {
-                    return Err(duplicate(other));
-                }
-            }
-            let plan = Plan { address, reuse_port: config.reuse_port, backlog: config.tcp_backlog_size };
-            let ours = bound.iter().filter(|(name, s)| **name == *config.name && s.plan == plan);
-            let free = ours.map(|(_, s)| s).find(|s| !taken.iter().any(|t| Arc::ptr_eq(t, s)));
-            taken.push(match free {
-                Some(sockets) => Arc::clone(sockets),
-                None => Arc::new(
-                    Sockets::bind(plan, self.workers).map_err(|reason| Error::Bind { address, reason })?,
-                ),
-            });
-        }
-        Ok(taken)
+    /// The sockets of a listener's addresses: those it has or takes over, and new ones.
+    fn bind(
+        &self,
+        lists: &Lists,
+        config: &config::Listener,
+        leaving: &Leaving,
+    ) -> Result<Vec<Arc<Sockets>>, Error> {
+        let claims: Vec<Arc<Claim>> = lists.claims.iter().filter_map(Weak::upgrade).collect();
+        let claimed = claims.iter().flat_map(|claim| claim.sockets.iter().map(|s| (&*claim.name, s)));
+        let active = lists.active.iter().flat_map(|(name, l)| l.accepting().map(|b| (&**name, &b.sockets)));
+        let bound: Vec<_> = active.chain(claimed).collect();
+        addresses::bind(config, &bound, leaving, self.workers, self.ports)
     }
 
     /// Tells workers what to accept on.
-    fn publish(&self, lists: &Lists) {
-        let all = lists.active.values().flat_map(|listener| {
-            listener.sockets.iter().map(|(id, sockets)| Bound {
-                id: *id,
-                sockets: Arc::clone(sockets),
-                runtime: Arc::clone(&listener.runtime),
-            })
-        });
+    pub(super) fn publish(&self, lists: &Lists) {
+        let all = lists.active.values().flat_map(|listener| listener.accepting().cloned());
         self.desired.send_replace(Arc::new(all.collect()));
         self.stats.total_listeners_active.set(lists.active.len() as u64);
     }
+}
+
+/// Takes the bound address of these sockets out of a list.
+fn take(list: &mut Vec<Bound>, sockets: &Arc<Sockets>) -> Option<Bound> {
+    let at = list.iter().position(|bound| Arc::ptr_eq(&bound.sockets, sockets))?;
+    Some(list.remove(at))
 }
 
 /// How a message names a chain.
@@ -549,14 +572,14 @@ fn shown(chain: &config::FilterChain, index: Option<usize>) -> Box<str> {
 }
 
 /// A gauge that is higher for a time.
-struct Raised(Gauge, i64);
+pub(super) struct Raised(Gauge, i64);
 
 impl Raised {
-    fn new(gauge: &Gauge) -> Self {
+    pub(super) fn new(gauge: &Gauge) -> Self {
         Self::by(gauge, 1)
     }
 
-    fn by(gauge: &Gauge, n: usize) -> Self {
+    pub(super) fn by(gauge: &Gauge, n: usize) -> Self {
         let n = i64::try_from(n).unwrap_or(i64::MAX);
         gauge.add(n);
         Self(gauge.clone(), n)

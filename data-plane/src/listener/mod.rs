@@ -6,8 +6,10 @@
 //! look at.
 
 mod accept;
+mod addresses;
 mod chain_select;
 mod client_hello;
+mod drain;
 mod inspect;
 mod log;
 mod manager;
@@ -18,6 +20,8 @@ mod sockets;
 mod stats;
 mod worker;
 
+pub use addresses::{Leaving, Ports};
+pub use drain::{Afterwards, Direction};
 pub use manager::{Error, Info, Manager, Options, Prepared, State};
 pub use stats::{
     InspectorStats, ListenerStats, ManagerStats, ProxyProtocolStats, TlsInspectorStats, WorkerStats,

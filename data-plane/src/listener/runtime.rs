@@ -5,7 +5,7 @@ use super::log::Logs;
 use super::stats::{InspectorStats, ListenerStats, ProxyProtocolStats, TlsInspectorStats, WorkerStats};
 use crate::network::NetworkFilter;
 use crate::stats::Scope;
-use crate::task::{Phase, Shutdown, ShutdownTrigger};
+use crate::task::{Pace, Phase, Shutdown, ShutdownTrigger};
 use crate::transport::tls::ServerContext;
 use data_plane_core::config::{self, ListenerFilter, TcpKeepalive};
 use std::sync::Arc;
@@ -22,7 +22,7 @@ pub(super) struct Chain {
     /// `None`: plaintext.
     pub(super) tls: Option<Arc<ServerContext>>,
     trigger: ShutdownTrigger,
-    pub(super) shutdown: Shutdown,
+    shutdown: Shutdown,
     connections: AtomicUsize,
 }
 
@@ -46,6 +46,16 @@ impl Chain {
     /// Connections it serves.
     pub(super) fn connections(&self) -> usize {
         self.connections.load(Ordering::Relaxed)
+    }
+
+    /// What a connection of it ends by; `turn` as [`Shutdown::at`] has it.
+    pub(super) fn shutdown(&self, turn: f32) -> Shutdown {
+        self.shutdown.at(turn)
+    }
+
+    /// Tells its connections to end, new ones too.
+    pub(super) fn drain(&self, pace: Pace) {
+        self.trigger.drain(pace);
     }
 
     pub(super) fn advance(&self, phase: Phase) {

@@ -45,6 +45,11 @@ impl Sockets {
         Ok(Self { plan, address, by_worker: Mutex::new(all) })
     }
 
+    /// Those of an address that is not bound: nothing comes of them.
+    pub(super) fn imagined(plan: Plan) -> Self {
+        Self { plan, address: plan.address, by_worker: Mutex::default() }
+    }
+
     /// Lets connections queue up.
     pub(super) fn listen(&self) -> io::Result<()> {
         let backlog = self.plan.backlog.unwrap_or(socket::DEFAULT_BACKLOG);

@@ -2,13 +2,15 @@
 
 use super::*;
 use crate::http::{Connection, Worker};
+use crate::listener::{Afterwards, Direction};
 use crate::network::LocalBoxFuture;
-use crate::task::{Shutdown, ShutdownTrigger, shutdown};
+use crate::task::{Phase, Shutdown, ShutdownTrigger, shutdown};
 use crate::transport::Stream;
 use crate::upstream::{Clusters, Local};
 use config::{FilterChain, FilterChainMatch, ListenerFilter};
 use std::future::Future;
 use std::rc::Rc;
+use std::time::Instant;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::task::LocalSet;
@@ -57,6 +59,10 @@ struct Bench {
 
 /// Runs `test` with a manager whose two workers run beside it.
 fn with_workers<F: Future<Output = ()>>(drain_time: Duration, test: impl FnOnce(Bench) -> F) {
+    with_pace(drain_time, Pace::AtOnce, test);
+}
+
+fn with_pace<F: Future<Output = ()>>(drain_time: Duration, pace: Pace, test: impl FnOnce(Bench) -> F) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     LocalSet::new().block_on(&runtime, async {
         let registry = Registry::new(2);
@@ -64,14 +70,16 @@ fn with_workers<F: Future<Output = ()>>(drain_time: Duration, test: impl FnOnce(
             "broken" => Err(BuildError::EmptyChain),
             name => Ok(Arc::new(Teller(name.into()))),
         });
-        let (manager, sides) = Manager::with_builder(
-            2,
-            registry.clone(),
+        let (manager, sides) = Manager::with_builder(How {
+            workers: 2,
+            registry: registry.clone(),
             drain_time,
+            pace,
+            ports: Ports::Bound,
             build,
-            Box::new(|_| Ok(None)),
-            Default::default(),
-        );
+            open_logs: Box::new(|_| Ok(None)),
+            secrets: Default::default(),
+        });
         let (process, watch): (_, Shutdown) = shutdown();
         for side in sides {
             let clusters = Clusters::default();
@@ -128,6 +136,7 @@ fn listener(name: &str, addresses: &[SocketAddr], chains: Vec<Arc<FilterChain>>)
         tcp_keepalive: None,
         stat_prefix: Some(name.into()),
         access_log: Vec::new(),
+        inbound: false,
     }
 }
 
@@ -140,7 +149,7 @@ impl Bench {
     fn set(&self, config: config::Listener) -> SocketAddr {
         let prepared = self.manager.prepare(Arc::new(config)).expect("the listener is fine");
         let address = prepared.addresses()[0];
-        self.manager.activate(prepared);
+        self.manager.activate(prepared).expect("it can be listened on");
         address
     }
 
@@ -311,7 +320,7 @@ fn draining_everything_stops_every_listener_for_good() {
         bench.manager.drained().await;
         let prepared =
             bench.manager.prepare(Arc::new(listener("b", &[any_port()], vec![chain("b")]))).unwrap();
-        bench.manager.activate(prepared);
+        bench.manager.activate(prepared).unwrap();
         assert_eq!(bench.value("listener_manager.total_listeners_active"), 0);
         assert_eq!(bench.value("listener_manager.listener_stopped"), 1);
     });
@@ -409,7 +418,7 @@ fn an_address_of_another_listener_is_refused_active_or_not() {
 
         bench.manager.remove("a");
         let moved = other("b", &[address]).expect("a removed listener's address is free");
-        bench.manager.activate(moved);
+        bench.manager.activate(moved).unwrap();
         let served = Client::connect(address).await.ask("hi\n").await;
         assert_eq!(served, "one Running None");
     });
@@ -424,5 +433,148 @@ fn chains_that_cannot_be_built_or_told_apart_are_refused_by_name() {
         let error = prepare(vec![chain("one"), chain("")]).unwrap_err().to_string();
         assert_eq!(error, "filter chains \"one\" and #1 match the same connections");
         assert!(bench.manager.infos().is_empty());
+    });
+}
+
+/// A listener whose port no other may share, so that only a handed-over socket can serve it.
+fn alone(name: &str, address: SocketAddr, chain_name: &str) -> config::Listener {
+    config::Listener { reuse_port: false, ..listener(name, &[address], vec![chain(chain_name)]) }
+}
+
+#[test]
+fn a_listener_takes_the_socket_of_one_that_leaves_and_no_connection_is_lost() {
+    with_workers(DRAIN_TIME, |bench| async move {
+        let address = bench.set(alone("old", any_port(), "one"));
+        // The plan of its socket names the port from here on.
+        bench.manager.remove("old");
+        let mut refused = false;
+        while !refused {
+            refused = TcpStream::connect(address).await.is_err();
+        }
+        bench.set(alone("old", address, "one"));
+        let mut before = Client::connect(address).await;
+        assert_eq!(before.ask("hi\n").await, "one Running None");
+
+        let mut leaving = bench.manager.leaving(["old"]);
+        let heir = bench.manager.prepare_among(Arc::new(alone("new", address, "two")), &mut leaving).unwrap();
+        let other = bench.manager.prepare_among(Arc::new(alone("third", address, "3")), &mut leaving);
+        assert!(matches!(other, Err(Error::DuplicateAddress { .. })), "an address is given once");
+        assert!(bench.manager.remove("old"));
+        assert_eq!(
+            Client::connect(address).await.ask("hi\n").await,
+            "one Running None",
+            "until the heir is there"
+        );
+        bench.manager.activate(heir).unwrap();
+        assert_eq!(Client::connect(address).await.ask("hi\n").await, "two Running None");
+        assert_eq!(before.ask("hi\n").await, "one Draining None");
+        let names: Vec<_> = bench.manager.infos().into_iter().map(|info| (info.name, info.state)).collect();
+        assert_eq!(names[0], ("new".into(), State::Active));
+    });
+}
+
+#[test]
+fn a_listener_that_leaves_goes_when_its_heir_does_not_come() {
+    with_workers(DRAIN_TIME, |bench| async move {
+        let address = bench.set(listener("old", &[any_port()], vec![chain("one")]));
+        bench.set(listener("old", &[address], vec![chain("one")]));
+        let mut leaving = bench.manager.leaving(["old"]);
+        let heir = listener("new", &[address], vec![chain("two")]);
+        let heir = bench.manager.prepare_among(Arc::new(heir), &mut leaving).unwrap();
+        bench.manager.remove("old");
+        assert_eq!(bench.value("listener_manager.total_listeners_active"), 1);
+        drop((heir, leaving));
+        bench.manager.remove("new");
+        assert_eq!(bench.value("listener_manager.total_listeners_active"), 0);
+        bench.set(listener("another", &[address], vec![chain("three")]));
+        assert_eq!(Client::connect(address).await.ask("hi\n").await, "three Running None");
+    });
+}
+
+#[test]
+fn listeners_that_swap_their_addresses_are_served_all_the_time() {
+    with_workers(DRAIN_TIME, |bench| async move {
+        let at = |name: &str, address| listener(name, &[address], vec![chain(name)]);
+        let free = || std::net::TcpListener::bind(any_port()).unwrap().local_addr().unwrap();
+        let (x, y) = (bench.set(at("a", free())), bench.set(at("b", free())));
+        let mut leaving = bench.manager.leaving(["a", "b"]);
+        let a = bench.manager.prepare_among(Arc::new(at("a", y)), &mut leaving).unwrap();
+        let b = bench.manager.prepare_among(Arc::new(at("b", x)), &mut leaving).unwrap();
+        bench.manager.activate(a).unwrap();
+        bench.manager.activate(b).unwrap();
+        assert_eq!(Client::connect(y).await.ask("hi\n").await, "a Running None");
+        assert_eq!(Client::connect(x).await.ask("hi\n").await, "b Running None");
+    });
+}
+
+#[test]
+fn an_address_that_cannot_be_listened_on_is_an_error_and_what_was_active_stays() {
+    with_workers(DRAIN_TIME, |bench| async move {
+        let address = bench.set(listener("a", &[any_port()], vec![chain("one")]));
+        // Bound and not listening yet: binding beside it goes well.
+        let foreign = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        foreign.set_reuse_address(true).unwrap();
+        foreign.bind(&any_port().into()).unwrap();
+        let taken = foreign.local_addr().unwrap().as_socket().unwrap();
+        let next = config::Listener { addresses: vec![any_port(), taken], ..alone("a", taken, "two") };
+        let prepared = bench.manager.prepare(Arc::new(next)).unwrap();
+        foreign.listen(1).unwrap();
+        let error = bench.manager.activate(prepared).unwrap_err().to_string();
+        assert!(error.contains(&format!("cannot listen on {taken}")), "{error}");
+        assert_eq!(Client::connect(address).await.ask("hi\n").await, "one Running None");
+        assert_eq!(bench.value("listener_manager.listener_create_failure"), 1);
+    });
+}
+
+#[test]
+fn clients_are_told_to_leave_while_new_ones_are_accepted_until_the_drain_time() {
+    with_workers(Duration::from_millis(300), |bench| async move {
+        let inbound = |name: &str| config::Listener {
+            inbound: true,
+            ..listener(name, &[any_port()], vec![chain(name)])
+        };
+        let (inside, outside) =
+            (bench.set(inbound("in")), bench.set(listener("out", &[any_port()], vec![chain("out")])));
+        let mut client = Client::connect(inside).await;
+        assert_eq!(client.ask("hi\n").await, "in Running None");
+        bench.manager.discourage(Direction::Inbound, Afterwards::Stop);
+        assert_eq!(client.ask("hi\n").await, "in Draining None");
+        assert_eq!(Client::connect(inside).await.ask("hi\n").await, "in Draining None", "accepted and told");
+        let later = bench.set(inbound("later"));
+        assert_eq!(Client::connect(later).await.ask("hi\n").await, "later Draining None");
+        assert_eq!(Client::connect(outside).await.ask("hi\n").await, "out Running None");
+        eventually("inbound listeners stop", || {
+            bench.manager.infos().iter().filter(|i| i.state == State::Active).count() == 1
+        })
+        .await;
+        assert_eq!(Client::connect(outside).await.ask("hi\n").await, "out Running None");
+        let refused = bench.manager.prepare(Arc::new(inbound("refused"))).unwrap();
+        bench.manager.activate(refused).unwrap();
+        assert!(bench.manager.infos().iter().all(|info| *info.name != *"refused"), "stopped is stopped");
+    });
+}
+
+#[test]
+fn listeners_may_go_on_after_their_clients_were_told_to_leave() {
+    with_workers(Duration::from_millis(1), |bench| async move {
+        let address = bench.set(listener("a", &[any_port()], vec![chain("one")]));
+        bench.manager.discourage(Direction::All, Afterwards::GoOn);
+        // A drain of a part of them is no news.
+        bench.manager.discourage(Direction::Inbound, Afterwards::Stop);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        assert_eq!(Client::connect(address).await.ask("hi\n").await, "one Draining None");
+    });
+}
+
+#[test]
+fn a_gradual_drain_is_hastened_when_everything_is_to_end() {
+    with_pace(DRAIN_TIME, Pace::Within(DRAIN_TIME), |bench| async move {
+        let address = bench.set(listener("a", &[any_port()], vec![chain("one")]));
+        let mut client = Client::connect(address).await;
+        assert_eq!(client.ask("hi\n").await, "one Running None");
+        bench.manager.remove("a");
+        assert_eq!(client.ask("hi\n").await, "one Running None", "its turn comes later");
+        bench.manager.drain_all();
+        assert_eq!(client.ask("hi\n").await, "one Draining None");
     });
 }

@@ -6,6 +6,7 @@
 
 mod connection_limit;
 mod direct_response;
+mod echo;
 mod http;
 mod relay;
 mod tcp_proxy;
@@ -68,7 +69,7 @@ pub struct Factory {
 
 /// Every kind of filter there is.
 pub const BUILTIN: &[Factory] =
-    &[connection_limit::FACTORY, direct_response::FACTORY, http::FACTORY, tcp_proxy::FACTORY];
+    &[connection_limit::FACTORY, direct_response::FACTORY, echo::FACTORY, http::FACTORY, tcp_proxy::FACTORY];
 
 /// Builds the filters of a chain. `listener` is the scope `listener.<address>.`.
 ///

@@ -3,6 +3,7 @@
 
 use super::data::SystemData;
 use super::logging::Pattern;
+use crate::export::Knobs;
 use data_plane_core::config;
 use data_plane_core::path::{Diagnostics, Finding, Path, Rejected};
 use data_plane_core::translate::{self, Options, Overrides};
@@ -21,6 +22,8 @@ pub struct Boot {
     pub proto: Box<Bootstrap>,
     /// Fields that were set and have no effect.
     pub ignored: Vec<Finding>,
+    /// How many of them are fields that are not known here.
+    pub unknown_fields: usize,
     /// Lines of the log, where it says.
     pub log_pattern: Option<Pattern>,
     /// Where to read it again on SIGHUP.
@@ -66,6 +69,7 @@ impl Boot {
                 config::NetworkFilter::Http(hcm) => matches!(hcm.routes, config::RouteSource::Rds { .. }),
                 config::NetworkFilter::Tcp(_)
                 | config::NetworkFilter::DirectResponse(_)
+                | config::NetworkFilter::Echo
                 | config::NetworkFilter::ConnectionLimit(_) => false,
             })
         };
@@ -82,7 +86,7 @@ impl Boot {
     /// All that is wrong with it.
     pub fn from_yaml(text: &str) -> Result<Self, BootError> {
         let parsed = parse("bootstrap", text, false)?;
-        Self::build(vec![parsed], &Overrides::default())
+        Self::build(vec![parsed], &Overrides::default(), false)
     }
 
     /// Reads what the command line names.
@@ -112,14 +116,14 @@ impl Boot {
                 "At least one of --config-path or --config-yaml or Options::configProto() should be non-empty".into(),
             ]));
         }
-        let mut boot = Self::build(parsed, &origin.overrides)?;
+        let mut boot = Self::build(parsed, &origin.overrides, origin.allow_unknown_fields)?;
         boot.config.stats.fixed_tags.extend(origin.stats_tags.iter().cloned());
         boot.origin = Some(origin.clone());
         Ok(boot)
     }
 
     /// Merges the texts in order and translates the whole.
-    fn build(mut parsed: Vec<Parsed>, overrides: &Overrides) -> Result<Self, BootError> {
+    fn build(mut parsed: Vec<Parsed>, overrides: &Overrides, allow_unknown: bool) -> Result<Self, BootError> {
         let mut proto = Bootstrap::default();
         for one in &parsed {
             proto =
@@ -134,12 +138,24 @@ impl Boot {
             Ok(config) => log_pattern(config.log_format.as_ref(), &root, &mut d),
             Err(Rejected) => Err(Rejected),
         };
+        let config = match config {
+            Ok(config) if !knobs_are_right(&config, &root, &mut d) => Err(Rejected),
+            config => config,
+        };
         let mut ignored: Vec<Finding> =
             parsed.iter_mut().flat_map(|p| std::mem::take(&mut p.unknown)).collect();
+        // Of binary files.
+        ignored.append(&mut d.unknown);
+        let unknown_fields = ignored.len();
+        if unknown_fields > 0 && !allow_unknown {
+            let lines = d.rejected.iter().chain(&ignored).map(|finding| explain(finding, &parsed));
+            return Err(BootError(lines.collect()));
+        }
         ignored.append(&mut d.ignored);
         match config.and_then(|config| Ok((config, log_pattern?))) {
             Ok((config, log_pattern)) => {
-                Ok(Self { config, proto: Box::new(proto), ignored, log_pattern, origin: None })
+                let proto = Box::new(proto);
+                Ok(Self { config, proto, ignored, unknown_fields, log_pattern, origin: None })
             }
             Err(Rejected) => {
                 let mut lines: Vec<String> = d.rejected.iter().map(|f| explain(f, &parsed)).collect();
@@ -167,18 +183,27 @@ fn log_pattern(
     })
 }
 
-/// A finding with its place. Paths are those of the merged message: with two texts the place is looked for in the
-/// one that has the path in full.
+/// Whether what `layered_runtime` says of exporters can be used.
+fn knobs_are_right(config: &config::Bootstrap, root: &Path<'_>, d: &mut Diagnostics) -> bool {
+    let bad = Knobs::check(&config.runtime);
+    let at = root.field("layered_runtime");
+    for (key, reason) in &bad {
+        d.reject(&at.key(key), reason);
+    }
+    bad.is_empty()
+}
+
+/// A finding with its place. Paths are those of the merged message.
 fn explain(finding: &Finding, parsed: &[Parsed]) -> String {
     let Finding { path, message } = finding;
     let colon = if path.is_empty() { "" } else { ": " };
     let place = match parsed {
-        [one] => one.positions.locate(path).map(|place| (one, place)),
-        _ => None,
+        [one] => one.positions.locate(path).map(|place| (0, place)),
+        several => Positions::locate_merged(&several.iter().map(|p| &p.positions).collect::<Vec<_>>(), path),
     };
     match place {
-        Some((one, place)) => {
-            format!("{path}{colon}{message} ({}:{}:{})", one.name, place.line, place.column)
+        Some((text, place)) => {
+            format!("{path}{colon}{message} ({}:{}:{})", parsed[text].name, place.line, place.column)
         }
         None => format!("{path}{colon}{message}"),
     }
@@ -190,7 +215,8 @@ fn read_file(path: &std::path::Path, allow_unknown: bool) -> Result<Parsed, Boot
     let bytes = std::fs::read(path).map_err(|e| fail(format!("unable to read file: {e}")))?;
     if path.extension().is_some_and(|e| e == "pb") {
         let proto = Bootstrap::decode(&*bytes).map_err(|e| fail(e.to_string()))?;
-        return Ok(Parsed { name: name.into(), proto, positions: Positions::default(), unknown: Vec::new() });
+        let unknown = translate::unknown_fields(&bytes, &proto);
+        return Ok(Parsed { name: name.into(), proto, positions: Positions::default(), unknown });
     }
     let text = String::from_utf8(bytes).map_err(|e| fail(e.to_string()))?;
     parse(&name, &text, allow_unknown)
@@ -241,6 +267,47 @@ mod tests {
         };
         let node = Boot::read(&origin).unwrap().config.node;
         assert_eq!((&*node.id, &*node.cluster, &*node.locality.zone), ("yaml", "file", "z"));
+    }
+
+    #[test]
+    fn of_merged_texts_the_one_is_named_that_holds_the_field() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("b.yaml");
+        let cluster = |name: &str, fields: &str| format!("{{name: {name}, {fields}}}");
+        let text = format!(
+            "admin: {{}}\nstatic_resources:\n  clusters:\n  - {}\n  - {}\n",
+            cluster("a", "connect_timeout: -1s"),
+            cluster("b", "connect_timeout: 1s"),
+        );
+        std::fs::write(&path, text).unwrap();
+        let yaml = format!(
+            "stats_flush_interval: -1s\nstatic_resources:\n  clusters: [{}]\n",
+            cluster("c", "connect_timeout: -1s")
+        );
+        let origin = Origin { path: Some(path.clone()), yaml: Some(yaml), ..Origin::default() };
+        let BootError(lines) = Boot::read(&origin).unwrap_err();
+        for (field, place) in [
+            ("static_resources.clusters[0].connect_timeout", format!("({}:4:32)", path.display())),
+            ("static_resources.clusters[2].connect_timeout", "(--config-yaml:3:41)".into()),
+            ("stats_flush_interval", "(--config-yaml:1:23)".into()),
+        ] {
+            let line = lines.iter().find(|line| line.starts_with(field));
+            assert!(line.is_some_and(|line| line.ends_with(&place)), "{field} {place}: {lines:#?}");
+        }
+    }
+
+    #[test]
+    fn fields_of_a_binary_bootstrap_that_are_not_known_are_refused_unless_allowed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("b.pb");
+        // Field 1999, a varint.
+        std::fs::write(&path, [0xf8, 0x7c, 1]).unwrap();
+        let origin = Origin { path: Some(path), ..Origin::default() };
+        let BootError(lines) = Boot::read(&origin).unwrap_err();
+        let told = "field 1999 of envoy.config.bootstrap.v3.Bootstrap is not known here";
+        assert!(lines.len() == 1 && lines[0].starts_with(told), "{lines:?}");
+        let boot = Boot::read(&Origin { allow_unknown_fields: true, ..origin }).unwrap();
+        assert_eq!((boot.unknown_fields, boot.ignored.len()), (1, 1));
     }
 
     #[test]

@@ -6,24 +6,19 @@ use super::gauges::Gauges;
 use super::handle::{Command, ListenerInfo, Started};
 use super::sinks::Sinks;
 use super::threads::{self, Parts};
-use super::{Boot, Options, StartError, signals};
+use super::{Boot, Options, StartError, deps, signals};
 use crate::admin::{self, Proxy, ServerState};
 use crate::export::Exporters;
-use crate::http::{AccessLogs, Deps, RouteSlots};
+use crate::http::AccessLogs;
 use crate::runtime::Runtime;
 use crate::stats::Registry;
 use crate::task::{self, Phase, Shutdown, ShutdownTrigger};
-use crate::trace::{self, Tracers};
-use crate::transport::local_interface_address;
 use crate::transport::tls::slot::SecretSlots;
 use crate::upstream::dns::SystemResolver;
 use crate::xds::{self, Xds};
 use crate::{listener, upstream};
 use data_plane_core::config;
-use data_plane_core::headers::Process;
-use data_plane_core::headers::forwarded::UserAgent;
 use std::cell::RefCell;
-use std::net::SocketAddr;
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -117,7 +112,7 @@ async fn build(boot: Boot, options: Options) -> Result<Built, StartError> {
     registry.set_fixed_tags(&boot.config.stats.fixed_tags);
     let runtime = Runtime::new(&boot.config.runtime, boot.config.runtime_admin_layer);
     let gauges = Gauges::new(&registry, concurrency, &runtime);
-    gauges.server.ignored_fields.set(boot.ignored.len() as u64);
+    gauges.server.static_unknown_fields.add(boot.unknown_fields as u64);
     let secrets = SecretSlots::default();
     let upstream =
         upstream::Manager::with_secrets(&registry, Arc::new(SystemResolver::new()), secrets.clone());
@@ -129,33 +124,16 @@ async fn build(boot: Boot, options: Options) -> Result<Built, StartError> {
     };
     let (trigger, shutdown) = task::shutdown();
     let exporters = Exporters::new(&registry, &runtime, upstream.clusters(), shutdown.clone(), concurrency);
-    let tracers =
-        Tracers::new(exporters.clone(), runtime.clone(), registry.clone(), trace_node(&boot.config.node));
-    let routes = RouteSlots::default();
-    let fails_health_checks = Arc::new(AtomicBool::new(false));
-    let node = Arc::new(xds::node(&boot.config.node));
-    let sinks =
-        Sinks::open(&boot.config.stats, &node, &exporters).map_err(system("cannot open a stats sink"))?;
-    let deps = Deps {
-        secrets: secrets.clone(),
-        stats: registry.clone(),
-        routes: routes.clone(),
-        access_logs: access_logs.clone(),
-        process: Arc::new(process()),
-        agent: Arc::new(UserAgent {
-            cluster: boot.config.node.cluster.as_str().into(),
-            node: boot.config.node.id.as_str().into(),
-        }),
-        exporters: exporters.clone(),
-        node,
-        tracers,
-        runtime: runtime.clone(),
-        fails_health_checks: Arc::clone(&fails_health_checks),
-    };
+    let deps = deps::of(&boot.config.node, &registry, &runtime, &secrets, &access_logs, &exporters);
+    let sinks = Sinks::open(&boot.config.stats, &deps.node, &exporters)
+        .map_err(system("cannot open a stats sink"))?;
+    let (routes, fails_health_checks) = (deps.routes.clone(), Arc::clone(&deps.fails_health_checks));
     let (listeners, sides) = listener::Manager::new(listener::Options {
         workers: concurrency,
         registry: registry.clone(),
         drain_time: options.drain_time,
+        pace: options.pace(),
+        ports: listener::Ports::Bound,
         deps,
     });
     let xds = Xds::new(
@@ -167,9 +145,11 @@ async fn build(boot: Boot, options: Options) -> Result<Built, StartError> {
             routes,
             secrets,
             data: Arc::new(super::data::SystemData),
+            unknown_fields: options.unknown_dynamic_fields,
+            unknown_fields_counter: gauges.server.dynamic_unknown_fields.clone(),
         },
     )
-    .map_err(StartError::Listeners)?;
+    .map_err(StartError::Static)?;
     let mut workers = Vec::with_capacity(concurrency);
     for side in sides {
         let (clusters, shutdown) = (upstream.clusters(), shutdown.clone());
@@ -219,23 +199,6 @@ async fn open_admin(
     Ok((listener, logs))
 }
 
-fn trace_node(node: &config::Node) -> trace::Node {
-    trace::Node {
-        id: node.id.as_str().into(),
-        cluster: node.cluster.as_str().into(),
-        zone: node.locality.zone.as_str().into(),
-        address: Some(local_interface_address()),
-    }
-}
-
-fn process() -> Process {
-    let hostname = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    // Names and values that are not text cannot be configured either.
-    let environment =
-        std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)));
-    Process { hostname, environment: environment.collect(), ..Process::default() }
-}
-
 /// Says when the proxy serves.
 async fn announce(control: Rc<Control>, began: Instant) {
     let mut phase = control.xds.phase();
@@ -272,6 +235,8 @@ impl Control {
         self.gauges.refresh(self.listeners.connections());
         let days = self.certificates.refresh(&self.xds, &self.listeners, &self.registry);
         self.gauges.certificates_end_in(days);
+        let ignored = self.taken.borrow().boot.ignored.len() + self.xds.ignored();
+        self.gauges.server.ignored_fields.set(ignored as u64);
         let state = self.state();
         self.gauges.server.state.set(state.number());
         self.gauges.server.live.set(u64::from(state == ServerState::Live));
@@ -341,11 +306,11 @@ impl Control {
         for part in needs_restart(&before.boot.config, &boot.config) {
             warn!("{part} of the bootstrap changed; takes effect at the next start");
         }
-        let changed = self.xds.reload(&boot.config).map_err(StartError::Listeners)?;
+        let changed = self.xds.reload(&boot.config).map_err(StartError::Static)?;
         info!(?changed, "bootstrap taken again");
         self.runtime.set_base(&boot.config.runtime, boot.config.runtime_admin_layer);
         self.gauges.runtime_changed(&self.runtime);
-        self.gauges.server.ignored_fields.set(boot.ignored.len() as u64);
+        self.gauges.server.static_unknown_fields.add(boot.unknown_fields as u64);
         self.registry.set_fixed_tags(&boot.config.stats.fixed_tags);
         *self.taken.borrow_mut() = Rc::new(Taken { boot, at: SystemTime::now() });
         self.warn_of_ignored();
@@ -393,7 +358,10 @@ impl Control {
         let exporters = self.exporters.clone();
         // It may block; a panic there was reported when it happened.
         let _ = tokio::task::spawn_blocking(move || exporters.join()).await;
-        self.access_logs.flush();
+        let lost = self.access_logs.flush();
+        if lost > 0 {
+            warn!(bytes = lost, "access logs take nothing: what was to be written is lost");
+        }
         info!("exiting");
     }
 }
@@ -403,7 +371,8 @@ fn needs_restart(old: &config::Bootstrap, new: &config::Bootstrap) -> Vec<&'stat
     let changed = [
         ("node", old.node != new.node),
         ("dynamic_resources", old.dynamic != new.dynamic),
-        ("admin", admin_address(old) != admin_address(new)),
+        ("admin", old.admin != new.admin),
+        ("application_log_config", old.log_format != new.log_format),
         ("stats_sinks", old.stats.sinks != new.stats.sinks),
         ("stats_flush_interval", old.stats.flush_interval != new.stats.flush_interval),
         ("cluster_manager.outlier_detection", old.outlier_log != new.outlier_log),
@@ -411,6 +380,28 @@ fn needs_restart(old: &config::Bootstrap, new: &config::Bootstrap) -> Vec<&'stat
     changed.into_iter().filter(|(_, changed)| *changed).map(|(part, _)| part).collect()
 }
 
-fn admin_address(config: &config::Bootstrap) -> Option<SocketAddr> {
-    config.admin.as_ref().map(|admin| admin.address)
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_that_only_a_start_reads_are_named_when_they_change() {
+        let read = |text: &str| Boot::from_yaml(text).unwrap().config;
+        let admin = |fields: &str| {
+            format!("admin: {{address: {{socket_address: {{address: 127.0.0.1, port_value: 1}}}}{fields}}}")
+        };
+        let log = "name: f, typed_config: {\"@type\": type.googleapis.com/envoy.extensions.access_loggers.stream.v3.StdoutAccessLog}";
+        let before = read(&admin(""));
+        for (text, part) in [
+            (admin(&format!(", access_log: [{{{log}}}]")), "admin"),
+            (
+                admin("") + "\napplication_log_config: {log_format: {text_format: '%v'}}",
+                "application_log_config",
+            ),
+            (admin("") + "\nnode: {id: a}", "node"),
+        ] {
+            assert_eq!(needs_restart(&before, &read(&text)), [part], "{text}");
+        }
+        assert_eq!(needs_restart(&before, &read(&admin(""))), [""; 0]);
+    }
 }

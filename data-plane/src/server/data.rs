@@ -19,6 +19,10 @@ impl DataLoader for SystemData {
         std::fs::read(path).map_err(|e| e.to_string())
     }
 
+    fn exists(&self, path: &Path) -> bool {
+        path.exists()
+    }
+
     fn variable(&self, name: &str) -> Result<String, String> {
         std::env::var(name).map_err(|e| e.to_string())
     }

@@ -9,8 +9,10 @@
 
 mod boot;
 mod certs;
+mod check;
 mod control;
 mod data;
+mod deps;
 mod dump;
 mod gauges;
 mod handle;
@@ -26,7 +28,9 @@ pub use handle::{Handle, ListenerInfo};
 pub use logging::Logging;
 pub use options::{DrainStrategy, Options};
 
-use crate::xds::ListenerFailure;
+pub use crate::xds::UnknownFields;
+
+use crate::xds::StaticFailure;
 use control::Start;
 use std::fmt::Write;
 use std::sync::mpsc::sync_channel;
@@ -46,9 +50,9 @@ pub enum StartError {
     /// The bootstrap cannot be read or is wrong.
     #[error("configuration is not valid")]
     Boot(#[from] BootError),
-    /// Static listeners cannot be built or bound: all of them.
-    #[error("listeners cannot be started")]
-    Listeners(Vec<ListenerFailure>),
+    /// Static listeners, clusters or secrets cannot be had: all of them.
+    #[error("static resources cannot be had")]
+    Static(Vec<StaticFailure>),
     /// The admin server cannot listen, or its address cannot be written down.
     #[error("admin address {address}")]
     Admin {
@@ -75,11 +79,9 @@ impl StartError {
         let mut out = String::new();
         match self {
             Self::Boot(BootError(lines)) => out.push_str(&lines.join("\n")),
-            Self::Listeners(failures) => {
-                for (i, ListenerFailure { name, reason }) in failures.iter().enumerate() {
-                    let gap = if i > 0 { "\n" } else { "" };
-                    let _ = write!(out, "{gap}listener {name:?}: {reason}");
-                }
+            Self::Static(failures) => {
+                let lines: Vec<String> = failures.iter().map(ToString::to_string).collect();
+                out.push_str(&lines.join("\n"));
             }
             Self::Admin { source, .. } | Self::System { source, .. } => {
                 let _ = write!(out, "{self}: {source}");

@@ -2,17 +2,24 @@
 
 use super::logging::Logging;
 use crate::http::FLUSH_INTERVAL;
+use crate::task::Pace;
+use crate::xds::UnknownFields;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// How a draining proxy tells its clients (Envoy `--drain-strategy`). Both mean the same here: every connection is
-/// told at once, and may finish what it has under way until the drain time ends.
+/// The part of the drain time within which a gradual drain tells everyone: who is told last has the rest to finish.
+/// As Envoy spreads what it tells connections that are idle.
+const TOLD_WITHIN: u32 = 4;
+
+/// How clients are told to leave removed listeners and chains, and on `/drain_listeners?graceful` (Envoy
+/// `--drain-strategy`). They may finish what is under way until the drain time ends. When the process is to end, which
+/// someone waits for, all are told at once.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DrainStrategy {
-    /// Envoy's default.
+    /// Each at a moment of its own in the first quarter of the drain time. Envoy's default.
     #[default]
     Gradual,
-    /// At once.
+    /// All at once.
     Immediate,
 }
 
@@ -23,6 +30,8 @@ pub struct Options {
     pub concurrency: usize,
     /// Longest wait for connections to end when draining. Default 600 s.
     pub drain_time: Duration,
+    /// What becomes of xDS resources with fields that are not known here.
+    pub unknown_dynamic_fields: UnknownFields,
     /// See [`DrainStrategy`].
     pub drain_strategy: DrainStrategy,
     /// Longest time that access-log lines wait to be written. Default 10 s.
@@ -40,11 +49,22 @@ pub struct Options {
     pub command_line: serde_json::Map<String, serde_json::Value>,
 }
 
+impl Options {
+    /// How fast clients are told.
+    pub(super) fn pace(&self) -> Pace {
+        match self.drain_strategy {
+            DrainStrategy::Immediate => Pace::AtOnce,
+            DrainStrategy::Gradual => Pace::Within(self.drain_time / TOLD_WITHIN),
+        }
+    }
+}
+
 impl Default for Options {
     fn default() -> Self {
         Self {
             concurrency: 1,
             drain_time: Duration::from_secs(600),
+            unknown_dynamic_fields: UnknownFields::default(),
             drain_strategy: DrainStrategy::default(),
             access_log_flush: FLUSH_INTERVAL,
             admin_address_path: None,

@@ -96,7 +96,8 @@ impl Proxy for Control {
         match action {
             Action::FailHealthCheck => self.fails_health_checks.store(true, Relaxed),
             Action::PassHealthCheck => self.fails_health_checks.store(self.is_ending(), Relaxed),
-            Action::DrainListeners => self.listeners.drain_all(),
+            Action::StopListeners(direction) => self.listeners.stop(direction, self.options.pace()),
+            Action::DrainListeners(direction, afterwards) => self.listeners.discourage(direction, afterwards),
             Action::Quit => self.stop(),
             Action::RuntimeChanged => self.gauges.runtime_changed(&self.runtime),
         }

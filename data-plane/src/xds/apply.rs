@@ -4,6 +4,7 @@
 //! is synchronous: once [`State::apply`] returns, what the verdict calls applied is in force (or warming, which
 //! counts: Envoy's ACK does not mean "in use" either) and may be acknowledged.
 
+use super::findings::Findings;
 use super::inventory::{Good, Inventory, Refused};
 use super::kind::Kind;
 use super::secrets::{self, Secrets, Tell};
@@ -18,10 +19,11 @@ use data_plane_core::path::{Diagnostics, Path};
 use data_plane_core::route::RouteTable;
 use data_plane_core::translate::{self, DataLoader, Resource};
 use std::collections::BTreeMap;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::time::Instant;
-use tracing::{debug, warn};
+use tracing::{debug, error, warn};
 use xds_types::google::protobuf::Any;
 
 /// How far the start has come.
@@ -49,6 +51,7 @@ pub(super) struct State {
     pub(super) static_clusters: BTreeMap<Box<str>, Arc<config::Cluster>>,
     pub(super) static_listeners: BTreeMap<Box<str>, Arc<config::Listener>>,
     pub(super) inventory: Inventory,
+    pub(super) findings: Rc<Findings>,
     pub(super) wanted: WantedSet,
     pub(super) secrets: Secrets,
     /// Clusters that wait for their secrets.
@@ -57,6 +60,8 @@ pub(super) struct State {
     pub(super) interest: u64,
     /// Listeners that wait for their routes, or for the start to come to listeners.
     pub(super) waiting: BTreeMap<Box<str>, listener::Prepared>,
+    /// Listeners that could not be activated when that was last tried, and why.
+    pub(super) failed_listeners: Vec<(Box<str>, String)>,
     pub(super) phase: Phase,
     pub(super) cds: Option<SubscriptionStats>,
     pub(super) lds: Option<SubscriptionStats>,
@@ -76,11 +81,16 @@ impl State {
         let mut verdict = Verdict::default();
         let began = Instant::now();
         let items = identify(kind, resources, &removed, &mut verdict);
+        let mut leaving = listener::Leaving::default();
         if kind.is_whole_world() {
-            for name in self.departed(kind, &items, &removed, whole, &verdict) {
-                self.remove(kind, &name);
-                verdict.removed.push(name);
+            let departed = self.departed(kind, &items, &removed, whole, &verdict);
+            if kind == Kind::Listener {
+                // They go when the others have come, which may take their addresses over.
+                leaving = self.listeners.leaving(departed.iter().map(|name| &**name));
+            } else {
+                departed.iter().for_each(|name| self.remove(kind, name));
             }
+            verdict.removed.extend(departed);
         } else {
             for name in removed {
                 self.absent(kind, &name);
@@ -94,7 +104,7 @@ impl State {
                 verdict.applied.push((item.name, item.version));
                 continue;
             }
-            match self.take(kind, &item) {
+            match self.take(kind, &item, &mut leaving) {
                 Ok(()) => {
                     touched.push(item.name.clone());
                     verdict.applied.push((item.name, item.version));
@@ -108,17 +118,33 @@ impl State {
                 }
             }
         }
+        if kind == Kind::Listener {
+            verdict.removed.iter().for_each(|name| self.remove(kind, name));
+        }
+        drop(leaving);
         if kind.is_whole_world() {
             self.wanted.settle(kind, ALL);
-        }
-        self.charge(kind, &version, &touched, &verdict, began);
-        if kind.is_whole_world() {
             self.refresh();
         } else {
             // Endpoints and routes change no interest: a push of many of them stays linear.
             self.activate();
         }
+        if kind == Kind::Listener {
+            self.tell_failed(&mut verdict);
+        }
+        self.charge(kind, &version, &touched, &verdict, began);
         verdict
+    }
+
+    /// Listeners that came with an update, had to wait for nothing, and failed after all.
+    fn tell_failed(&mut self, verdict: &mut Verdict) {
+        for (name, reason) in std::mem::take(&mut self.failed_listeners) {
+            let came = verdict.applied.iter().position(|(applied, _)| *applied == name);
+            if let Some(at) = came {
+                verdict.applied.remove(at);
+                verdict.refused.push(Refusal::because(&name, None, reason));
+            }
+        }
     }
 
     /// Clusters or listeners that an update takes away.
@@ -157,11 +183,9 @@ impl State {
                 self.held.remove(name);
                 self.upstream.remove_cluster(name);
             }
-            Kind::Listener => {
+            Kind::Listener if !self.static_listeners.contains_key(name) => {
                 self.waiting.remove(name);
-                if was_good {
-                    self.listeners.remove(name);
-                }
+                self.listeners.remove(name);
             }
             _ => {}
         }
@@ -192,13 +216,13 @@ impl State {
         self.activate();
     }
 
-    /// Applies one resource.
-    fn take(&mut self, kind: Kind, item: &Item) -> Result<(), Refusal> {
+    /// Applies one resource. `leaving`: listeners that go by the same update.
+    fn take(&mut self, kind: Kind, item: &Item, leaving: &mut listener::Leaving) -> Result<(), Refusal> {
         let Some(raw) = &item.body else {
             // A sign of life; without the resource itself there is nothing to do.
             return Ok(());
         };
-        if self.inventory.good(kind, &item.name).is_some_and(|good| good.raw == *raw) {
+        if self.inventory.is_in_force(kind, &item.name, raw) {
             self.inventory.touch(kind, &item.name, &item.version);
             self.wanted.settle(kind, &item.name);
             return Ok(());
@@ -209,10 +233,8 @@ impl State {
             return Ok(());
         }
         let (resource, ignored) = self.translate(kind, item, raw)?;
-        for finding in &ignored {
-            debug!(kind = %kind.resource_type(), name = &*item.name, path = finding.path, "ignored: {}", finding.message);
-        }
-        self.publish(item, &resource)?;
+        self.findings.ignored(kind.noun(), &item.name, &ignored);
+        self.publish(item, &resource, leaving)?;
         let (version, updated) = (item.version.clone(), SystemTime::now());
         let good = Good { raw: raw.clone(), version, updated, resource, ignored };
         self.inventory.accept(kind, &item.name, good);
@@ -244,16 +266,24 @@ impl State {
         };
         let mut d = Diagnostics::default();
         let done = translate::resource(kind.resource_type(), raw, &Path::root(""), &mut d, &options);
-        let Diagnostics { rejected, ignored, omitted, ignored_omitted: _ } = d;
+        let Diagnostics { rejected, ignored, unknown, omitted, ignored_omitted: _ } = d;
         match done {
-            Ok(resource) => Ok((resource, ignored)),
+            Ok(resource) => match self.findings.unknown(kind.noun(), &item.name, &unknown) {
+                Ok(()) => Ok((resource, ignored)),
+                Err(refusal) => Err(Refusal { index: Some(item.index), ..refusal }),
+            },
             Err(_) => {
                 Err(Refusal { name: item.name.clone(), index: Some(item.index), findings: rejected, omitted })
             }
         }
     }
 
-    fn publish(&mut self, item: &Item, resource: &Resource) -> Result<(), Refusal> {
+    fn publish(
+        &mut self,
+        item: &Item,
+        resource: &Resource,
+        leaving: &mut listener::Leaving,
+    ) -> Result<(), Refusal> {
         match resource {
             Resource::Cluster(cluster) => {
                 upstream::tls::check(cluster).map_err(|reason| {
@@ -267,8 +297,9 @@ impl State {
             Resource::Listener(listener) => {
                 let prepared = self
                     .listeners
-                    .prepare(Arc::clone(listener))
+                    .prepare_among(Arc::clone(listener), leaving)
                     .map_err(|error| Refusal::because(&item.name, Some(item.index), chain_of(&error)))?;
+                self.repeat_routes(listener);
                 self.waiting.insert(item.name.clone(), prepared);
             }
             Resource::RouteConfig(routes) => {
@@ -333,6 +364,19 @@ impl State {
                 self.upstream.set_assignment(service_name, None);
             }
             _ => {}
+        }
+    }
+
+    /// A listener that comes back takes the routes that are known, whose slots went with its predecessor.
+    fn repeat_routes(&self, listener: &config::Listener) {
+        for (name, _, _) in routes_of(listener) {
+            let slot = self.routes.slot(name);
+            if let Some(Resource::RouteConfig(routes)) =
+                self.inventory.good(Kind::Route, name).map(|good| &good.resource)
+                && !slot.is_ready()
+            {
+                slot.publish(Some(Arc::new(RouteTable::build(Arc::clone(routes)))));
+            }
         }
     }
 
@@ -433,9 +477,14 @@ impl State {
         };
         let names: Vec<_> = self.waiting.iter().filter(|(_, p)| ready(p)).map(|(n, _)| n.clone()).collect();
         let any = !names.is_empty();
+        self.failed_listeners.clear();
         for name in names {
-            if let Some(prepared) = self.waiting.remove(&name) {
-                self.listeners.activate(prepared);
+            let Some(prepared) = self.waiting.remove(&name) else { continue };
+            if let Err(error) = self.listeners.activate(prepared) {
+                let reason = chain_of(&error);
+                error!(listener = &*name, reason, "does not serve; what served before goes on");
+                self.inventory.fail(Kind::Listener, &name, &reason);
+                self.failed_listeners.push((name, reason));
             }
         }
         if any {

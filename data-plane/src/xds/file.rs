@@ -8,9 +8,11 @@
 //! takes what one takes. [`text::elements`] tells them apart.
 
 use super::Xds;
+use super::findings::UnknownFields;
 use super::kind::Kind;
 use super::update::{Incoming, Refusal, Update, name_in};
 use super::wanted::{ALL, Interests, SourceKey};
+use data_plane_core::path::Finding;
 use foldhash::quality::FixedState;
 use hashbrown::HashMap;
 use notify::event::{EventKind, ModifyKind};
@@ -47,7 +49,7 @@ pub(super) async fn run(
         let wanted = interests.borrow_and_update().get(&kind).cloned().unwrap_or_default();
         let mut names: Vec<Box<str>> = wanted.names.into_iter().collect();
         names.extend(wanted.wildcard.then(|| ALL.into()));
-        match read(&path, &known).await {
+        match read(&path, &known, &xds).await {
             Ok(content) => {
                 known = apply(&xds, &key, &path, kind, content);
                 xds.settle_absent(&key, kind, &names);
@@ -132,7 +134,7 @@ fn finding_places(refusal: &Refusal, positions: &Positions, places: &[usize]) ->
     refusal.findings.iter().map(line).collect()
 }
 
-async fn read(path: &Path, known: &Known) -> Result<Content, String> {
+async fn read(path: &Path, known: &Known, xds: &Xds) -> Result<Content, String> {
     let bytes = tokio::fs::read(path).await.map_err(|e| format!("cannot read: {e}"))?;
     if path.extension().is_some_and(|e| e == "pb") {
         let response =
@@ -147,14 +149,32 @@ async fn read(path: &Path, known: &Known) -> Result<Content, String> {
     if let Some(elements) = elements.filter(|_| digests.iter().any(|digest| known.contains_key(digest))) {
         let changed = elements.keep(text, |index| !known.contains_key(&digests[index]));
         // What is wrong with it is told by reading all.
-        if let Ok(parsed) = text::parse(text::Source { name: &name, text: &changed })
+        if let Ok(parsed) = parse(&name, &changed, xds)
             && let Some(content) = merge(parsed.message, parsed.positions, &digests, known)
         {
             return Ok(content);
         }
     }
-    let parsed = text::parse(text::Source { name: &name, text }).map_err(|e| e.to_string())?;
+    let parsed = parse(&name, text, xds)?;
     Ok(Content::whole(parsed.message, parsed.positions, digests))
+}
+
+/// Reads a text, and tells of fields that are not known, or refuses it for them.
+fn parse(name: &str, text: &str, xds: &Xds) -> Result<text::Parsed<DiscoveryResponse>, String> {
+    let findings = xds.findings();
+    let unknown_fields = match findings.policy() {
+        UnknownFields::Refuse => text::UnknownFields::Refuse,
+        UnknownFields::Warn | UnknownFields::Ignore => text::UnknownFields::Report,
+    };
+    let options = text::Options { unknown_fields };
+    let mut parsed = text::parse_with(text::Source { name, text }, options).map_err(|e| e.to_string())?;
+    let unknown = std::mem::take(&mut parsed.ignored.list).into_iter().map(|e| {
+        let place = e.place.map(|place| format!(" ({name}:{}:{})", place.line, place.column));
+        Finding { path: e.path + &place.unwrap_or_default(), message: e.message }
+    });
+    // Of the whole file: which resource it is, the path says.
+    _ = findings.unknown("file", name, &unknown.collect::<Vec<_>>());
+    Ok(parsed)
 }
 
 /// What was read, and what is known of the rest.

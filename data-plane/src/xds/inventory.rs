@@ -59,6 +59,19 @@ impl Inventory {
         self.of(kind).get(name)?.good.as_ref()
     }
 
+    /// Fields that were set and have no effect, of all that is in force.
+    pub(super) fn ignored(&self) -> usize {
+        let good = self.kinds.iter().flat_map(BTreeMap::values).filter_map(|entry| entry.good.as_ref());
+        good.map(|good| good.ignored.len()).sum()
+    }
+
+    /// Whether that is what is in force, so that nothing has to be done for it.
+    pub(super) fn is_in_force(&self, kind: Kind, name: &str, raw: &Any) -> bool {
+        let Some(entry) = self.of(kind).get(name) else { return false };
+        let failed = entry.refused.as_ref().is_some_and(|refused| refused.raw == *raw);
+        !failed && entry.good.as_ref().is_some_and(|good| good.raw == *raw)
+    }
+
     pub(super) fn accept(&mut self, kind: Kind, name: &str, good: Good) {
         let entry = Entry { good: Some(good), refused: None };
         self.kinds[kind as usize].insert(name.into(), entry);
@@ -76,6 +89,16 @@ impl Inventory {
 
     pub(super) fn refuse(&mut self, kind: Kind, name: &str, refused: Refused) {
         self.kinds[kind as usize].entry(name.into()).or_default().refused = Some(refused);
+    }
+
+    /// What was taken for good turns out not to be; it is tried again when it comes again.
+    pub(super) fn fail(&mut self, kind: Kind, name: &str, details: &str) {
+        let Some(entry) = self.kinds[kind as usize].get_mut(name) else { return };
+        if let Some(Good { raw, version, .. }) = &entry.good {
+            let (raw, version) = (raw.clone(), version.clone());
+            let (at, details) = (SystemTime::now(), details.into());
+            entry.refused = Some(Refused { raw, version, at, details });
+        }
     }
 
     /// Forgets a resource; true if it was in force.

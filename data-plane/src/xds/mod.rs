@@ -9,6 +9,7 @@ mod apply;
 mod backoff;
 mod contexts;
 mod file;
+mod findings;
 mod inventory;
 mod kind;
 mod node;
@@ -25,19 +26,22 @@ mod warm;
 
 pub use apply::Phase;
 pub use contexts::{Context, Named, Owner};
+pub use findings::UnknownFields;
 pub use inventory::{Entry, Good, Refused};
 pub use kind::Kind;
 pub use node::{USER_AGENT, node};
 pub use secrets::SecretEntry;
+pub use statics::check;
 
 use crate::http::RouteSlots;
 use crate::listener;
-use crate::stats::{Registry, TextReadout};
+use crate::stats::{Counter, Registry, TextReadout};
 use crate::transport::tls::slot::SecretSlots;
 use crate::upstream::{self, Clusters};
 use apply::State;
 use data_plane_core::config;
 use data_plane_core::translate::{self, DataLoader};
+use findings::Findings;
 use rotation::Rotations;
 use secrets::{Secrets, Tell};
 use sources::Sources;
@@ -67,15 +71,35 @@ pub struct Deps {
     pub secrets: SecretSlots,
     /// Reads files and environment variables that resources refer to.
     pub data: Arc<dyn DataLoader + Send + Sync>,
+    /// What becomes of resources with fields that are not known here.
+    pub unknown_fields: UnknownFields,
+    /// `server.dynamic_unknown_fields`.
+    pub unknown_fields_counter: Counter,
 }
 
-/// A static listener, or static secret, that cannot be had.
+/// A static listener, cluster or secret that cannot be had.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ListenerFailure {
+pub struct StaticFailure {
+    /// Which kind.
+    pub kind: Kind,
+    /// Its place in its list of the bootstrap.
+    pub index: usize,
     /// Its name.
     pub name: Box<str>,
     /// Why, in words.
     pub reason: String,
+}
+
+impl std::fmt::Display for StaticFailure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { kind, index, name, reason } = self;
+        let (list, noun) = match kind {
+            Kind::Cluster => ("clusters", "cluster"),
+            Kind::Secret => ("secrets", "secret"),
+            _ => ("listeners", "listener"),
+        };
+        write!(f, "static_resources.{list}[{index}]: {noun} {name:?}: {reason}")
+    }
 }
 
 /// What a reload of the bootstrap changed.
@@ -115,9 +139,19 @@ impl Xds {
     /// accepts before [`Self::run`].
     ///
     /// # Errors
-    /// Every listener that cannot be had.
-    pub fn new(bootstrap: &config::Bootstrap, deps: Deps) -> Result<Self, Vec<ListenerFailure>> {
-        let Deps { registry, upstream, listeners, routes, secrets, data } = deps;
+    /// Everything static that cannot be had.
+    pub fn new(bootstrap: &config::Bootstrap, deps: Deps) -> Result<Self, Vec<StaticFailure>> {
+        let Deps {
+            registry,
+            upstream,
+            listeners,
+            routes,
+            secrets,
+            data,
+            unknown_fields,
+            unknown_fields_counter,
+        } = deps;
+        let findings = Rc::new(Findings::new(unknown_fields, unknown_fields_counter));
         let scope = ControlPlane::scope(&registry);
         let identifier = scope.text("identifier");
         let control_plane = ControlPlane::new(&scope);
@@ -125,7 +159,8 @@ impl Xds {
             upstream: upstream.clone(),
             listeners,
             routes,
-            secrets: Secrets::new(secrets, registry.clone(), Arc::clone(&data)),
+            secrets: Secrets::new(secrets, registry.clone(), Arc::clone(&data), Rc::clone(&findings)),
+            findings,
             held: BTreeMap::new(),
             data,
             sources: translate::Sources::of(bootstrap),
@@ -136,6 +171,7 @@ impl Xds {
             wanted: wanted::WantedSet::default(),
             interest: 0,
             waiting: BTreeMap::new(),
+            failed_listeners: Vec::new(),
             phase: Phase::Begin,
             cds: None,
             lds: None,
@@ -168,8 +204,8 @@ impl Xds {
     /// same is left alone.
     ///
     /// # Errors
-    /// Every listener that cannot be had; nothing has changed then.
-    pub fn reload(&self, bootstrap: &config::Bootstrap) -> Result<Reloaded, Vec<ListenerFailure>> {
+    /// Everything static that cannot be had; nothing has changed then.
+    pub fn reload(&self, bootstrap: &config::Bootstrap) -> Result<Reloaded, Vec<StaticFailure>> {
         let reloaded = self.0.state.borrow_mut().set_static(bootstrap)?;
         self.refresh();
         Ok(reloaded)
@@ -204,6 +240,11 @@ impl Xds {
     /// All secrets that are wanted, by name.
     pub fn secrets(&self) -> Vec<SecretEntry> {
         self.with(|state| state.secrets.entries())
+    }
+
+    /// Fields of dynamic resources that were set and have no effect.
+    pub fn ignored(&self) -> usize {
+        self.with(|state| state.inventory.ignored() + state.secrets.ignored())
     }
 
     /// What TLS contexts hold now.
@@ -296,6 +337,10 @@ impl Xds {
         }
         let files = state.secrets.files().map(|(key, name, files)| (key.clone(), name.into(), files.clone()));
         self.0.rotations.borrow_mut().follow(self, files.collect());
+    }
+
+    fn findings(&self) -> Rc<Findings> {
+        self.with(|state| Rc::clone(&state.findings))
     }
 
     fn changes(&self) -> watch::Receiver<u64> {

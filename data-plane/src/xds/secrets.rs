@@ -4,7 +4,8 @@
 //! not translate, does not fit its key, is garbage or has expired is refused, and its predecessor serves on. Files
 //! that a secret names are watched by [`super::rotation`], which has them read again here.
 
-use super::ListenerFailure;
+use super::StaticFailure;
+use super::findings::Findings;
 use super::inventory::{Entry, Good, Refused};
 use super::kind::Kind;
 use super::stats::SecretStats;
@@ -17,6 +18,7 @@ use data_plane_core::config::{self, SdsReference, Secret, SecretFiles};
 use data_plane_core::path::{Diagnostics, Finding, Path};
 use data_plane_core::translate::{self, DataLoader, Resource};
 use std::collections::BTreeMap;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::SystemTime;
 use tokio::time::Instant;
@@ -31,6 +33,7 @@ pub(super) struct Secrets {
     slots: SecretSlots,
     registry: Registry,
     data: Arc<dyn DataLoader + Send + Sync>,
+    findings: Rc<Findings>,
     sources: Vec<(SourceKey, BTreeMap<Box<str>, Held>)>,
     /// Static secrets stay in their slots while this holds them.
     statics: Vec<(Arc<Secret>, Arc<SecretSlot>)>,
@@ -65,8 +68,9 @@ impl Secrets {
         slots: SecretSlots,
         registry: Registry,
         data: Arc<dyn DataLoader + Send + Sync>,
+        findings: Rc<Findings>,
     ) -> Self {
-        Self { slots, registry, data, sources: Vec::new(), statics: Vec::new() }
+        Self { slots, registry, data, findings, sources: Vec::new(), statics: Vec::new() }
     }
 
     /// Takes the bootstrap's secrets; all of them, or none if one is bad. Returns those before.
@@ -76,10 +80,12 @@ impl Secrets {
     pub(super) fn set_static(
         &mut self,
         secrets: &[Arc<Secret>],
-    ) -> Result<Vec<Arc<Secret>>, Vec<ListenerFailure>> {
-        let bad = secrets.iter().filter_map(|s| Some((s.name.clone(), check(s).err()?)));
-        let failure = |(name, reason)| ListenerFailure { name, reason: format!("static secret: {reason}") };
-        let bad: Vec<_> = bad.map(failure).collect();
+    ) -> Result<Vec<Arc<Secret>>, Vec<StaticFailure>> {
+        let failure = |(index, secret): (usize, &Arc<Secret>)| {
+            let name = secret.name.clone();
+            check(secret).err().map(|reason| StaticFailure { kind: Kind::Secret, index, name, reason })
+        };
+        let bad: Vec<_> = secrets.iter().enumerate().filter_map(failure).collect();
         if !bad.is_empty() {
             return Err(bad);
         }
@@ -199,7 +205,7 @@ impl Secrets {
         let mut verdict = Verdict::default();
         let began = Instant::now();
         let items = identify(Kind::Secret, resources, &removed, &mut verdict);
-        let data = Arc::clone(&self.data);
+        let (data, findings) = (Arc::clone(&self.data), Rc::clone(&self.findings));
         let mut none = BTreeMap::new();
         let held = self.sources.iter_mut().find(|(k, _)| k == from).map_or(&mut none, |(_, held)| held);
         for name in removed {
@@ -215,7 +221,7 @@ impl Secrets {
                 continue;
             };
             held.stats.metrics.update_attempt.inc();
-            match held.take(&item, &*data, known) {
+            match held.take(&item, &*data, known, &findings) {
                 Ok(()) => {
                     let elapsed = began.elapsed().as_millis() as u64;
                     held.stats.accepted(&version, super::apply::now_ms(), elapsed);
@@ -277,11 +283,11 @@ impl Secrets {
         tell: Tell,
         known: &translate::Sources,
     ) -> Result<(), String> {
-        let data = Arc::clone(&self.data);
+        let (data, findings) = (Arc::clone(&self.data), Rc::clone(&self.findings));
         let Some(held) = self.held(from, name) else { return Ok(()) };
         let Some(good) = &held.entry.good else { return Ok(()) };
         let (raw, version) = (good.raw.clone(), good.version.clone());
-        let done = read_whole(name, &raw, &*data, known).and_then(|(resource, ignored)| {
+        let done = read_whole(name, &raw, &*data, known, &findings).and_then(|(resource, ignored)| {
             let Resource::Secret(secret) = &resource else { return Ok(()) };
             if held.secret() == Some(secret) {
                 held.entry.refused = None;
@@ -306,6 +312,12 @@ impl Secrets {
             }
             details
         })
+    }
+
+    /// Fields that were set and have no effect, of all that is in force.
+    pub(super) fn ignored(&self) -> usize {
+        let held = self.sources.iter().flat_map(|(_, held)| held.values());
+        held.filter_map(|held| held.entry.good.as_ref()).map(|good| good.ignored.len()).sum()
     }
 
     /// Everything that is wanted, by name.
@@ -367,6 +379,7 @@ impl Held {
         item: &Item,
         data: &dyn DataLoader,
         known: &translate::Sources,
+        findings: &Findings,
     ) -> Result<(), Refusal> {
         let Some(raw) = &item.body else { return Ok(()) };
         if let Some(good) = self.entry.good.as_mut().filter(|good| good.raw == *raw) {
@@ -376,13 +389,11 @@ impl Held {
             return Ok(());
         }
         let placed = |refusal: Refusal| Refusal { index: Some(item.index), ..refusal };
-        let (resource, ignored) = read_whole(&item.name, raw, data, known).map_err(placed)?;
+        let (resource, ignored) = read_whole(&item.name, raw, data, known, findings).map_err(placed)?;
         if let Resource::Secret(secret) = &resource {
             self.publish(&item.name, secret).map_err(placed)?;
         }
-        for finding in &ignored {
-            debug!(kind = "SDS", name = &*item.name, path = finding.path, "ignored: {}", finding.message);
-        }
+        findings.ignored(Kind::Secret.noun(), &item.name, &ignored);
         self.accept(raw.clone(), item.version.clone(), resource, ignored);
         Ok(())
     }
@@ -424,14 +435,15 @@ fn read_whole(
     raw: &Any,
     data: &dyn DataLoader,
     known: &translate::Sources,
+    findings: &Findings,
 ) -> Result<(Resource, Vec<Finding>), Refusal> {
-    let mut last = read(name, raw, data, known)?;
+    let mut last = read(name, raw, data, known, findings)?;
     for _ in 1..READS {
         let Resource::Secret(secret) = &last.0 else { break };
         if secret.files.paths.is_empty() {
             break;
         }
-        let again = read(name, raw, data, known)?;
+        let again = read(name, raw, data, known, findings)?;
         if again.0 == last.0 {
             return Ok(again);
         }
@@ -450,13 +462,14 @@ fn read(
     raw: &Any,
     data: &dyn DataLoader,
     known: &translate::Sources,
+    findings: &Findings,
 ) -> Result<(Resource, Vec<Finding>), Refusal> {
     let options = translate::Options { sources: Some(known), ..translate::Options::new(data) };
     let mut d = Diagnostics::default();
     let done = translate::resource(Kind::Secret.resource_type(), raw, &Path::root(""), &mut d, &options);
-    let Diagnostics { rejected, ignored, omitted, ignored_omitted: _ } = d;
+    let Diagnostics { rejected, ignored, unknown, omitted, ignored_omitted: _ } = d;
     match done {
-        Ok(resource) => Ok((resource, ignored)),
+        Ok(resource) => findings.unknown(Kind::Secret.noun(), name, &unknown).map(|()| (resource, ignored)),
         Err(_) => Err(Refusal { name: name.into(), index: None, findings: rejected, omitted }),
     }
 }

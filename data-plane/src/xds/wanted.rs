@@ -179,6 +179,7 @@ pub(super) fn routes_of(listener: &config::Listener) -> impl Iterator<Item = (&s
             config::NetworkFilter::Http(hcm) => hcm,
             config::NetworkFilter::Tcp(_)
             | config::NetworkFilter::DirectResponse(_)
+            | config::NetworkFilter::Echo
             | config::NetworkFilter::ConnectionLimit(_) => return None,
         };
         match &hcm.routes {

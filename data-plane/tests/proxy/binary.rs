@@ -83,6 +83,52 @@ fn a_valid_configuration_is_told_so() {
 }
 
 #[test]
+fn validation_builds_what_a_start_would_build_and_makes_no_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("b.yaml");
+    let validate = || {
+        let output = run(&["--mode", "validate", "-c", path.to_str().unwrap()]);
+        (output.status.code(), text(&output.stderr))
+    };
+    let nowhere = "127.0.0.1:1".parse().unwrap();
+    write(dir.path(), &[], &[broken_tls_cluster("up", nowhere)]);
+    let (code, told) = validate();
+    assert!(
+        code == Some(1) && told.contains("static_resources.clusters[0]: cluster \"up\": TLS: "),
+        "{told}"
+    );
+
+    let logged = |file: &std::path::Path| {
+        let log = r#"access_log: [{name: f, typed_config: {"@type": type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog, path: PATH}}]"#;
+        listener("web", &format!("{}, {}", to_cluster("up"), log.replace("PATH", file.to_str().unwrap())))
+    };
+    let up = [static_cluster("up", nowhere)];
+    write(dir.path(), &[logged("/nonexistent/a.log".as_ref())], &up);
+    let (code, told) = validate();
+    assert!(
+        code == Some(1) && told.contains("listener \"web\": ") && told.contains("/nonexistent/a.log"),
+        "{told}"
+    );
+
+    // The port is another's, which is no fault of the configuration.
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    write(dir.path(), &[at_port(&logged(&dir.path().join("a.log")), port)], &up);
+    let (code, told) = validate();
+    assert_eq!((code, &*told), (Some(0), ""));
+    assert!(!dir.path().join("a.log").exists());
+
+    let server = r#"transport_socket: {name: tls, typed_config: {"@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext, common_tls_context: {tls_certificates: [{certificate_chain: {inline_string: garbage}, private_key: {inline_string: garbage}}]}}}, filters"#;
+    write(dir.path(), &[listener("web", &to_cluster("up")).replacen("filters", server, 1)], &up);
+    let (code, told) = validate();
+    assert!(code == Some(1) && told.contains("listener \"web\": filter chain #0: "), "{told}");
+    let secret = "{name: s, tls_certificate: {certificate_chain: {inline_string: garbage}, private_key: {inline_string: garbage}}}";
+    std::fs::write(&path, format!("{ADMIN}static_resources: {{secrets: [{secret}]}}\n")).unwrap();
+    let (code, told) = validate();
+    assert!(code == Some(1) && told.contains("static_resources.secrets[0]: secret \"s\": "), "{told}");
+}
+
+#[test]
 fn every_error_of_a_configuration_is_printed_with_its_place_and_the_exit_code_is_1() {
     let dir = tempfile::tempdir().unwrap();
     write(

@@ -132,3 +132,104 @@ async fn reload_with_a_port_that_cannot_be_bound_changes_nothing() {
     assert!(failure.describe().contains("bad"), "{}", failure.describe());
     assert_eq!(get(web, "/").await.body, "one");
 }
+
+#[tokio::test]
+async fn reload_with_tls_that_cannot_be_had_changes_nothing() {
+    let upstream = Upstream::start("one").await;
+    let web = [listener("web", &to_cluster("a"))];
+    let proxy = ready(start(&bootstrap(&web, &[static_cluster("a", upstream.address)]))).await;
+    let bad = bootstrap(&web, &[broken_tls_cluster("a", upstream.address)]);
+    let failure = proxy.reload(Boot::from_yaml(&bad).unwrap()).unwrap_err().describe();
+    assert!(failure.contains("static_resources.clusters[0]: cluster \"a\": TLS: "), "{failure}");
+    assert_eq!(get(bound(&proxy, "web").await, "/").await.body, "one");
+}
+
+#[tokio::test]
+async fn reload_may_rename_a_listener_and_no_connection_is_refused() {
+    let upstream = Upstream::start("one").await;
+    let clusters = [static_cluster("a", upstream.address)];
+    // Their ports are their own: only the socket itself can be handed on.
+    let web = |name: &str, port| {
+        at_port(&listener(name, &to_cluster("a")), port)
+            .replace(&format!("name: {name}, "), &format!("name: {name}, enable_reuse_port: false, "))
+    };
+    let (x, y) = (free_port(), free_port());
+    let proxy = ready(start(&bootstrap(&[web("one", x), web("two", y)], &clusters))).await;
+    let mut kept = TcpStream::connect(bound(&proxy, "one").await).await.unwrap();
+    // `one` is renamed, `two` moves to a port of its own, and a third gets the one that it had.
+    let next = bootstrap(&[web("renamed", x), web("third", y), web("two", free_port())], &clusters);
+    proxy.reload(Boot::from_yaml(&next).unwrap()).unwrap();
+    for name in ["renamed", "third", "two"] {
+        assert_eq!(get(bound(&proxy, name).await, "/").await.body, "one", "{name}");
+    }
+    assert_eq!(proxy.listener_addr("one"), None);
+    assert_eq!(bound(&proxy, "renamed").await.port(), x);
+    kept.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+    let mut bytes = [0; 1024];
+    let n = kept.read(&mut bytes).await.unwrap();
+    assert!(String::from_utf8_lossy(&bytes[..n]).ends_with("one"), "what was connected is served");
+}
+
+#[tokio::test]
+async fn graceful_draining_tells_clients_to_leave_and_closes_ports_after_the_drain_time() {
+    let upstream = Upstream::start("one").await;
+    let up = [static_cluster("up", upstream.address)];
+    let inside =
+        listener("in", &to_cluster("up")).replace("name: in, ", "name: in, traffic_direction: INBOUND, ");
+    let listeners = [inside, listener("out", &to_cluster("up"))];
+    let options = || Options {
+        drain_time: Duration::from_millis(500),
+        drain_strategy: data_plane::server::DrainStrategy::Immediate,
+        ..Options::default()
+    };
+    let begin =
+        async || ready(start_with(Boot::from_yaml(&bootstrap(&listeners, &up)).unwrap(), options())).await;
+    let persistent = async |address| {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+        let mut bytes = [0; 1024];
+        let n = stream.read(&mut bytes).await.unwrap();
+        String::from_utf8_lossy(&bytes[..n]).into_owned()
+    };
+    let proxy = begin().await;
+    let (admin, inside, outside) =
+        (proxy.admin_addr().unwrap(), bound(&proxy, "in").await, bound(&proxy, "out").await);
+    assert!(!persistent(inside).await.contains("connection: close"));
+    assert_eq!(post(admin, "/drain_listeners?graceful&inboundonly").await.status, 200);
+    let told = persistent(inside).await;
+    assert!(told.contains("connection: close") && told.ends_with("one"), "the port is open: {told}");
+    assert!(!persistent(outside).await.contains("connection: close"));
+    eventually("the port is closed", async || TcpStream::connect(inside).await.is_err().then_some(())).await;
+    assert_eq!(get(outside, "/").await.body, "one", "outbound listeners are not concerned");
+
+    let proxy = begin().await;
+    let (admin, inside) = (proxy.admin_addr().unwrap(), bound(&proxy, "in").await);
+    assert_eq!(post(admin, "/drain_listeners?graceful&skip_exit").await.status, 200);
+    let until = Instant::now() + Duration::from_millis(700);
+    while Instant::now() < until {
+        let told = persistent(inside).await;
+        assert!(told.contains("connection: close") && told.ends_with("one"), "{told}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(get(admin, "/ready").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_gradual_drain_does_not_tell_everyone_at_once() {
+    let upstream = Upstream::start("one").await;
+    let yaml = bootstrap(&[listener("web", &to_cluster("up"))], &[static_cluster("up", upstream.address)]);
+    // The first quarter of it is longer than this test.
+    let options = Options { drain_time: Duration::from_secs(4000), ..Options::default() };
+    let proxy = ready(start_with(Boot::from_yaml(&yaml).unwrap(), options)).await;
+    let (admin, web) = (proxy.admin_addr().unwrap(), bound(&proxy, "web").await);
+    post(admin, "/drain_listeners?graceful").await;
+    let mut told = 0;
+    for _ in 0..10 {
+        let mut stream = TcpStream::connect(web).await.unwrap();
+        stream.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+        let mut bytes = [0; 1024];
+        let n = stream.read(&mut bytes).await.unwrap();
+        told += usize::from(String::from_utf8_lossy(&bytes[..n]).contains("connection: close"));
+    }
+    assert!(told < 5, "{told} of 10 were told within moments");
+}

@@ -120,7 +120,7 @@ async fn every_address_that_cannot_be_bound_is_named_and_nothing_keeps_running()
     let up = static_cluster("up", "127.0.0.1:1".parse().unwrap());
     let yaml = bootstrap(&[at("web")], &[up]);
     match Proxy::start(Boot::from_yaml(&yaml).unwrap(), Options::default()) {
-        Err(StartError::Listeners(failures)) => {
+        Err(StartError::Static(failures)) => {
             assert_eq!(&*failures[0].name, "web");
             assert!(failures[0].reason.contains(&port.to_string()), "{failures:?}");
         }
@@ -166,4 +166,18 @@ async fn admin_requests_are_logged_where_asked() {
         (text.starts_with("GET /ready 200 5\nGET /nope?a=b 404 ") && text.lines().count() == 2).then_some(())
     })
     .await;
+}
+
+#[tokio::test]
+async fn tls_of_static_clusters_that_cannot_be_had_ends_the_start_with_all_else_that_is_wrong() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let web = at_port(&listener("web", &to_cluster("up")), taken.local_addr().unwrap().port());
+    let nowhere = "127.0.0.1:1".parse().unwrap();
+    let clusters = [static_cluster("up", nowhere), broken_tls_cluster("secure", nowhere)];
+    let failure = Proxy::start(Boot::from_yaml(&bootstrap(&[web], &clusters)).unwrap(), Options::default())
+        .unwrap_err();
+    let told = failure.describe();
+    assert!(told.contains("static_resources.clusters[1]: cluster \"secure\": TLS: "), "{told}");
+    assert!(told.contains("static_resources.listeners[0]: listener \"web\": cannot bind "), "{told}");
+    assert!(!told.contains("\"up\""), "{told}");
 }

@@ -188,6 +188,25 @@ pub(crate) fn static_cluster(name: &str, address: SocketAddr) -> String {
     format!("{{name: {name}, connect_timeout: 1s, load_assignment: {}}}", assignment(name, address))
 }
 
+/// A cluster whose TLS trusts something that is no certificate.
+pub(crate) fn broken_tls_cluster(name: &str, address: SocketAddr) -> String {
+    let cluster = static_cluster(name, address);
+    format!(
+        r#"{}, transport_socket: {{name: tls, typed_config: {{"@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext, common_tls_context: {{validation_context: {{trusted_ca: {{inline_string: garbage}}}}}}}}}}}}"#,
+        cluster.strip_suffix('}').unwrap()
+    )
+}
+
+/// `listener` on a port of its own choosing, which the caller has found free.
+pub(crate) fn at_port(listener: &str, port: u16) -> String {
+    listener.replace("port_value: 0", &format!("port_value: {port}"))
+}
+
+/// A port that nobody has.
+pub(crate) fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
 pub(crate) fn eds_cluster(name: &str) -> String {
     format!(
         "{{name: {name}, type: EDS, connect_timeout: 1s, eds_cluster_config: {{eds_config: {{ads: {{}}, resource_api_version: V3}}}}}}"

@@ -207,6 +207,17 @@ async fn the_same_key_finds_the_same_host() {
             "lb_policy: MAGLEV, common_lb_config: {healthy_panic_threshold: {value: 0}}",
             &[("priority: 0", ailing(a, 4, "UNHEALTHY")), ("priority: 1", ailing(b, 3, "UNHEALTHY"))],
         ),
+        // What no endpoints have is a priority without hosts.
+        cluster(
+            "gaps",
+            "lb_policy: RING_HASH",
+            &[("priority: 1", ailing(a, 2, "UNHEALTHY")), ("priority: 4", plain(b))],
+        ),
+        cluster(
+            "gaps_in_panic",
+            "lb_policy: MAGLEV",
+            &[("priority: 2", ailing(a, 4, "UNHEALTHY")), ("priority: 5", ailing(b, 3, "UNHEALTHY"))],
+        ),
         cluster(
             "draining",
             "lb_policy: RING_HASH",

@@ -151,3 +151,25 @@ async fn a_watched_directory_is_what_is_watched() {
     version("two", other.addr);
     files.answers(200, "other").await;
 }
+
+#[tokio::test]
+async fn a_field_that_is_not_known_refuses_no_file_and_is_counted() {
+    let up = upstream("up").await;
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let with = |fields: &str| {
+        format!("{{name: up, {fields}load_assignment: {}}}", assignment_yaml("up", &[up.addr]))
+    };
+    place(dir, "cds.yaml", "1", CLUSTER, &with("of_the_future: 1, "));
+    place(dir, "lds.yaml", "1", LISTENER, &{
+        let chains = hcm(&format!("route_config: {}", routes_yaml("all", "up")));
+        format!(
+            "{{name: web, address: {{socket_address: {{address: 127.0.0.1, port_value: 0}}}}, filter_chains: {chains}}}"
+        )
+    });
+    let mut files = start(dir, "").await;
+    files.answers(200, "up").await;
+    assert_eq!(files.proxy.stats().await.unwrap()["server.dynamic_unknown_fields"], 1);
+    let log = files.proxy.process().log();
+    assert!(log.contains("resources[0].of_the_future") && log.contains("cds.yaml:1:"), "{log}");
+}

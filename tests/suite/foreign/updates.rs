@@ -2,9 +2,14 @@
 
 use super::*;
 use e2e::ads::Response;
+use socket2::{Domain, Socket, Type};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
+use xds_types::google::protobuf::BoolValue;
+
+const ROUTES_OVER_ADS: &str =
+    "rds: {route_config_name: all, config_source: {resource_api_version: V3, ads: {}}}";
 
 #[tokio::test]
 async fn a_bad_resource_is_refused_by_name_and_the_others_apply() {
@@ -78,6 +83,78 @@ async fn a_listener_that_cannot_bind_is_refused() {
 }
 
 #[tokio::test]
+async fn a_renamed_listener_keeps_its_socket_and_no_connection_is_refused() {
+    for dialect in Dialect::ALL {
+        let up = upstream("up").await;
+        let mut world = World::up(dialect, up.addr).await;
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        // A port that may not be shared: only the socket itself can be handed on.
+        let alone = |name: &str| {
+            let (_, body) = listener_at(name, port, ROUTES_OVER_ADS);
+            let listener = Listener {
+                enable_reuse_port: Some(BoolValue { value: false }),
+                ..any::unpack(&body).unwrap()
+            };
+            (name.to_owned(), any::pack(&listener))
+        };
+        world.stream.push(LDS, "2", vec![rds_listener("web", "all"), alone("name2")]).await.unwrap().unwrap();
+        world.answers("name2", 200, "up").await;
+        let load = Load::anew(([127, 0, 0, 1], port).into());
+        for round in 3..9_u32 {
+            load.more(10).await;
+            let (version, name, before) =
+                (round.to_string(), format!("name{round}"), format!("name{}", round - 1));
+            let all = vec![rds_listener("web", "all"), alone(&name)];
+            let update = match dialect {
+                Dialect::Sotw => Response::new(LDS, &version, all),
+                Dialect::Delta => Response::new(LDS, &version, all).removing(&[&before]),
+            };
+            world.stream.send(update).await.unwrap();
+            assert_eq!(world.stream.answer(LDS, &version).await.unwrap().error, None);
+            world.answers(&name, 200, "up").await;
+        }
+        load.end().await;
+    }
+}
+
+#[tokio::test]
+async fn a_listener_that_comes_to_nothing_after_its_wait_is_told_and_tried_again() {
+    for dialect in Dialect::ALL {
+        let up = upstream("up").await;
+        let mut world = World::up(dialect, up.addr).await;
+        // Bound and not listening yet: binding beside it goes well.
+        let foreign = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        foreign.set_reuse_address(true).unwrap();
+        foreign.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        let port = foreign.local_addr().unwrap().as_socket().unwrap().port();
+        let alone = || {
+            let routes = ROUTES_OVER_ADS.replace("all", "late");
+            let (name, body) = listener_at("web", port, &routes);
+            let listener = Listener {
+                enable_reuse_port: Some(BoolValue { value: false }),
+                ..any::unpack(&body).unwrap()
+            };
+            vec![(name, any::pack(&listener))]
+        };
+        world.stream.push(LDS, "2", alone()).await.unwrap().unwrap();
+        foreign.listen(1).unwrap();
+        world.stream.push(RDS, "2", vec![routes("all", "up"), routes("late", "up")]).await.unwrap().unwrap();
+        world.stat("listener_manager.listener_create_failure", 1).await;
+        world.answers("web", 200, "up").await;
+        let dump = world.proxy.admin("/config_dump").await.unwrap().text();
+        assert!(dump.contains("error_state") && dump.contains("cannot listen on"), "{dump}");
+        drop(foreign);
+        world.stream.push(LDS, "3", alone()).await.unwrap().unwrap();
+        eventually("it serves at its port", async || -> Result<()> {
+            let answer = world.client.get(&format!("http://127.0.0.1:{port}/")).await?;
+            anyhow::ensure!(answer.status == 200, "{}", answer.status);
+            Ok(())
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
 async fn waits_for_endpoints_and_routes_end() {
     for dialect in Dialect::ALL {
         let up = upstream("up").await;
@@ -136,14 +213,26 @@ struct Load {
 
 impl Load {
     fn start(target: SocketAddr) -> Self {
+        Self::run(target, false)
+    }
+
+    /// With a connection for each request.
+    fn anew(target: SocketAddr) -> Self {
+        Self::run(target, true)
+    }
+
+    fn run(target: SocketAddr, anew: bool) -> Self {
         let (stop, sent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let failed = Arc::<parking_lot::Mutex<Vec<String>>>::default();
         let tasks = (0..4)
             .map(|_| {
                 let (stop, sent, failed) = (Arc::clone(&stop), Arc::clone(&sent), Arc::clone(&failed));
                 tokio::spawn(async move {
-                    let client = Client::h1();
+                    let mut client = Client::h1();
                     while !stop.load(Relaxed) {
+                        if anew {
+                            client = Client::h1();
+                        }
                         match client.get(&format!("http://{target}/")).await {
                             Ok(answer) if answer.status == 200 => {}
                             Ok(answer) => failed.lock().push(format!("{} {}", answer.status, answer.text())),
@@ -207,4 +296,103 @@ async fn updates_break_nothing_that_is_under_way() {
         load.end().await;
         tokio::time::timeout(Duration::from_secs(10), world.proxy.admin("/ready")).await.unwrap().unwrap();
     }
+}
+
+/// A cluster with a field of a later version of the API.
+fn cluster_of_the_future(name: &str, endpoint: SocketAddr) -> Named {
+    let (name, mut body) = static_cluster(name, endpoint);
+    // Number 1999, a varint.
+    body.value.extend([0xf8, 0x7c, 1]);
+    (name, body)
+}
+
+#[tokio::test]
+async fn fields_that_are_not_known_are_counted_as_by_envoy_and_logged_once() {
+    let mut counts = Vec::new();
+    for is_envoy in [true, false] {
+        let up = upstream("up").await;
+        let mut server = AdsServer::start().await.unwrap();
+        let bootstrap = ads_bootstrap(server.addr, Dialect::Sotw);
+        let mut proxy = match is_envoy {
+            true => Envoy::launch_unready(&bootstrap).await.unwrap(),
+            false => e2e::proxy::start_unready(&bootstrap).await.unwrap(),
+        };
+        let mut stream = server.stream().await.unwrap();
+        let mut seen = Vec::new();
+        for (version, resources) in [
+            ("1", vec![static_cluster("a", up.addr)]),
+            ("2", vec![cluster_of_the_future("a", up.addr), cluster_of_the_future("b", up.addr)]),
+            ("3", vec![cluster_of_the_future("a", up.addr)]),
+        ] {
+            stream.push(CDS, version, resources).await.unwrap().unwrap();
+            seen.push(proxy.stats().await.unwrap()["server.dynamic_unknown_fields"]);
+        }
+        if !is_envoy {
+            let log = proxy.process().log();
+            assert_eq!(
+                log.matches("field 1999 of envoy.config.cluster.v3.Cluster is not known here").count(),
+                1
+            );
+        }
+        counts.push(seen);
+    }
+    assert_eq!(counts[1], counts[0], "as Envoy counts them");
+    assert_eq!(counts[1], [0, 1, 1]);
+}
+
+#[tokio::test]
+async fn fields_that_are_not_known_are_refused_where_that_is_asked_for() {
+    for dialect in Dialect::ALL {
+        let up = upstream("up").await;
+        let mut server = AdsServer::start().await.unwrap();
+        let bootstrap = ads_bootstrap(server.addr, dialect);
+        let args = ["--reject-unknown-dynamic-fields"];
+        let proxy = e2e::proxy::start_unready_with(&bootstrap, &args).await.unwrap();
+        let mut stream = server.stream().await.unwrap();
+        let resources = vec![static_cluster("a", up.addr), cluster_of_the_future("b", up.addr)];
+        let nack = stream.push(CDS, "1", resources).await.unwrap().unwrap_err();
+        let told = "b: field 1999 of envoy.config.cluster.v3.Cluster is not known here";
+        assert!(nack.contains(told) && !nack.contains("a: "), "{nack}");
+        let clusters = proxy.admin("/clusters").await.unwrap().text();
+        assert!(clusters.contains("a::") && !clusters.contains("b::"), "{clusters}");
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_does_not_exist_is_refused_as_a_source() {
+    for dialect in Dialect::ALL {
+        let up = upstream("up").await;
+        let mut world = World::up(dialect, up.addr).await;
+        let nowhere =
+            "type: EDS, eds_cluster_config: {eds_config: {path_config_source: {path: /nowhere/eds.yaml}}}";
+        let resources = vec![eds_cluster("up"), cluster_with("lost", nowhere)];
+        let nack = world.stream.push(CDS, "2", resources).await.unwrap().unwrap_err();
+        let told =
+            "lost: eds_cluster_config.eds_config.path_config_source.path: /nowhere/eds.yaml does not exist";
+        assert!(nack.contains(told), "{nack}");
+        world.answers("web", 200, "up").await;
+    }
+}
+
+#[tokio::test]
+async fn ignored_fields_are_counted_and_told() {
+    let up = upstream("up").await;
+    let mut world = World::up(Dialect::Sotw, up.addr).await;
+    let before = world.proxy.stats().await.unwrap()["server.ignored_fields"];
+    let odd = |name: &str| {
+        let endpoints = assignment_yaml(name, &[up.addr]);
+        cluster_with(
+            name,
+            &format!("load_assignment: {endpoints}, close_connections_on_host_health_failure: true"),
+        )
+    };
+    let resources = vec![eds_cluster("up"), odd("one"), odd("two")];
+    world.stream.push(CDS, "2", resources).await.unwrap().unwrap();
+    let ignored = world.proxy.admin("/config_dump?include_ignored").await.unwrap().json().unwrap();
+    let ignored = ignored["ignored_fields"].as_array().unwrap().len() as u64;
+    assert!(ignored >= 2, "both clusters set what has no effect");
+    assert_eq!(world.proxy.stats().await.unwrap()["server.ignored_fields"], before + ignored);
+    let log = world.proxy.process().log();
+    let told = log.lines().filter(|line| line.contains("ignored: ") && line.contains("path=")).count();
+    assert!(told > 0, "{log}");
 }

@@ -14,8 +14,8 @@ pub(crate) fn nearest<'c>(wrong: &str, candidates: impl Iterator<Item = &'c str>
         .map(|(_, c)| c)
 }
 
-/// `; did you mean `x`?`, or nothing.
-pub(crate) fn suggestion<'c>(wrong: &str, candidates: impl Iterator<Item = &'c str>) -> String {
+/// `; did you mean `x`?` for the nearest of the candidates, or nothing when none is near.
+pub fn suggestion<'c>(wrong: &str, candidates: impl Iterator<Item = &'c str>) -> String {
     nearest(wrong, candidates).map_or_else(String::new, |name| format!("; did you mean `{name}`?"))
 }
 

@@ -85,6 +85,51 @@ impl Positions {
         (found || path.is_empty()).then(|| self.place(at))
     }
 
+    /// [`Self::locate`] where texts were merged in this order ([`super::merge`]): which of them holds the value, and
+    /// where. Lists of a text follow those of the ones before it; of a single value the last text counts.
+    pub fn locate_merged(texts: &[&Self], path: &str) -> Option<(usize, Place)> {
+        // Where we are in each text that holds the path so far.
+        let mut at: Vec<(usize, At)> = (0..texts.len()).map(|text| (text, At::default())).collect();
+        let mut found = None;
+        for step in steps(path) {
+            let step = step.borrowed();
+            let mut next = Vec::new();
+            let mut before = 0;
+            for &(text, parent) in &at {
+                let positions = texts[text];
+                let step = match step {
+                    Step::Index(index) => match index.checked_sub(before) {
+                        Some(index) => Step::Index(index),
+                        None => break,
+                    },
+                    other => other,
+                };
+                next.extend(positions.find(parent, step).map(|at| (text, at)));
+                before += positions.elements(parent);
+            }
+            found = next.last().copied().or(found);
+            if next.is_empty() {
+                break;
+            }
+            at = next;
+        }
+        found.map(|(text, at)| (text, texts[text].place(at)))
+    }
+
+    /// How many elements a list has; 0 for everything else.
+    fn elements(&self, list: At) -> u32 {
+        let mut elements = 0;
+        let mut id = self.nodes[list.0 as usize].last_child;
+        while id != NONE {
+            let node = &self.nodes[id as usize];
+            if let Stored::Index(index) = node.step {
+                elements = elements.max(index + 1);
+            }
+            id = node.previous;
+        }
+        elements
+    }
+
     /// Errors found later, such as those of [`crate::rules`] or of translation, with their places here.
     pub fn explain<P, M>(&self, source: &str, findings: impl IntoIterator<Item = (P, M)>) -> Errors
     where

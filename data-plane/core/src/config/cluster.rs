@@ -229,7 +229,7 @@ pub struct Assignment {
 pub struct LocalityEndpoints {
     /// Where.
     pub locality: Locality,
-    /// 0 is the highest; priorities have no gaps.
+    /// 0 is the highest; one that no endpoints have is as one without hosts.
     pub priority: u32,
     /// Locality weight; `None`: not set.
     pub weight: Option<u32>,

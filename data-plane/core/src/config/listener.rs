@@ -35,6 +35,8 @@ pub struct Listener {
     pub stat_prefix: Option<Box<str>>,
     /// Logs each connection when it ends, those that found no chain too.
     pub access_log: Vec<AccessLog>,
+    /// Its traffic comes in (`traffic_direction: INBOUND`): it may be drained alone.
+    pub inbound: bool,
 }
 
 /// A filter chain (Envoy `FilterChain`).
@@ -111,6 +113,8 @@ pub enum NetworkFilter {
     Tcp(Arc<TcpProxy>),
     /// `envoy.filters.network.direct_response`: these bytes.
     DirectResponse(Arc<[u8]>),
+    /// `envoy.filters.network.echo`: what the client sent.
+    Echo,
     /// `envoy.filters.network.connection_limit`.
     ConnectionLimit(ConnectionLimit),
 }

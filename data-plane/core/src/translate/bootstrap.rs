@@ -76,7 +76,7 @@ pub(super) fn bootstrap(
         stats_flush,
         stats_eviction,
     } = proto;
-    unsupported!(d, at, "tracing is not built yet"; tracing);
+    unsupported!(d, at, "not supported here: use tracing.provider of HTTP connection managers"; tracing);
     unsupported!(d, at, "overload management is not built yet"; overload_manager);
     unsupported!(d, at, "xdstp names are not supported"; node_context_params, config_sources, default_config_source);
     unsupported!(d, at;

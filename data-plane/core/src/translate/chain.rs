@@ -12,6 +12,7 @@ use xds_types::envoy::config::listener::v3::filter::ConfigType;
 use xds_types::envoy::config::listener::v3::filter_chain_match::ConnectionSourceType;
 use xds_types::envoy::extensions::filters::network::connection_limit::v3 as proto_limit;
 use xds_types::envoy::extensions::filters::network::direct_response::v3::Config as DirectResponse;
+use xds_types::envoy::extensions::filters::network::echo::v3::Echo;
 use xds_types::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
 use xds_types::envoy::extensions::filters::network::tcp_proxy::v3::TcpProxy;
 
@@ -130,6 +131,10 @@ fn network_filter(
             None => Vec::new(),
         };
         return Ok(NetworkFilter::DirectResponse(answer.into()));
+    }
+    if extension::is::<Echo>(packed) {
+        let Echo {} = extension::open(packed, &at, d)?;
+        return Ok(NetworkFilter::Echo);
     }
     if extension::is::<proto_limit::ConnectionLimit>(packed) {
         let limit = connection_limit(extension::open(packed, &at, d)?, &at, d)?;

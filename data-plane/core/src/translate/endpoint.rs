@@ -6,7 +6,7 @@ use super::{address, bootstrap, health};
 use crate::config::{Assignment, Endpoint, EndpointAddress, EndpointHealth, LocalityEndpoints};
 use crate::path::{Diagnostics, Path, Rejected};
 use serde_json::Value;
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use xds_types::envoy::config::core::v3::{HealthStatus, Metadata};
 use xds_types::envoy::config::endpoint::v3 as proto;
 use xds_types::envoy::config::endpoint::v3::cluster_load_assignment::Policy;
@@ -49,25 +49,12 @@ pub(super) fn assignment(
     let mut seen = Seen::default();
     let localities =
         field::each(endpoints, &endpoints_at, d, |proto, at, d| locality(proto, hosts, &mut seen, at, d));
-    priorities(&localities, &endpoints_at, d);
     Ok(Assignment {
         name: cluster_name.into(),
         localities,
         overprovisioning_factor,
         weighted_priority_health,
     })
-}
-
-/// Priorities start at 0 and have no gaps.
-fn priorities(localities: &[LocalityEndpoints], at: &Path<'_>, d: &mut Diagnostics) {
-    let used: BTreeSet<u32> = localities.iter().map(|l| l.priority).collect();
-    let Some((gap, &next)) = (0..).zip(&used).find(|(expected, priority)| expected != *priority) else {
-        return;
-    };
-    if let Some(index) = localities.iter().position(|l| l.priority == next) {
-        let message = format!("{next} leaves a gap: no endpoints have priority {gap}");
-        d.reject(&at.index(index).field("priority"), message);
-    }
 }
 
 /// The overprovisioning factor, and whether weights make the health of priorities.

@@ -14,7 +14,21 @@ pub(super) fn open<M: Message + Name + Default>(
     at: &Path<'_>,
     d: &mut Diagnostics,
 ) -> Result<M, Rejected> {
-    any::unpack(packed).map_err(|e| d.reject(at, e))
+    let message = any::unpack(packed).map_err(|e| d.reject(at, e))?;
+    // A `TypedStruct` is read by the names of its fields, all of which must be known.
+    if any::type_name(&packed.type_url).is_ok_and(|name| name == M::full_name()) {
+        for any::UnknownFields { path, message, numbers } in any::unknown_fields(&packed.value, &message) {
+            d.unknown(at, &path, unknown_text(&message, &numbers));
+        }
+    }
+    Ok(message)
+}
+
+/// How a message names unknown fields.
+pub(super) fn unknown_text(message: &str, numbers: &[u32]) -> String {
+    let numbers: Vec<String> = numbers.iter().map(ToString::to_string).collect();
+    let (noun, verb) = if numbers.len() == 1 { ("field", "is") } else { ("fields", "are") };
+    format!("{noun} {} of {message} {verb} not known here", numbers.join(", "))
 }
 
 /// The name of the packed type, for messages.

@@ -6,7 +6,7 @@ use super::{
     Options, accesslog, address, data, duration, edits, extension, filters, format, route, source, tracing,
 };
 use crate::config::{
-    CodecType, EscapedSlashes, Hcm, LocalReplyConfig, PathNormalization, ResponseMapper, RouteSource,
+    self, CodecType, EscapedSlashes, Hcm, LocalReplyConfig, PathNormalization, ResponseMapper, RouteSource,
     ServerHeader, StripPort,
 };
 use crate::headers::{ClientCertDetails, ForwardClientCert, Scheme};
@@ -124,9 +124,19 @@ pub(super) fn manager(
         Some(extension) => request_id(extension, tracing.is_some(), &at.field("request_id_extension"), d),
         None => tracing::RequestIds::default(),
     };
+    let child_span = filters::starts_child_span(&http_filters);
     let tracing = tracing
-        .map(|proto| tracing::manager(proto, ids, &at.field("tracing"), d, o).map(Arc::new))
+        .map(|proto| {
+            let tracing = tracing::manager(proto, ids, &at.field("tracing"), d, o)?;
+            let spawn_upstream_span = tracing.spawn_upstream_span || child_span.is_some();
+            Ok(Arc::new(config::Tracing { spawn_upstream_span, ..tracing }))
+        })
         .transpose();
+    if let (Some(index), Ok(None)) = (child_span, &tracing) {
+        let filters = at.field("http_filters");
+        let router = filters.index(index);
+        d.ignored(&router.field("typed_config").field("start_child_span"), "nothing is traced here");
+    }
     let log_on_new_request = LogOptions { access_log_flush_interval, flush_access_log_on_new_request }.merge(
         access_log_options,
         at,

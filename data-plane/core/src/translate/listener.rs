@@ -94,9 +94,8 @@ pub(super) fn listener(
         d.ignored(&at.field("drain_type"), "the listener drains whenever the proxy does");
     }
 
-    let outbound = field::variant(traffic_direction, &at.field("traffic_direction"), d)
-        == Ok(TrafficDirection::Outbound);
-    let o = &Options { outbound, ..*o };
+    let direction = field::variant(traffic_direction, &at.field("traffic_direction"), d);
+    let o = &Options { outbound: direction == Ok(TrafficDirection::Outbound), ..*o };
     let addresses = addresses(address_proto, additional_addresses, at, d)?;
     if filter_chains.is_empty() && default_filter_chain.is_none() {
         d.reject(&at.field("filter_chains"), "at least one filter chain is required");
@@ -127,6 +126,7 @@ pub(super) fn listener(
         tcp_keepalive: tcp_keepalive.map(address::keepalive),
         stat_prefix: Some(stat_prefix).filter(|p| !p.is_empty()).map(Into::into),
         access_log,
+        inbound: direction == Ok(TrafficDirection::Inbound),
         addresses,
     })
 }

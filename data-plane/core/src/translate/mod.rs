@@ -57,10 +57,11 @@ mod tracing;
 mod upstream_http;
 
 use crate::config;
-use crate::path::{Diagnostics, Path, Rejected};
+use crate::path::{Diagnostics, Finding, Path, Rejected};
 use prost::{Message, Name};
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use xds_types::any;
 use xds_types::envoy::config::{
     bootstrap::v3 as bootstrap_proto, cluster::v3 as cluster_proto, endpoint::v3 as endpoint_proto,
     listener::v3 as listener_proto, route::v3 as route_proto,
@@ -78,6 +79,9 @@ pub trait DataLoader {
     /// Why it cannot be read, in words.
     fn file(&self, path: &std::path::Path) -> Result<Vec<u8>, String>;
 
+    /// Whether there is a file or folder of this name. True where that cannot be looked at.
+    fn exists(&self, path: &std::path::Path) -> bool;
+
     /// The value of an environment variable.
     ///
     /// # Errors
@@ -92,6 +96,10 @@ pub struct NoData;
 impl DataLoader for NoData {
     fn file(&self, _: &std::path::Path) -> Result<Vec<u8>, String> {
         Err("files are not read here".into())
+    }
+
+    fn exists(&self, _: &std::path::Path) -> bool {
+        true
     }
 
     fn variable(&self, _: &str) -> Result<String, String> {
@@ -305,6 +313,16 @@ fn checked<P: Message + Name, T>(
         d.reject_below(at, &path, message);
     }
     if d.rejections() > before { Err(Rejected) } else { translated }
+}
+
+/// Fields of a bootstrap's bytes that are not known here.
+pub fn unknown_fields(bytes: &[u8], proto: &bootstrap_proto::Bootstrap) -> Vec<Finding> {
+    let found = any::unknown_fields(bytes, proto).into_iter();
+    let finding = |unknown: any::UnknownFields| Finding {
+        message: extension::unknown_text(&unknown.message, &unknown.numbers),
+        path: unknown.path,
+    };
+    found.map(finding).collect()
 }
 
 /// A protobuf struct as metadata keeps it.

@@ -47,9 +47,9 @@ pub(super) fn config_source(
             source: api_source(api, Use::OneType, &at.field("api_config_source"), d, o)?,
             initial_fetch_timeout,
         },
-        Specifier::PathConfigSource(path) => path_source(path, &at.field("path_config_source"), d)?,
+        Specifier::PathConfigSource(path) => path_source(path, &at.field("path_config_source"), d, o)?,
         Specifier::Path(path) => {
-            path_source(core_proto::PathConfigSource { path, ..Default::default() }, at, d)?
+            path_source(core_proto::PathConfigSource { path, ..Default::default() }, at, d, o)?
         }
         Specifier::Self_(core_proto::SelfConfigSource { transport_api_version: _ }) => {
             return Err(d.reject(&at.field("self"), "not supported: name the source itself"));
@@ -179,11 +179,16 @@ fn path_source(
     proto: core_proto::PathConfigSource,
     at: &Path<'_>,
     d: &mut Diagnostics,
+    o: &Options<'_>,
 ) -> Result<ConfigSource, Rejected> {
     let core_proto::PathConfigSource { path, watched_directory, poll_interval } = proto;
     ignored!(d, at, "moves are watched, nothing is polled"; poll_interval);
     if path.is_empty() {
         return Err(d.reject(&at.field("path"), "is required"));
+    }
+    // As Envoy; later it may go and come.
+    if !o.data.exists(path.as_ref()) {
+        d.reject(&at.field("path"), format_args!("{path} does not exist"));
     }
     let watched_directory = watched_directory.map(|proto| {
         let core_proto::WatchedDirectory { path, watch_modify } = proto;

@@ -167,10 +167,8 @@ fn options(proto: HttpProtocolOptions, at: &Path<'_>, d: &mut Diagnostics) -> Ht
         upstream_protocol_options,
     } = proto;
     unsupported!(d, at; http_filters, header_validation_config);
-    unsupported!(d, at, "outlier detection is not built yet"; outlier_detection);
-    unsupported!(d, at, "mirroring is not built yet"; request_mirror_policies);
-    unsupported!(d, at, "no balancer that hashes is built yet"; hash_policy);
-    unsupported!(d, at, "retries are not built yet"; retry_policy);
+    unsupported!(d, at, "not supported here: use outlier_detection of the cluster"; outlier_detection);
+    unsupported!(d, at, "not supported here: use that of routes"; request_mirror_policies, hash_policy, retry_policy);
     let sni_at = at.field("upstream_http_protocol_options");
     let auto_sni = auto_sni(upstream_http_protocol_options, &sni_at, d);
     let common_at = at.field("common_http_protocol_options");

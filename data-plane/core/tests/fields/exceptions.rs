@@ -24,7 +24,7 @@ const SILENT: &[Row] = &[
     ),
     ("envoy.config.metrics.v3.StatsSink.name", "*", "label"),
     ("envoy.config.metrics.v3.MetricsServiceConfig.transport_api_version", "AUTO", "V3 is the only version"),
-    ("envoy.config.listener.v3.Listener.traffic_direction", "*", "names spans, where there are any"),
+    ("envoy.config.listener.v3.Listener.traffic_direction", "OUTBOUND", "names spans, where there are any"),
     ("envoy.type.tracing.v3.CustomTag.Environment.name", "*", "the test's variables all hold the same"),
     ("envoy.type.tracing.v3.CustomTag.Environment.default_value", "*", "the variable is there"),
     ("envoy.config.route.v3.RetryPolicy.RetryHostPredicate.name", "*", "label"),

@@ -102,6 +102,10 @@ impl DataLoader for Anything {
         Ok(b"text".to_vec())
     }
 
+    fn exists(&self, _: &std::path::Path) -> bool {
+        true
+    }
+
     fn variable(&self, _: &str) -> Result<String, String> {
         Ok("text=text".into())
     }

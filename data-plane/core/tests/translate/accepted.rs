@@ -523,3 +523,82 @@ fn the_command_line_overrides_the_node() {
     assert_eq!((bootstrap.node.id.as_str(), bootstrap.node.cluster.as_str()), ("n", "b"));
     assert_eq!((bootstrap.node.locality.region.as_str(), bootstrap.node.locality.zone.as_str()), ("r", "y"));
 }
+
+#[test]
+fn priorities_may_have_gaps() {
+    let one = |address: &str| format!("lb_endpoints: [{}]", endpoint(address, 80));
+    let Config::Assignment(assignment) = silent(&endpoints(&format!(
+        "{{priority: 3, {}}}, {{priority: 1, {}}}",
+        one("10.0.0.1"),
+        one("10.0.0.2")
+    ))) else {
+        panic!("an assignment")
+    };
+    let priorities: Vec<u32> = assignment.localities.iter().map(|l| l.priority).collect();
+    assert_eq!(priorities, [3, 1]);
+}
+
+#[test]
+fn the_older_name_of_spawn_upstream_span_is_honoured_where_something_is_traced() {
+    let router = ROUTER.replace("v3.Router", "v3.Router, start_child_span: true");
+    let manager =
+        |tracing: &str| bare_hcm(&format!("{tracing}route_config: {{name: r}}, http_filters: [{router}]"));
+    let spawns = |yaml: &Yaml| {
+        let (Config::Listener(listener), ignored) = accepted(yaml) else { panic!("a listener") };
+        let NetworkFilter::Http(hcm) = &listener.filter_chains[0].filters[0] else { panic!("HTTP") };
+        (hcm.tracing.as_ref().map(|tracing| tracing.spawn_upstream_span), ignored)
+    };
+    assert_eq!(spawns(&manager("tracing: {}, ")).0, Some(true));
+    let (traced, ignored) = spawns(&manager(""));
+    assert_eq!(traced, None);
+    assert!(
+        ignored[0].contains("http_filters[0].typed_config.start_child_span: nothing is traced"),
+        "{ignored:?}"
+    );
+}
+
+/// Fields of a later version of the API, of the resource itself, of a message in it and of a packed one.
+#[test]
+fn fields_that_are_not_known_are_told_with_their_places() {
+    use prost::Message;
+    use xds_types::envoy::config::listener::v3 as proto;
+    use xds_types::envoy::config::listener::v3::filter::ConfigType;
+    use xds_types::type_url::ResourceType;
+    // Number 1999, a varint.
+    let unknown: &[u8] = &[0xf8, 0x7c, 1];
+    let yaml = format!("{{name: web, {ADDRESS}, filter_chains: [{}]}}", chain(""));
+    let mut listener: proto::Listener = xds_types::text::from_yaml(&yaml).unwrap();
+    let resource = |listener: &proto::Listener, more: &[u8]| {
+        let mut packed = xds_types::any::pack(listener);
+        packed.value.extend(more);
+        let mut d = Diagnostics::default();
+        translate::resource(ResourceType::Listener, &packed, &Path::root(""), &mut d, &Options::new(&Data))
+            .unwrap();
+        d.unknown.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(resource(&listener, &[]), [""; 0]);
+    let told = "field 1999 of envoy.config.listener.v3.Listener is not known here";
+    assert_eq!(resource(&listener, unknown), [format!(": {told}")]);
+    // A chain (field 3) of nothing but the unknown field is a message within: found through its parent's bytes.
+    let mut chain = listener.filter_chains[0].encode_to_vec();
+    chain.extend(unknown);
+    let mut nested = vec![0x1a];
+    prost::encode_length_delimiter(chain.len(), &mut nested).unwrap();
+    nested.extend(&chain);
+    let only_nested = proto::Listener { filter_chains: Vec::new(), ..listener.clone() };
+    assert_eq!(
+        resource(&only_nested, &nested),
+        ["filter_chains[0]: field 1999 of envoy.config.listener.v3.FilterChain is not known here"]
+    );
+    let Some(ConfigType::TypedConfig(hcm)) = &mut listener.filter_chains[0].filters[0].config_type else {
+        panic!("a packed filter")
+    };
+    hcm.value.extend(unknown);
+    let told = resource(&listener, &[]);
+    assert!(
+        told.len() == 1
+            && told[0].starts_with("filter_chains[0].filters[0].typed_config: field 1999 of ")
+            && told[0].contains("HttpConnectionManager"),
+        "{told:?}"
+    );
+}

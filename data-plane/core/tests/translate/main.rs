@@ -25,6 +25,10 @@ impl DataLoader for Data {
         }
     }
 
+    fn exists(&self, path: &std::path::Path) -> bool {
+        path != std::path::Path::new("/nowhere")
+    }
+
     fn variable(&self, name: &str) -> Result<String, String> {
         match name {
             "BODY" => Ok("from a variable".into()),

@@ -16,6 +16,7 @@ use crate::path::{Diagnostics, Path, Rejected};
 use prost::{Message, Name};
 use std::collections::HashMap;
 use std::sync::Arc;
+use xds_types::any;
 use xds_types::envoy::config::route::v3::FilterConfig;
 use xds_types::envoy::extensions::filters::http::header_to_metadata::v3::Config as HeaderToMetadata;
 use xds_types::envoy::extensions::filters::http::health_check::v3::HealthCheck;
@@ -90,6 +91,16 @@ fn override_kind(
         return Some(kind.map(|config| FilterOverrideKind::HeaderToMetadata(Arc::new(config))));
     }
     None
+}
+
+/// Which filter says `start_child_span`, the older name of `tracing.spawn_upstream_span` of the manager.
+pub(super) fn starts_child_span(list: &[proto::HttpFilter]) -> Option<usize> {
+    list.iter().position(|filter| match &filter.config_type {
+        Some(ConfigType::TypedConfig(packed)) => {
+            extension::is::<Router>(packed) && any::unpack::<Router>(packed).is_ok_and(|r| r.start_child_span)
+        }
+        _ => false,
+    })
 }
 
 /// The filter chain: exactly one router, and it is last.

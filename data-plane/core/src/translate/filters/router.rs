@@ -9,7 +9,8 @@ use xds_types::envoy::extensions::filters::http::router::v3::router::UpstreamAcc
 pub(super) fn router(proto: Router, at: &Path<'_>, d: &mut Diagnostics) -> HttpFilterKind {
     let Router {
         dynamic_stats,
-        start_child_span,
+        // Of the manager's tracing: see [`super::starts_child_span`].
+        start_child_span: _,
         upstream_log,
         upstream_log_options,
         suppress_envoy_headers,
@@ -20,7 +21,6 @@ pub(super) fn router(proto: Router, at: &Path<'_>, d: &mut Diagnostics) -> HttpF
         reject_connect_request_early_data,
     } = proto;
     unsupported!(d, at; strict_check_headers, upstream_http_filters, reject_connect_request_early_data = false);
-    ignored!(d, at, "a request has one span, also on its way upstream"; start_child_span);
     ignored!(d, at, "requests are logged downstream only"; upstream_log);
     ignored!(d, at, "codes are counted by HTTP status"; suppress_grpc_request_failure_code_stats);
     if let Some(options) = upstream_log_options {

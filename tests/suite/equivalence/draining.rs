@@ -1,0 +1,87 @@
+//! Draining on request: what clients are told meanwhile, and what becomes of the ports.
+
+use super::clusters;
+use e2e::client::Client;
+use e2e::eventually;
+use e2e::pair::{Pair, Side, http_listener, routes};
+use e2e::wire::{Role, Wire};
+use std::time::{Duration, Instant};
+
+const ARGS: [&str; 4] = ["--drain-time-s", "2", "--drain-strategy", "immediate"];
+
+async fn pair() -> Pair {
+    let to_up = routes("{match: {prefix: /}, route: {cluster: up}}");
+    let inside =
+        http_listener("in", "", &to_up).replacen("name: in,", "name: in, traffic_direction: INBOUND,", 1);
+    Pair::start_with(&[inside, http_listener("out", "", &to_up)], &clusters(), &[], &ARGS).await.unwrap()
+}
+
+async fn post(side: &Side, path: &str) -> String {
+    let url = format!("http://{}{path}", side.proxy.admin);
+    let answer = Client::h1().send("POST", &url, &[], "").await.unwrap();
+    format!("{} {}", answer.status, answer.text())
+}
+
+/// The status of an answer on a connection, and whether it is to be closed.
+async fn ask(wire: &mut Wire) -> String {
+    wire.send(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+    let answer = wire.message(Role::Response).await.unwrap().unwrap();
+    format!("{} {:?}", answer.status(), answer.header("connection"))
+}
+
+async fn told(side: &Side, listener: &str) -> String {
+    ask(&mut Wire::connect(side.at(listener)).await.unwrap()).await
+}
+
+async fn closes(side: &Side, listener: &str) {
+    eventually(&format!("{listener} of {} closes", side.proxy.admin), async || -> anyhow::Result<()> {
+        anyhow::ensure!(tokio::net::TcpStream::connect(side.at(listener)).await.is_err(), "open");
+        Ok(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_graceful_drain_tells_clients_to_leave_and_then_closes_the_ports() {
+    let pair = pair().await;
+    let mut seen = Vec::new();
+    for side in [&pair.envoy, &pair.ours] {
+        let mut old = Wire::connect(side.at("in")).await.unwrap();
+        let mut all = vec![
+            ask(&mut old).await,
+            post(side, "/drain_listeners?graceful&inboundonly").await,
+            ask(&mut old).await,
+            told(side, "in").await,
+            told(side, "out").await,
+        ];
+        closes(side, "in").await;
+        all.push(told(side, "out").await);
+        all.push(post(side, "/drain_listeners?graceful").await);
+        all.push(told(side, "out").await);
+        closes(side, "out").await;
+        all.push(format!("{}", side.proxy.admin("/ready").await.unwrap().status));
+        seen.push(all);
+    }
+    assert_eq!(seen[1], seen[0], "ours (left) as Envoy");
+    assert!(seen[1][2].contains("close") && !seen[1][4].contains("close"), "{:?}", seen[1]);
+}
+
+#[tokio::test]
+async fn ports_stay_open_where_nothing_is_to_end() {
+    let pair = pair().await;
+    let mut seen = Vec::new();
+    for side in [&pair.envoy, &pair.ours] {
+        let mut all = vec![post(side, "/drain_listeners?skip_exit").await, told(side, "out").await];
+        // It is under way already: that this one would end with the ports closed is not heard.
+        all.push(post(side, "/drain_listeners?graceful").await);
+        let end = Instant::now() + Duration::from_secs(3);
+        while Instant::now() < end {
+            assert!(told(side, "in").await.contains("close"));
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        all.push(post(side, "/drain_listeners").await);
+        closes(side, "out").await;
+        seen.push(all);
+    }
+    assert_eq!(seen[1], seen[0], "ours (left) as Envoy");
+}
