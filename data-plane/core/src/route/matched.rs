@@ -11,6 +11,10 @@ use crate::headers::{HeaderId, Record, RequestHead, ResponseHead};
 use crate::matcher::{Regex, Substitution};
 use std::sync::Arc;
 
+/// Calls what it is given with what is known of the stream, where edits ask for it: most routes edit nothing, and a record
+/// takes some making.
+pub type WithRecord<'a> = dyn Fn(&mut dyn FnMut(&Record<'_>)) + 'a;
+
 /// A chosen route without its table, to be kept over awaits: [`super::RouteTable::matched`] gives the rest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RouteId {
@@ -114,13 +118,7 @@ impl<'a> Matched<'a> {
     /// Edits the request that goes upstream: header edits of all levels, host and path rewrites. Call once a
     /// request, before the first try. `keep_original`: keep what was rewritten in x-envoy-original-path and
     /// x-envoy-original-host (not with `suppress_envoy_headers`).
-    pub fn finalize_request(
-        &self,
-        head: &mut RequestHead,
-        record: &dyn Fn(&mut dyn FnMut(&Record<'_>)),
-        keep_original: bool,
-    ) {
-        // Most routes edit nothing, and a record takes some making.
+    pub fn finalize_request(&self, head: &mut RequestHead, record: &WithRecord<'_>, keep_original: bool) {
         let apply = |edits: &HeaderEdits, head: &mut RequestHead| {
             if !edits.is_empty() {
                 record(&mut |record| edits.apply_request(head, record));
@@ -179,7 +177,7 @@ impl<'a> Matched<'a> {
 
     /// Edits the response that goes downstream: header edits of all levels. Local replies that were made after
     /// this route was chosen too.
-    pub fn finalize_response(&self, head: &mut ResponseHead, record: &dyn Fn(&mut dyn FnMut(&Record<'_>))) {
+    pub fn finalize_response(&self, head: &mut ResponseHead, record: &WithRecord<'_>) {
         let mut apply = |edits: &HeaderEdits| {
             if !edits.is_empty() {
                 record(&mut |record| edits.apply_response(head, record));

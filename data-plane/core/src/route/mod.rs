@@ -15,7 +15,7 @@ mod tests;
 
 pub use explain::{Explanation, Verdict};
 pub use hash::{HashPeer, Hashed, address as hash_address};
-pub use matched::{Answer, Matched, RouteId};
+pub use matched::{Answer, Matched, RouteId, WithRecord};
 
 use crate::config::{
     Action, ClusterChoice, HashPolicy, Redirect, RequireTls, Route, RouteConfig, RouteMatch, VirtualHost,
