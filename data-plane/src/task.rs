@@ -95,9 +95,13 @@ impl Shutdown {
         }
     }
 
-    /// Whether there may be another phase than when this was made; then it stays so. Cheaper than
-    /// [`Shutdown::phase`].
-    pub fn has_moved(&self) -> bool {
+    /// Whether an end has begun, though this one may not be told yet.
+    pub fn has_begun(&self) -> bool {
+        self.told.borrow().phase > Phase::Running
+    }
+
+    /// Whether something was told since this, or what it was cloned from, was made; then it stays so.
+    pub fn has_changed(&self) -> bool {
         self.told.has_changed().unwrap_or(true)
     }
 

@@ -8,8 +8,8 @@ use std::task::{Context, Waker};
 /// The process's end, watched without asking anew for each request.
 pub(super) struct Signals {
     shutdown: Shutdown,
-    /// The phase when this was made.
-    first: Phase,
+    /// Nothing had been told when this was made: while nothing changes, nothing is.
+    was_calm: bool,
     waiting_for: Phase,
     stopped: bool,
     wait: Pin<Box<dyn Future<Output = ()>>>,
@@ -21,7 +21,7 @@ impl Signals {
     pub(super) fn new(shutdown: Shutdown) -> Self {
         let wait = Self::wait(&shutdown, Phase::Draining);
         Self {
-            first: shutdown.phase(),
+            was_calm: !shutdown.has_begun(),
             shutdown,
             waiting_for: Phase::Draining,
             stopped: false,
@@ -35,16 +35,19 @@ impl Signals {
         Box::pin(async move { shutdown.reached(phase).await })
     }
 
+    /// Cheaper than to ask for the phase, which each request does several times.
+    fn is_calm(&self) -> bool {
+        self.was_calm && !self.shutdown.has_changed()
+    }
+
     /// The phase reached, without registering for the next.
     pub(super) fn phase(&self) -> Phase {
-        if self.shutdown.has_moved() { self.shutdown.phase() } else { self.first }
+        if self.is_calm() { Phase::Running } else { self.shutdown.phase() }
     }
 
     /// The phase reached; registers for the next.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Phase {
-        if self.registered.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()))
-            && !self.shutdown.has_moved()
-        {
+        if self.is_calm() && self.registered.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
             return Phase::Running;
         }
         if self.waiting_for == Phase::Draining && self.wait.as_mut().poll(cx).is_ready() {
