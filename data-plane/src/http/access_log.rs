@@ -160,7 +160,7 @@ impl AccessLogs {
         self.0.shared.work.notify_one();
     }
 
-    /// Writes out what is buffered, and waits for it, [`FLUSH_LIMIT`] at most. Returns how many bytes are not written.
+    /// Writes out what is buffered, and waits for it, 5 s at most. Returns how many bytes are not written.
     /// Blocks: not for workers.
     pub fn flush(&self) -> u64 {
         self.flush_within(FLUSH_LIMIT)
