@@ -86,6 +86,10 @@ impl Runtime {
     /// to `<key>.numerator` and `<key>.denominator`.
     pub fn per_million(&self, key: &str) -> Option<u32> {
         let snapshot = self.0.load();
+        // Most have none, and requests ask.
+        if snapshot.base.is_empty() && snapshot.overrides.is_empty() {
+            return None;
+        }
         if let Some(percent) = snapshot.get(key).and_then(|value| value.parse::<f64>().ok()) {
             return Some((percent * 10_000.0).clamp(0.0, 1e6) as u32);
         }

@@ -155,6 +155,13 @@ impl Tracers {
     }
 }
 
+impl Trace {
+    /// Whether its spans are exported; a record of the stream is only of use then.
+    pub fn is_recorded(&self) -> bool {
+        self.context.sampled
+    }
+}
+
 impl Tracer {
     /// Decides on a request that came in, writes the reason into its id, and finds its place in a trace. `random`
     /// gives random bits.
@@ -198,7 +205,7 @@ impl Tracer {
         &self,
         trace: &mut Trace,
         headers: &mut HeaderList,
-        since: Duration,
+        since: impl FnOnce() -> Duration,
         attempt: u32,
         random: u64,
     ) {
@@ -211,7 +218,7 @@ impl Tracer {
                 sampled,
                 state: state.clone(),
             };
-            trace.child = Some(Child { context, begun: since, attempt });
+            trace.child = Some(Child { context, begun: since(), attempt });
         }
         if !self.config.propagate {
             return;

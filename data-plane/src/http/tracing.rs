@@ -44,7 +44,8 @@ impl StreamCx {
         self.end_attempt(head);
         let served = Rc::clone(&self.served);
         if let (Some(tracer), Some(trace)) = (&served.hcm.tracer, &mut self.traced.trace) {
-            let since = self.start.elapsed();
+            let start = self.start;
+            let since = || start.elapsed();
             tracer.forward(trace, &mut head.headers, since, self.attempts, served.worker.random());
         }
     }
@@ -55,7 +56,7 @@ impl StreamCx {
     }
 
     fn end_attempt(&mut self, head: &RequestHead) {
-        let Some(mut trace) = self.traced.trace.take() else { return };
+        let Some(mut trace) = self.traced.trace.take_if(|trace| trace.is_recorded()) else { return };
         let served = Rc::clone(&self.served);
         if let Some(tracer) = &served.hcm.tracer {
             let status = self.traced.attempt_status.take();
@@ -83,7 +84,7 @@ impl StreamCx {
         response: Option<&ResponseHead>,
         trailers: Option<&HeaderList>,
     ) {
-        let Some(trace) = self.traced.trace.take() else { return };
+        let Some(trace) = self.traced.trace.take().filter(|trace| trace.is_recorded()) else { return };
         let served = Rc::clone(&self.served);
         let Some(tracer) = &served.hcm.tracer else { return };
         self.with_record(Some(request), response, trailers, |record| {

@@ -5,7 +5,7 @@
 
 use super::{
     ClientCertDetails, ForwardClientCert, HeaderId, HeaderIds, HeaderList, RequestHead, Scheme, Tls,
-    forward_client_cert,
+    forward_client_cert, hex,
 };
 use ipnet::IpNet;
 use smallvec::SmallVec;
@@ -204,17 +204,6 @@ pub fn append_via(headers: &mut HeaderList, via: &str) {
     }
 }
 
-/// Both hex digits of each byte.
-const HEX_PAIRS: [[u8; 2]; 256] = {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let (mut pairs, mut byte) = ([[0; 2]; 256], 0);
-    while byte < pairs.len() {
-        pairs[byte] = [DIGITS[byte >> 4], DIGITS[byte & 15]];
-        byte += 1;
-    }
-    pairs
-};
-
 /// The text of a version-4 UUID made of 128 random bits.
 pub fn uuid(random: u128, text: &mut [u8; 36]) -> &str {
     let mut bytes = random.to_be_bytes();
@@ -226,7 +215,7 @@ pub fn uuid(random: u128, text: &mut [u8; 36]) -> &str {
             text[at] = b'-';
             at += 1;
         }
-        text[at..at + 2].copy_from_slice(&HEX_PAIRS[usize::from(byte)]);
+        text[at..at + 2].copy_from_slice(&hex::digits(byte));
         at += 2;
     }
     std::str::from_utf8(text).expect("INVARIANT: hex digits and dashes are UTF-8")

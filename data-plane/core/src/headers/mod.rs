@@ -9,6 +9,7 @@ mod client_cert;
 pub mod edit;
 pub mod format;
 pub mod forwarded;
+pub(crate) mod hex;
 pub mod hop_by_hop;
 mod list;
 mod metadata;

@@ -2,8 +2,7 @@
 //! as any other header.
 
 use super::{Caller, Context, Extracted, hex, id};
-use crate::headers::HeaderList;
-use std::fmt::Write;
+use crate::headers::{HeaderList, hex as hex_digits};
 
 const PARENT: &[u8] = b"traceparent";
 const STATE: &[u8] = b"tracestate";
@@ -57,10 +56,11 @@ fn read(parent: &[u8]) -> Option<(u128, u64, bool)> {
 /// Writes `context` in place of what `headers` say.
 pub fn inject(context: &Context, headers: &mut HeaderList) {
     let Context { trace_id, span_id, sampled, state, parent: _ } = context;
-    let mut text = String::with_capacity(LENGTH);
-    // Writing to memory does not fail.
-    _ = write!(text, "00-{trace_id:032x}-{span_id:016x}-{:02x}", u8::from(*sampled));
-    headers.set(PARENT, text.as_bytes());
+    let mut text = *b"00-________________________________-________________-00";
+    hex_digits::write(&trace_id.to_be_bytes(), &mut text[3..35]);
+    hex_digits::write(&span_id.to_be_bytes(), &mut text[36..52]);
+    hex_digits::write(&[u8::from(*sampled)], &mut text[53..]);
+    headers.set(PARENT, &text);
     match state {
         Some(state) => headers.set(STATE, state.as_bytes()),
         None => _ = headers.remove(STATE),
