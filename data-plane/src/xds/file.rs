@@ -88,13 +88,13 @@ struct Content {
     /// Digests of the resources' texts, where they could be told apart.
     digests: Vec<u128>,
     positions: Positions,
-    /// For each resource, which of those it is that `positions` knows.
-    places: Vec<usize>,
+    /// For each resource, which of those it is that `positions` knows; `None`: it was not read again.
+    places: Vec<Option<usize>>,
 }
 
 impl Content {
     fn whole(response: DiscoveryResponse, positions: Positions, digests: Vec<u128>) -> Self {
-        let places = (0..response.resources.len()).collect();
+        let places = (0..response.resources.len()).map(Some).collect();
         Self { update: Update::sotw(response), digests, positions, places }
     }
 }
@@ -123,9 +123,9 @@ fn apply(xds: &Xds, key: &SourceKey, path: &Path, kind: Kind, content: Content) 
 }
 
 /// Every finding of a refusal as `line:column: field: message`.
-fn finding_places(refusal: &Refusal, positions: &Positions, places: &[usize]) -> Vec<String> {
+fn finding_places(refusal: &Refusal, positions: &Positions, places: &[Option<usize>]) -> Vec<String> {
     let line = |finding: &data_plane_core::path::Finding| {
-        let index = refusal.index.and_then(|index| places.get(index));
+        let index = refusal.index.and_then(|index| *places.get(index)?);
         let at = index.map(|i| format!("resources[{i}].{}", finding.path));
         let place = at.and_then(|at| positions.locate(at.trim_end_matches('.')));
         let place = place.map(|p| format!("{}:{}: ", p.line, p.column)).unwrap_or_default();
@@ -186,13 +186,13 @@ fn merge(read: DiscoveryResponse, positions: Positions, digests: &[u128], known:
     for digest in digests {
         match known.get(digest) {
             Some(name) => {
-                places.push(usize::MAX);
+                places.push(None);
                 let version = version.as_str().into();
                 resources.push(Incoming { name: Some(name.clone()), version, body: None });
             }
             None => {
                 let (place, incoming) = read.next()?;
-                places.push(place);
+                places.push(Some(place));
                 resources.push(incoming);
             }
         }
