@@ -15,7 +15,7 @@ use super::wanted::{ALL, Interests, SourceKey};
 use data_plane_core::path::Finding;
 use foldhash::quality::FixedState;
 use hashbrown::HashMap;
-use notify::event::{EventKind, ModifyKind};
+use notify::event::{EventKind, ModifyKind, RenameMode};
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use prost::Message;
 use std::hash::BuildHasher;
@@ -216,7 +216,9 @@ pub(super) fn watch(
     let only = watched_directory.is_none().then(|| path.file_name().map(ToOwned::to_owned)).flatten();
     let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
         let Ok(event) = event else { return };
-        let is_move = matches!(event.kind, EventKind::Modify(ModifyKind::Name(_)));
+        // `Both` tells once more of what `To` has told: the file would be read twice.
+        let is_move =
+            matches!(event.kind, EventKind::Modify(ModifyKind::Name(mode)) if mode != RenameMode::Both);
         let is_ours =
             event.paths.iter().any(|p| only.as_deref().is_none_or(|name| p.file_name() == Some(name)));
         if is_move && is_ours {
