@@ -1,5 +1,6 @@
 //! One worker's accepting on one address, and the way of a connection until a filter chain has it.
 
+use super::balance::{Balance, Passed, Seated};
 use super::chain_select::Facts;
 use super::client_hello::{self, Hello};
 use super::inspect::{Found, inspect};
@@ -42,25 +43,31 @@ pub(super) struct Acceptor {
     pub(super) tasks: TaskTracker,
     /// As bound.
     pub(super) address: SocketAddr,
+    pub(super) balance: Arc<Balance>,
 }
 
 impl Acceptor {
     /// Accepts until `closed` resolves, then takes what is in the queue still: the kernel would reset it.
     pub(super) async fn run(self, listener: TcpListener, closed: impl Future<Output = ()>) {
         tokio::pin!(closed);
+        let mut passed = self.balance.join(self.index);
         let mut backoff = BACKOFF.0;
         let mut logged: Option<Instant> = None;
         loop {
-            // Both are cancel safe: accepting takes a connection only when it returns it.
+            // All are cancel safe: a connection is taken only when it is returned.
             let accepted = tokio::select! {
                 biased;
                 () = &mut closed => break,
+                Some(passed) = passed.recv() => {
+                    self.take(passed);
+                    continue;
+                }
                 accepted = listener.accept() => accepted,
             };
             match accepted {
                 Ok((stream, peer)) => {
                     backoff = BACKOFF.0;
-                    self.start(stream, peer);
+                    self.place(stream, peer);
                 }
                 Err(error) if is_of_one_connection(&error) => {}
                 Err(error) => {
@@ -77,6 +84,10 @@ impl Acceptor {
                 }
             }
         }
+        passed.close();
+        while let Ok(passed) = passed.try_recv() {
+            self.take(passed);
+        }
         // Past the runtime, which knows of those only that came before it last looked.
         let Ok(listener) = listener.into_std() else { return };
         for _ in 0..MAX_LEFT_IN_QUEUE {
@@ -84,7 +95,7 @@ impl Acceptor {
                 Ok((stream, peer)) => {
                     let stream = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
                     if let Ok(stream) = stream {
-                        self.start(stream, peer);
+                        self.start(stream, peer, None);
                     }
                 }
                 Err(error) if is_of_one_connection(&error) => {}
@@ -93,7 +104,30 @@ impl Acceptor {
         }
     }
 
-    fn start(&self, stream: TcpStream, peer: SocketAddr) {
+    /// Serves a connection here, or passes it to the worker that is to serve it.
+    fn place(&self, stream: TcpStream, peer: SocketAddr) {
+        if !self.runtime.load().exact_balance {
+            return self.start(stream, peer, None);
+        }
+        let seated = self.balance.seat(self.index);
+        if seated.worker() == self.index {
+            return self.start(stream, peer, Some(seated));
+        }
+        // Fails only for a socket that is broken.
+        let Ok(stream) = stream.into_std() else { return };
+        if let Err(passed) = self.balance.pass(Passed { stream, peer, seated }) {
+            self.take(passed);
+        }
+    }
+
+    /// Serves a connection that was passed.
+    fn take(&self, passed: Passed) {
+        if let Ok(stream) = TcpStream::from_std(passed.stream) {
+            self.start(stream, passed.peer, Some(passed.seated));
+        }
+    }
+
+    fn start(&self, stream: TcpStream, peer: SocketAddr, seated: Option<Seated>) {
         let runtime = self.runtime.load_full();
         socket::tune_accepted(&stream, runtime.keepalive);
         // The system is asked only where the socket takes connections for several addresses.
@@ -113,6 +147,7 @@ impl Acceptor {
             since,
             log: logs.map(|logs| logs.begin(self.worker.index, peer, local, since)),
             open: self.shared.enter(),
+            seated,
             index: self.index,
             detected: None,
             hello: None,
@@ -177,6 +212,8 @@ struct Accepted {
     direct_local: SocketAddr,
     since: Instant,
     open: Open,
+    /// Where connections are balanced.
+    seated: Option<Seated>,
     /// Which worker, from 0.
     index: usize,
     detected: Option<Found>,
@@ -347,7 +384,8 @@ impl Accepted {
 
     /// What filters are told, the socket, and what counts the connection meanwhile.
     fn part(mut self, chain: &Arc<Chain>, id: u64) -> (Facade, TcpStream, Counts) {
-        let mut counts = Counts::new(&self.runtime.stats, self.index, self.since, (self.open, chain.enter()));
+        let mut counts =
+            Counts::new(&self.runtime.stats, self.index, self.since, (self.open, chain.enter(), self.seated));
         let detected = self.detected.and_then(|found| match found {
             Found::Http10 | Found::Http11 => Some(CodecType::Http1),
             Found::Http2 => Some(CodecType::Http2),
@@ -435,11 +473,11 @@ struct Counts {
     since: Instant,
     /// Written when all else is over.
     log: Option<Box<Entry>>,
-    _held: (Open, Served),
+    _held: (Open, Served, Option<Seated>),
 }
 
 impl Counts {
-    fn new(stats: &Arc<Stats>, index: usize, since: Instant, held: (Open, Served)) -> Self {
+    fn new(stats: &Arc<Stats>, index: usize, since: Instant, held: (Open, Served, Option<Seated>)) -> Self {
         stats.listener.downstream_cx_total.inc();
         stats.listener.downstream_cx_active.inc();
         if let Some(worker) = stats.workers.get(index) {

@@ -393,6 +393,7 @@ impl Manager {
             filters_timeout: config.listener_filters_timeout,
             continue_on_timeout: config.continue_on_listener_filters_timeout,
             keepalive: config.tcp_keepalive,
+            exact_balance: config.exact_balance,
             buffer_limit: config.per_connection_buffer_limit_bytes.into(),
             logs: (inner.open_logs)(&config.access_log).map_err(Error::AccessLog)?,
             stats,

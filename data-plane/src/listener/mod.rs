@@ -7,6 +7,7 @@
 
 mod accept;
 mod addresses;
+mod balance;
 mod chain_select;
 mod client_hello;
 mod drain;

@@ -85,6 +85,8 @@ pub(super) struct Runtime {
     pub(super) filters_timeout: Option<Duration>,
     pub(super) continue_on_timeout: bool,
     pub(super) keepalive: Option<TcpKeepalive>,
+    /// Whether connections go to the worker with the fewest.
+    pub(super) exact_balance: bool,
     /// Of each connection, bytes.
     pub(super) buffer_limit: u64,
     /// `None`: connections are not logged.

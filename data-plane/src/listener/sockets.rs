@@ -1,10 +1,12 @@
 //! The sockets of one address: one for each worker.
 
+use super::balance::Balance;
 use crate::transport::socket::{self, Sharing};
 use parking_lot::Mutex;
 use socket2::Socket;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 /// How the sockets of an address are made. Equal ones serve an updated listener without being closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +23,7 @@ pub(super) struct Sockets {
     pub(super) plan: Plan,
     /// As bound.
     pub(super) address: SocketAddr,
+    pub(super) balance: Arc<Balance>,
     by_worker: Mutex<Vec<Option<Socket>>>,
 }
 
@@ -42,12 +45,12 @@ impl Sockets {
             };
             all.push(Some(next));
         }
-        Ok(Self { plan, address, by_worker: Mutex::new(all) })
+        Ok(Self { plan, address, balance: Arc::default(), by_worker: Mutex::new(all) })
     }
 
     /// Those of an address that is not bound: nothing comes of them.
     pub(super) fn imagined(plan: Plan) -> Self {
-        Self { plan, address: plan.address, by_worker: Mutex::default() }
+        Self { plan, address: plan.address, balance: Arc::default(), by_worker: Mutex::default() }
     }
 
     /// Lets connections queue up.

@@ -133,6 +133,7 @@ fn listener(name: &str, addresses: &[SocketAddr], chains: Vec<Arc<FilterChain>>)
         per_connection_buffer_limit_bytes: 1 << 20,
         tcp_backlog_size: None,
         reuse_port: true,
+        exact_balance: false,
         tcp_keepalive: None,
         stat_prefix: Some(name.into()),
         access_log: Vec::new(),
@@ -198,6 +199,40 @@ fn port_zero_is_bound_once_and_shared_by_all_workers() {
         bench.manager.drained().await;
         assert_eq!(bench.value("listener.a.downstream_cx_active"), 0);
         assert_eq!(bench.value("listener.a.downstream_cx_destroy"), 64);
+    });
+}
+
+#[test]
+fn an_exact_balance_gives_every_worker_as_many_connections() {
+    with_workers(DRAIN_TIME, |bench| async move {
+        let exact = |chain_name: &str| config::Listener {
+            exact_balance: true,
+            ..listener("a", &[any_port()], vec![chain(chain_name)])
+        };
+        let address = bench.set(exact("one"));
+        let by_worker =
+            || [0, 1].map(|n| bench.value(&format!("listener.a.worker_{n}.downstream_cx_active")));
+        let mut clients = Vec::new();
+        for n in 1..=32 {
+            let mut client = Client::connect(address).await;
+            assert_eq!(client.ask("hi\n").await, "one Running None");
+            clients.push(client);
+            let [a, b] = by_worker();
+            assert!(a + b == n && a.abs_diff(b) <= 1, "{a} and {b}");
+        }
+        bench.set(exact("two"));
+        for client in &mut clients {
+            assert_eq!(client.ask("x\n").await, "one Draining None");
+            assert!(client.is_closed().await);
+        }
+        eventually("those of the old chain have gone", || by_worker() == [0, 0]).await;
+        let mut clients = Vec::new();
+        for _ in 0..8 {
+            let mut client = Client::connect(address).await;
+            assert_eq!(client.ask("hi\n").await, "two Running None");
+            clients.push(client);
+        }
+        assert_eq!(by_worker(), [4, 4], "an update keeps the balance");
     });
 }
 

@@ -105,6 +105,7 @@ impl WorkerSide {
             runtime: Arc::clone(&bound.runtime),
             tasks: tasks.clone(),
             address: bound.sockets.address,
+            balance: Arc::clone(&bound.sockets.balance),
         };
         let (close, closed) = oneshot::channel::<()>();
         tasks.spawn_local(async move {

@@ -3,12 +3,62 @@
 //! What is read is written at once; what the other side does not take is held, and nothing more is read meanwhile.
 //! So a connection holds at most one read's worth of bytes each way, and none while both sides keep up. The end of
 //! one way is passed on (half-close) while the other goes on.
+//!
+//! Where both sides are plain TCP and much is coming, bytes go from socket to socket within the kernel.
 
 use crate::http::Worker;
+use crate::transport::{Pipe, Stream};
+use crate::upstream::TcpConnection;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, ReadHalf, WriteHalf};
+use tokio::net::TcpStream;
+
+/// Pieces smaller than this are copied: a pipe takes more system calls.
+const BULK: usize = 16 << 10;
+
+/// What bytes come from, or go to.
+pub(super) trait End {
+    /// The socket, where its bytes are those of the connection: no TLS.
+    fn socket(&self) -> Option<&TcpStream> {
+        None
+    }
+
+    /// Counts bytes that went past `poll_read` and `poll_write`.
+    fn count(&mut self, _received: usize, _sent: usize) {}
+
+    /// Notes a failure that they did not see.
+    fn broke(&mut self) {}
+}
+
+impl End for Stream {
+    fn socket(&self) -> Option<&TcpStream> {
+        self.plain()
+    }
+
+    fn count(&mut self, received: usize, sent: usize) {
+        Self::count(self, received as u64, sent as u64);
+    }
+}
+
+impl End for TcpConnection {
+    fn socket(&self) -> Option<&TcpStream> {
+        self.stream().plain()
+    }
+
+    fn count(&mut self, received: usize, sent: usize) {
+        self.stream_mut().count(received as u64, sent as u64);
+    }
+
+    fn broke(&mut self) {
+        self.ended_there();
+    }
+}
+
+impl<S> End for ReadHalf<S> {}
+
+impl<S> End for WriteHalf<S> {}
 
 /// Whose fault it is that bytes no longer flow.
 #[derive(Debug)]
@@ -19,12 +69,26 @@ pub(super) enum Fault {
     Sink(io::Error),
 }
 
+/// How bytes are carried.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Manner {
+    #[default]
+    Copy,
+    /// A read filled the buffer: more is coming.
+    Splice,
+    /// Splicing is not possible here.
+    OnlyCopy,
+}
+
 /// One way.
 #[derive(Debug, Default)]
 pub(super) struct Way {
     /// Read and not written yet, from `at` on.
     held: Vec<u8>,
     at: usize,
+    /// While much is coming.
+    pipe: Option<Pipe>,
+    manner: Manner,
     /// Nothing more will be read.
     ended: bool,
     /// The other side was told so.
@@ -40,13 +104,14 @@ pub(super) struct Way {
 impl Way {
     /// Bytes held back.
     pub(super) fn held(&self) -> usize {
-        self.held.len() - self.at
+        self.held.len() - self.at + self.pipe.as_ref().map_or(0, Pipe::held)
     }
 
     /// Gives up what is held.
     pub(super) fn forget(&mut self) {
         self.held = Vec::new();
         self.at = 0;
+        self.pipe = None;
     }
 
     /// Whether the end was passed on.
@@ -65,18 +130,22 @@ impl Way {
         limit: usize,
     ) -> Poll<Result<(), Fault>>
     where
-        R: AsyncRead + Unpin,
-        W: AsyncWrite + Unpin,
+        R: AsyncRead + End + Unpin,
+        W: AsyncWrite + End + Unpin,
     {
         if self.told {
             return Poll::Ready(Ok(()));
         }
         loop {
+            if self.manner == Manner::Splice && self.at == self.held.len() {
+                ready!(self.poll_splice(cx, source, sink, worker, limit))?;
+            }
             while self.at < self.held.len() {
                 let written = ready!(Pin::new(&mut *sink).poll_write(cx, &self.held[self.at..]));
                 self.wrote(written.and_then(some).map_err(Fault::Sink)?);
             }
-            self.forget();
+            self.held = Vec::new();
+            self.at = 0;
             if self.ended {
                 ready!(Pin::new(&mut *sink).poll_shutdown(cx)).map_err(Fault::Sink)?;
                 self.told = true;
@@ -86,6 +155,9 @@ impl Way {
                 let most = scratch.len().min(limit);
                 let mut buffer = ReadBuf::new(&mut scratch[..most]);
                 ready!(Pin::new(&mut *source).poll_read(cx, &mut buffer)).map_err(Fault::Source)?;
+                if buffer.filled().len() == most && self.manner == Manner::Copy {
+                    self.manner = Manner::Splice;
+                }
                 Poll::Ready(self.pass(cx, buffer.filled(), sink).map_err(Fault::Sink))
             });
             match moved {
@@ -99,6 +171,68 @@ impl Way {
                     return Poll::Pending;
                 }
             }
+        }
+    }
+
+    /// Carries bytes within the kernel while many come. Ready when it is for ordinary reads to go on: they meet the end.
+    fn poll_splice<R: End, W: End>(
+        &mut self,
+        cx: &mut Context<'_>,
+        source: &mut R,
+        sink: &mut W,
+        worker: &Worker,
+        limit: usize,
+    ) -> Poll<Result<(), Fault>> {
+        let (mut filled, mut waited) = (None, self.pipe.is_some());
+        loop {
+            let (Some(from), Some(to)) = (source.socket(), sink.socket()) else {
+                self.manner = Manner::OnlyCopy;
+                return Poll::Ready(Ok(()));
+            };
+            let Some(pipe) = self.pipe.take().or_else(|| worker.take_pipe()) else {
+                self.manner = Manner::Copy;
+                return Poll::Ready(Ok(()));
+            };
+            let pipe = self.pipe.insert(pipe);
+            if pipe.held() > 0 {
+                match pipe.poll_drain(cx, to) {
+                    Poll::Ready(Ok(drained)) => {
+                        sink.count(0, drained);
+                        self.written += drained as u64;
+                    }
+                    Poll::Ready(Err(error)) => {
+                        sink.broke();
+                        return Poll::Ready(Err(Fault::Sink(error)));
+                    }
+                    Poll::Pending => {
+                        self.pauses += u64::from(!std::mem::replace(&mut waited, true));
+                        return Poll::Pending;
+                    }
+                }
+                continue;
+            }
+            // Bytes that come in small pieces are dearer this way.
+            let over = filled.is_some_and(|filled| filled < BULK);
+            let polled = if over { Poll::Ready(Ok(0)) } else { pipe.poll_fill(cx, from, limit) };
+            match polled {
+                Poll::Ready(Ok(more)) if more > 0 => {
+                    source.count(more, 0);
+                    self.read += more as u64;
+                    (filled, waited) = (Some(more), false);
+                    continue;
+                }
+                Poll::Ready(Err(error)) if !is_unsupported(&error) => {
+                    source.broke();
+                    return Poll::Ready(Err(Fault::Source(error)));
+                }
+                _ => {}
+            }
+            if let Some(pipe) = self.pipe.take() {
+                worker.put_pipe(pipe);
+            }
+            let Poll::Ready(told) = polled else { return Poll::Pending };
+            self.manner = if told.is_ok() { Manner::Copy } else { Manner::OnlyCopy };
+            return Poll::Ready(Ok(()));
         }
     }
 
@@ -134,6 +268,12 @@ impl Way {
         self.written += written as u64;
         self.unflushed = true;
     }
+}
+
+/// Whether the system does not splice such sockets at all. Anything else is the socket's own, and is told once.
+fn is_unsupported(error: &io::Error) -> bool {
+    use io::ErrorKind as Kind;
+    matches!(error.kind(), Kind::InvalidInput | Kind::Unsupported | Kind::PermissionDenied)
 }
 
 /// A sink that takes nothing of something will never take anything.

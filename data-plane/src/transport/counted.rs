@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
 
 /// Where a stream's byte counts go.
 #[derive(Clone, Debug)]
@@ -70,6 +71,13 @@ impl<S> Counted<S> {
         self.counters = counters;
     }
 
+    /// Counts bytes that did not come this way.
+    pub fn count(&mut self, received: u64, sent: u64) {
+        self.rx += received;
+        self.tx += sent;
+        self.flush_counts();
+    }
+
     fn flush_counts(&mut self) {
         let (rx, tx) = (std::mem::take(&mut self.rx), std::mem::take(&mut self.tx));
         if let Some(tally) = &self.tally {
@@ -82,6 +90,16 @@ impl<S> Counted<S> {
         }
         if tx > 0 {
             counters.tx.add(tx);
+        }
+    }
+}
+
+impl Counted<super::Io> {
+    /// The socket, where its bytes are those of the connection: no TLS.
+    pub fn plain(&self) -> Option<&TcpStream> {
+        match &self.inner {
+            super::Io::Tcp(stream) => Some(stream),
+            super::Io::Server(_) | super::Io::Client(_) => None,
         }
     }
 }

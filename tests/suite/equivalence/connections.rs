@@ -1,7 +1,9 @@
 //! A listener's own access log: a line for each connection when it ends.
 
 use e2e::certs::Authority;
+use e2e::envoy::Envoy;
 use e2e::pair::{Pair, Side, difference};
+use e2e::process::{built, installed};
 use e2e::wire::{Role, Wire};
 
 /// What is the same of a connection in any run.
@@ -81,6 +83,34 @@ async fn connections_are_logged_as_they_end_with_a_chain_or_without() {
         let (envoy, ours) = (sorted(&pair.envoy.file(file)), sorted(&pair.ours.file(file)));
         assert!(envoy == ours, "{file} (- Envoy, + ours):\n{}", difference(&envoy, &ours));
         assert!(!ours.is_empty(), "{file}");
+    }
+}
+
+#[tokio::test]
+async fn an_exact_balance_gives_every_worker_as_many_connections() {
+    let listener = listener("balanced", "connection_balance_config: {exact_balance: {}},", "", "");
+    let dir = tempfile::tempdir().unwrap();
+    let listener = listener.replace("$DIR", &dir.path().display().to_string());
+    let config = format!("{{static_resources: {{listeners: [{listener}]}}}}");
+    let programs: [(_, _, &[&str]); 2] = [
+        ("envoy", installed("envoy"), &["--disable-hot-restart", "--concurrency", "4"]),
+        ("ours", built("portolan-proxy").unwrap(), &["--concurrency", "4"]),
+    ];
+    for (name, program, args) in programs {
+        let proxy = Envoy::launch(name, &program, &config, args).await.unwrap();
+        let address = proxy.listener("balanced").await.unwrap();
+        let mut wires = Vec::new();
+        for _ in 0..20 {
+            let mut wire = Wire::connect(address).await.unwrap();
+            wire.send(ASK).await.unwrap();
+            wire.message(Role::Response).await.unwrap().expect("an answer");
+            wires.push(wire);
+        }
+        let stats = proxy.stats().await.unwrap();
+        let scope = format!("listener.{}", address.to_string().replace(':', "_"));
+        let by_worker: Vec<_> =
+            (0..4).map(|n| stats[&format!("{scope}.worker_{n}.downstream_cx_active")]).collect();
+        assert_eq!(by_worker, [5; 4], "{name}");
     }
 }
 

@@ -29,6 +29,8 @@ pub struct Listener {
     pub tcp_backlog_size: Option<u32>,
     /// SO_REUSEPORT: one socket a worker. Default true.
     pub reuse_port: bool,
+    /// A connection goes to the worker that has the fewest. Default false: to the one that the kernel chose.
+    pub exact_balance: bool,
     /// TCP keepalive on accepted sockets; `None`: off.
     pub tcp_keepalive: Option<TcpKeepalive>,
     /// Replaces the address in `listener.<address>.` stats.

@@ -11,7 +11,10 @@ use std::sync::Arc;
 use std::time::Duration;
 use xds_types::envoy::config::core::v3::{SocketOptionsOverride, TrafficDirection};
 use xds_types::envoy::config::listener::v3 as proto;
-use xds_types::envoy::config::listener::v3::listener::{DeprecatedV1, DrainType, ListenerSpecifier};
+use xds_types::envoy::config::listener::v3::listener::connection_balance_config::BalanceType;
+use xds_types::envoy::config::listener::v3::listener::{
+    ConnectionBalanceConfig, DeprecatedV1, DrainType, ListenerSpecifier,
+};
 use xds_types::envoy::config::listener::v3::listener_filter::ConfigType;
 use xds_types::envoy::extensions::filters::listener::http_inspector::v3::HttpInspector;
 use xds_types::envoy::extensions::filters::listener::proxy_protocol::v3::ProxyProtocol;
@@ -78,7 +81,6 @@ pub(super) fn listener(
     ignored!(d, at, "no stats are filtered"; stats_matcher);
     ignored!(d, at, "has no reader"; metadata);
     ignored!(d, at, "connections are not closed for full buffers"; per_connection_buffer_high_watermark_timeout);
-    ignored!(d, at, "the kernel balances by SO_REUSEPORT"; connection_balance_config);
     ignored!(d, at, "deprecated, and the default of enable_reuse_port"; reuse_port);
     ignored!(d, at, "connections are opened and accepted as plain TCP"; tcp_fast_open_queue_length, enable_mptcp);
     ignored!(d, at, "accepting yields by itself"; max_connections_to_accept_per_socket_event);
@@ -123,12 +125,25 @@ pub(super) fn listener(
             .map_or(BUFFER_LIMIT_BYTES, |v| v.value),
         tcp_backlog_size: tcp_backlog_size.map(|v| v.value),
         reuse_port: enable_reuse_port.is_none_or(|v| v.value),
+        exact_balance: exact_balance(connection_balance_config, &at.field("connection_balance_config"), d),
         tcp_keepalive: tcp_keepalive.map(address::keepalive),
         stat_prefix: Some(stat_prefix).filter(|p| !p.is_empty()).map(Into::into),
         access_log,
         inbound: direction == Ok(TrafficDirection::Inbound),
         addresses,
     })
+}
+
+/// Whether connections go to the worker with the fewest.
+fn exact_balance(proto: Option<ConnectionBalanceConfig>, at: &Path<'_>, d: &mut Diagnostics) -> bool {
+    let why = "the kernel spreads connections over workers";
+    match proto.and_then(|ConnectionBalanceConfig { balance_type }| balance_type) {
+        Some(BalanceType::ExactBalance(_)) => return true,
+        Some(BalanceType::ExtendBalance(_)) => d.ignored(&at.field("extend_balance"), why),
+        Some(BalanceType::CpuLocalityBalance(_)) => d.ignored(&at.field("cpu_locality_balance"), why),
+        None => {}
+    }
+    false
 }
 
 /// The main address, then the additional ones; at least one.

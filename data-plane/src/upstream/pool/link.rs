@@ -123,6 +123,11 @@ impl Books {
         self.remote.set(false);
     }
 
+    /// The connection failed, or its host ended it.
+    pub(super) fn ended_there(&self) {
+        self.remote.set(true);
+    }
+
     /// Our side's address.
     pub(super) fn local_address(&self) -> Option<SocketAddr> {
         self.local_address.get()
@@ -248,6 +253,11 @@ impl Link {
     /// The stream, for what concerns the socket itself.
     pub(super) fn stream(&self) -> &Stream {
         &self.stream
+    }
+
+    /// As [`Self::stream`].
+    pub(super) fn stream_mut(&mut self) -> &mut Stream {
+        &mut self.stream
     }
 
     /// Whether ALPN yielded HTTP/2.

@@ -3,7 +3,7 @@
 use super::link::{Books, Link, Owner, Protocol};
 use super::request::Pending;
 use super::{Failure, Local, UpstreamErrorKind};
-use crate::transport::socket;
+use crate::transport::{Stream, socket};
 use crate::upstream::cluster::Cluster;
 use crate::upstream::host::Host;
 use crate::upstream::limits::{Limit, Permit, Priority};
@@ -125,6 +125,21 @@ impl TcpConnection {
     /// What TLS agreed upon; `None`: plaintext.
     pub fn tls(&self) -> Option<Arc<Tls>> {
         self.link.books().tls()
+    }
+
+    /// The stream, for bytes that go past this.
+    pub fn stream(&self) -> &Stream {
+        self.link.stream()
+    }
+
+    /// As [`Self::stream`].
+    pub fn stream_mut(&mut self) -> &mut Stream {
+        self.link.stream_mut()
+    }
+
+    /// The host ended the connection, or it failed.
+    pub fn ended_there(&self) {
+        self.link.books().ended_there();
     }
 
     /// The host is told of a failure when this is dropped: its system resets the connection.
