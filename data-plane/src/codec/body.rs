@@ -1,5 +1,6 @@
 //! A message body as a stream of frames, whichever codec reads it.
 
+use crate::transport::Pipe;
 use bytes::Bytes;
 use data_plane_core::headers::HeaderList;
 use std::collections::VecDeque;
@@ -38,6 +39,13 @@ pub enum BodyError {
 pub trait BodySource {
     /// The next frame; `None` at the end. Not called again after the end or an error.
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, BodyError>>>;
+
+    /// Fills an empty pipe with the next bytes, never none, where they are a socket's as they are. `None`: what is next
+    /// comes by [`Self::poll_frame`] only.
+    fn poll_pipe(&mut self, cx: &mut Context<'_>, pipe: &mut Pipe) -> Option<Poll<Result<usize, BodyError>>> {
+        let _ = (cx, pipe);
+        None
+    }
 
     /// Bytes still to come, when known.
     fn remaining(&self) -> Option<u64> {
@@ -78,6 +86,20 @@ impl Body {
                 polled
             }
         }
+    }
+
+    /// See [`BodySource::poll_pipe`].
+    pub fn poll_pipe(
+        &mut self,
+        cx: &mut Context<'_>,
+        pipe: &mut Pipe,
+    ) -> Option<Poll<Result<usize, BodyError>>> {
+        let Self::Stream(source) = self else { return None };
+        let polled = source.poll_pipe(cx, pipe);
+        if matches!(polled, Some(Poll::Ready(Err(_)))) {
+            *self = Self::Empty;
+        }
+        polled
     }
 
     /// The next frame; `None` at the end.

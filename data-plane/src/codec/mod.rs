@@ -30,6 +30,7 @@ pub use error::{
 pub use options::{ClientOptions, ServerOptions};
 
 use crate::task::Shutdown;
+use crate::transport::Socket;
 use bytes::BytesMut;
 use data_plane_core::config::CodecType;
 use data_plane_core::headers::{RequestHead, ResponseHead, Version};
@@ -40,9 +41,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
 /// A byte stream a codec can run on: plain TCP, TLS, or a pipe in tests.
-pub trait Io: AsyncRead + AsyncWrite + Unpin + 'static {}
+pub trait Io: AsyncRead + AsyncWrite + Socket + Unpin + 'static {}
 
-impl<T: AsyncRead + AsyncWrite + Unpin + 'static> Io for T {}
+impl<T: AsyncRead + AsyncWrite + Socket + Unpin + 'static> Io for T {}
 
 /// What serves the requests of one downstream connection.
 pub trait Handler: 'static {

@@ -7,6 +7,7 @@ use super::local_reply::{Cause, LocalReply, Reset};
 use super::stream::{End, Stream};
 use super::vitals::Expired;
 use crate::codec::{Body, BodyError, BodySource, Frame};
+use crate::transport::Pipe;
 use data_plane_core::headers::{HeaderList, ResponseHead, Version};
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -54,21 +55,19 @@ impl Tail {
         self.stream.finish(end, self.head.as_ref(), self.trailers.as_ref());
     }
 
-    fn passed(&mut self, frame: &Frame) {
+    fn passed(&mut self, bytes: usize) {
         let now = Instant::now();
         let cx = &mut self.stream.cx;
         cx.vitals.activity.set(now);
         cx.moments.upstream_body.get_or_insert(now);
-        match frame {
-            Frame::Data(data) => {
-                cx.sent += data.len() as u64;
-                self.whole = self.body.remaining() == Some(0);
-            }
-            Frame::Trailers(trailers) => {
-                self.whole = true;
-                self.trailers = self.head.is_some().then(|| trailers.clone());
-            }
-        }
+        cx.sent += bytes as u64;
+        self.whole = self.body.remaining() == Some(0);
+    }
+
+    fn passed_trailers(&mut self, trailers: &HeaderList) {
+        self.passed(0);
+        self.whole = true;
+        self.trailers = self.head.is_some().then(|| trailers.clone());
     }
 
     fn broke(&mut self, error: &BodyError) {
@@ -110,11 +109,28 @@ impl Tail {
     }
 }
 
+impl Tail {
+    /// Ready when a deadline passed while the body was waited for.
+    fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<BodyError> {
+        let Some((deadline, expired)) = self.stream.cx.vitals.next() else { return Poll::Pending };
+        if self.alarm.poll(cx, Some(deadline)).is_pending() {
+            return Poll::Pending;
+        }
+        self.expired(expired);
+        // Drops the exchange: its connection closes or its stream is reset.
+        self.body = Body::Empty;
+        Poll::Ready(BodyError::Timeout)
+    }
+}
+
 impl BodySource for Tail {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, BodyError>>> {
         match self.body.poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
-                self.passed(&frame);
+                match &frame {
+                    Frame::Data(data) => self.passed(data.len()),
+                    Frame::Trailers(trailers) => self.passed_trailers(trailers),
+                }
                 Poll::Ready(Some(Ok(frame)))
             }
             Poll::Ready(Some(Err(error))) => {
@@ -125,17 +141,18 @@ impl BodySource for Tail {
                 self.finish(End::Answered);
                 Poll::Ready(None)
             }
-            Poll::Pending => {
-                let Some((deadline, expired)) = self.stream.cx.vitals.next() else { return Poll::Pending };
-                if self.alarm.poll(cx, Some(deadline)).is_pending() {
-                    return Poll::Pending;
-                }
-                self.expired(expired);
-                // Drops the exchange: its connection closes or its stream is reset.
-                self.body = Body::Empty;
-                Poll::Ready(Some(Err(BodyError::Timeout)))
-            }
+            Poll::Pending => self.poll_deadline(cx).map(|error| Some(Err(error))),
         }
+    }
+
+    fn poll_pipe(&mut self, cx: &mut Context<'_>, pipe: &mut Pipe) -> Option<Poll<Result<usize, BodyError>>> {
+        let polled = self.body.poll_pipe(cx, pipe)?;
+        match &polled {
+            Poll::Ready(Ok(bytes)) => self.passed(*bytes),
+            Poll::Ready(Err(error)) => self.broke(error),
+            Poll::Pending => return Some(self.poll_deadline(cx).map(Err)),
+        }
+        Some(polled)
     }
 
     fn remaining(&self) -> Option<u64> {

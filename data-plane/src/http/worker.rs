@@ -4,7 +4,6 @@ use super::alarm::Alarms;
 use super::clock::Clock;
 use super::route_slot::RouteSlot;
 use crate::task::Shutdown;
-use crate::transport::Pipe;
 use crate::upstream::{Clusters, Local};
 use data_plane_core::route::RouteTable;
 use std::cell::{Cell, RefCell};
@@ -20,9 +19,6 @@ const TABLES: usize = 64;
 
 /// Most bytes passed on in one go.
 const SCRATCH_BYTES: usize = 64 << 10;
-
-/// Most pipes kept open while nobody uses them.
-const KEPT_PIPES: usize = 8;
 
 /// A route table, counted within a worker: workers do not fight over its shared count.
 pub(super) type Table = Arc<RouteTable>;
@@ -44,8 +40,6 @@ pub struct Worker {
     /// What goes on beside requests; ends with the worker.
     beside: RefCell<JoinSet<()>>,
     scratch: RefCell<Box<[u8]>>,
-    /// Empty ones.
-    pipes: RefCell<Vec<Pipe>>,
 }
 
 impl Worker {
@@ -62,7 +56,6 @@ impl Worker {
             tables: RefCell::default(),
             beside: RefCell::default(),
             scratch: RefCell::default(),
-            pipes: RefCell::default(),
         })
     }
 
@@ -88,20 +81,6 @@ impl Worker {
         let result = f(&mut scratch);
         self.scratch.replace(scratch);
         result
-    }
-
-    /// An empty pipe; `None` when the system gives none.
-    pub fn take_pipe(&self) -> Option<Pipe> {
-        let kept = self.pipes.borrow_mut().pop();
-        kept.or_else(|| Pipe::new().ok())
-    }
-
-    /// Keeps an empty pipe for the next one who wants it.
-    pub fn put_pipe(&self, pipe: Pipe) {
-        let mut pipes = self.pipes.borrow_mut();
-        if pipe.held() == 0 && pipes.len() < KEPT_PIPES {
-            pipes.push(pipe);
-        }
     }
 
     /// A fresh random number; not for secrets.

@@ -7,58 +7,15 @@
 //! Where both sides are plain TCP and much is coming, bytes go from socket to socket within the kernel.
 
 use crate::http::Worker;
-use crate::transport::{Pipe, Stream};
-use crate::upstream::TcpConnection;
+use crate::transport::pipe::is_unsupported;
+use crate::transport::{Pipe, Socket};
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, ReadHalf, WriteHalf};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// Pieces smaller than this are copied: a pipe takes more system calls.
 const BULK: usize = 16 << 10;
-
-/// What bytes come from, or go to.
-pub(super) trait End {
-    /// The socket, where its bytes are those of the connection: no TLS.
-    fn socket(&self) -> Option<&TcpStream> {
-        None
-    }
-
-    /// Counts bytes that went past `poll_read` and `poll_write`.
-    fn count(&mut self, _received: usize, _sent: usize) {}
-
-    /// Notes a failure that they did not see.
-    fn broke(&mut self) {}
-}
-
-impl End for Stream {
-    fn socket(&self) -> Option<&TcpStream> {
-        self.plain()
-    }
-
-    fn count(&mut self, received: usize, sent: usize) {
-        Self::count(self, received as u64, sent as u64);
-    }
-}
-
-impl End for TcpConnection {
-    fn socket(&self) -> Option<&TcpStream> {
-        self.stream().plain()
-    }
-
-    fn count(&mut self, received: usize, sent: usize) {
-        self.stream_mut().count(received as u64, sent as u64);
-    }
-
-    fn broke(&mut self) {
-        self.ended_there();
-    }
-}
-
-impl<S> End for ReadHalf<S> {}
-
-impl<S> End for WriteHalf<S> {}
 
 /// Whose fault it is that bytes no longer flow.
 #[derive(Debug)]
@@ -130,15 +87,15 @@ impl Way {
         limit: usize,
     ) -> Poll<Result<(), Fault>>
     where
-        R: AsyncRead + End + Unpin,
-        W: AsyncWrite + End + Unpin,
+        R: AsyncRead + Socket + Unpin,
+        W: AsyncWrite + Socket + Unpin,
     {
         if self.told {
             return Poll::Ready(Ok(()));
         }
         loop {
             if self.manner == Manner::Splice && self.at == self.held.len() {
-                ready!(self.poll_splice(cx, source, sink, worker, limit))?;
+                ready!(self.poll_splice(cx, source, sink, limit))?;
             }
             while self.at < self.held.len() {
                 let written = ready!(Pin::new(&mut *sink).poll_write(cx, &self.held[self.at..]));
@@ -175,21 +132,20 @@ impl Way {
     }
 
     /// Carries bytes within the kernel while many come. Ready when it is for ordinary reads to go on: they meet the end.
-    fn poll_splice<R: End, W: End>(
+    fn poll_splice<R: Socket, W: Socket>(
         &mut self,
         cx: &mut Context<'_>,
         source: &mut R,
         sink: &mut W,
-        worker: &Worker,
         limit: usize,
     ) -> Poll<Result<(), Fault>> {
         let (mut filled, mut waited) = (None, self.pipe.is_some());
         loop {
-            let (Some(from), Some(to)) = (source.socket(), sink.socket()) else {
+            let (Some(from), Some(to)) = (source.plain(), sink.plain()) else {
                 self.manner = Manner::OnlyCopy;
                 return Poll::Ready(Ok(()));
             };
-            let Some(pipe) = self.pipe.take().or_else(|| worker.take_pipe()) else {
+            let Some(pipe) = self.pipe.take().or_else(Pipe::take) else {
                 self.manner = Manner::Copy;
                 return Poll::Ready(Ok(()));
             };
@@ -228,7 +184,7 @@ impl Way {
                 _ => {}
             }
             if let Some(pipe) = self.pipe.take() {
-                worker.put_pipe(pipe);
+                pipe.put();
             }
             let Poll::Ready(told) = polled else { return Poll::Pending };
             self.manner = if told.is_ok() { Manner::Copy } else { Manner::OnlyCopy };
@@ -268,12 +224,6 @@ impl Way {
         self.written += written as u64;
         self.unflushed = true;
     }
-}
-
-/// Whether the system does not splice such sockets at all. Anything else is the socket's own, and is told once.
-fn is_unsupported(error: &io::Error) -> bool {
-    use io::ErrorKind as Kind;
-    matches!(error.kind(), Kind::InvalidInput | Kind::Unsupported | Kind::PermissionDenied)
 }
 
 /// A sink that takes nothing of something will never take anything.

@@ -1,5 +1,6 @@
 //! A stream that counts its bytes with few atomics.
 
+use super::Socket;
 use crate::stats::Counter;
 use std::io;
 use std::pin::Pin;
@@ -71,13 +72,6 @@ impl<S> Counted<S> {
         self.counters = counters;
     }
 
-    /// Counts bytes that did not come this way.
-    pub fn count(&mut self, received: u64, sent: u64) {
-        self.rx += received;
-        self.tx += sent;
-        self.flush_counts();
-    }
-
     fn flush_counts(&mut self) {
         let (rx, tx) = (std::mem::take(&mut self.rx), std::mem::take(&mut self.tx));
         if let Some(tally) = &self.tally {
@@ -94,13 +88,18 @@ impl<S> Counted<S> {
     }
 }
 
-impl Counted<super::Io> {
-    /// The socket, where its bytes are those of the connection: no TLS.
-    pub fn plain(&self) -> Option<&TcpStream> {
+impl Socket for Counted<super::Io> {
+    fn plain(&self) -> Option<&TcpStream> {
         match &self.inner {
             super::Io::Tcp(stream) => Some(stream),
             super::Io::Server(_) | super::Io::Client(_) => None,
         }
+    }
+
+    fn count(&mut self, received: usize, sent: usize) {
+        self.rx += received as u64;
+        self.tx += sent as u64;
+        self.flush_counts();
     }
 }
 

@@ -6,14 +6,14 @@
 mod address;
 mod counted;
 mod io;
-mod pipe;
+pub mod pipe;
 pub mod socket;
 pub mod tls;
 
 pub use address::local_interface_address;
 pub use counted::{ByteCounters, Counted, Tally};
 pub use io::Io;
-pub use pipe::Pipe;
+pub use pipe::{Pipe, Socket};
 
 /// A connection's stream whose bytes are counted.
 pub type Stream = Counted<Io>;

@@ -2,14 +2,45 @@
 //! sends them from (splice(2)).
 
 use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
+use std::cell::RefCell;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::task::{Context, Poll, ready};
-use tokio::io::Interest;
+use tokio::io::{Interest, ReadHalf, WriteHalf};
 use tokio::net::TcpStream;
 
 /// What a pipe holds where the system lets it, bytes; else the system's default of 64 KiB.
 const CAPACITY: usize = 1 << 20;
+
+/// Most pipes that a thread keeps open while nobody uses them.
+const KEPT: usize = 8;
+
+thread_local! {
+    static SPARE: RefCell<Vec<Pipe>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A connection's stream, whose bytes may be those of a socket.
+pub trait Socket {
+    /// The socket, where its bytes are the stream's: no TLS.
+    fn plain(&self) -> Option<&TcpStream> {
+        None
+    }
+
+    /// Counts bytes that went past `poll_read` and `poll_write`.
+    fn count(&mut self, received: usize, sent: usize) {
+        let _ = (received, sent);
+    }
+
+    /// Notes a failure that they did not see.
+    fn broke(&mut self) {}
+}
+
+impl<S> Socket for ReadHalf<S> {}
+
+impl<S> Socket for WriteHalf<S> {}
+
+#[cfg(test)]
+impl Socket for tokio::io::DuplexStream {}
 
 /// A pipe and what is in it.
 #[derive(Debug)]
@@ -20,11 +51,22 @@ pub struct Pipe {
 }
 
 impl Pipe {
-    /// An empty one: two file descriptors.
-    ///
-    /// # Errors
-    /// The system's reason, such as too many open files.
-    pub fn new() -> io::Result<Self> {
+    /// An empty one, of those that this thread keeps, or a new one: two file descriptors. `None` when the system gives
+    /// none.
+    pub fn take() -> Option<Self> {
+        SPARE.with_borrow_mut(Vec::pop).or_else(|| Self::new().ok())
+    }
+
+    /// Keeps an empty one for the next who wants one.
+    pub fn put(self) {
+        SPARE.with_borrow_mut(|spare| {
+            if self.held == 0 && spare.len() < KEPT {
+                spare.push(self);
+            }
+        });
+    }
+
+    fn new() -> io::Result<Self> {
         let (read, write) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
         // Users may have so much in pipes and no more: pipe-user-pages-soft, pipe(7).
         let _ = fcntl_setpipe_size(&write, CAPACITY);
@@ -80,4 +122,10 @@ impl Pipe {
             }
         }
     }
+}
+
+/// Whether the system does not splice such sockets at all. Anything else is the socket's own, and is told once.
+pub fn is_unsupported(error: &io::Error) -> bool {
+    use io::ErrorKind as Kind;
+    matches!(error.kind(), Kind::InvalidInput | Kind::Unsupported | Kind::PermissionDenied)
 }

@@ -10,6 +10,8 @@ use crate::codec::{
     Body, BodyError, BodySource, ClientOptions, ExchangeError, ExchangeErrorKind, Frame, Io,
     ProtocolErrorKind,
 };
+use crate::transport::Pipe;
+use crate::transport::pipe::is_unsupported;
 use bytes::{Buf, Bytes, BytesMut};
 use data_plane_core::headers::{HeaderId, RequestHead, ResponseHead};
 use std::future::poll_fn;
@@ -25,6 +27,8 @@ use tokio::io::ReadBuf;
 const MAX_INTERIM: u32 = 32;
 /// Response bodies up to this that are there whole are copied, so that connection and buffer are free at once, bytes.
 const COPIED_BODY: u64 = 8 * 1024;
+/// A response's body is carried within the kernel while so much is to come, bytes.
+pub(super) const BULK: u64 = 64 * 1024;
 /// How long a request that expects `100 Continue` waits for it (RFC 9110 10.1.1: not for ever).
 const CONTINUE_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -444,6 +448,33 @@ impl<S: Io> BodySource for ResponseBody<S> {
                         BodyError::Io(error.kind())
                     })));
                 }
+            }
+        }
+    }
+
+    fn poll_pipe(&mut self, cx: &mut Context<'_>, pipe: &mut Pipe) -> Option<Poll<Result<usize, BodyError>>> {
+        let flow = self.flow.as_mut()?;
+        let bytes = flow.decoder.raw();
+        if bytes < BULK || !flow.read.is_empty() || !flow.upload.over || !flow.write.is_empty() {
+            return None;
+        }
+        let most = flow.conn.options.buffer_limit.at_most(usize::try_from(bytes).unwrap_or(usize::MAX));
+        let io = &mut flow.conn.io;
+        match pipe.poll_fill(cx, io.plain()?, most) {
+            Poll::Pending => Some(Poll::Pending),
+            Poll::Ready(Ok(0)) => Some(Poll::Ready(Err(BodyError::Closed))),
+            Poll::Ready(Ok(filled)) => {
+                io.count(filled, 0);
+                flow.decoder.skip(filled as u64);
+                if flow.decoder.is_done() {
+                    self.finish();
+                }
+                Some(Poll::Ready(Ok(filled)))
+            }
+            Poll::Ready(Err(error)) if is_unsupported(&error) => None,
+            Poll::Ready(Err(error)) => {
+                io.broke();
+                Some(Poll::Ready(Err(BodyError::Io(error.kind()))))
             }
         }
     }

@@ -3,6 +3,7 @@
 use super::framing::{Length, forbidden_in_trailers};
 use super::parse::{decimal, valid_authority};
 use super::write::WriteBuf;
+use crate::transport::Pipe;
 use bytes::Bytes;
 use data_plane_core::config::Http1Options;
 use data_plane_core::headers::{HeaderId, HeaderList, HeaderPair, RequestHead, ResponseHead, Version};
@@ -296,6 +297,22 @@ impl Encoder {
 
     pub(super) fn is_raw(&self) -> bool {
         self.framing == Framing::Raw
+    }
+
+    /// Bytes still to be sent that need no framing.
+    pub(super) fn raw(&self) -> u64 {
+        match self.framing {
+            Framing::Fixed(left) => left,
+            _ => 0,
+        }
+    }
+
+    /// Queues what a pipe holds of the body.
+    pub(super) fn piped(&mut self, out: &mut WriteBuf, pipe: Pipe) -> Result<(), Mismatch> {
+        let Framing::Fixed(left) = &mut self.framing else { return Err(Mismatch) };
+        *left = left.checked_sub(pipe.held() as u64).ok_or(Mismatch)?;
+        out.push_pipe(pipe);
+        Ok(())
     }
 
     /// Queues a piece of the body.

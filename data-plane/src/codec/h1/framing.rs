@@ -124,6 +124,22 @@ impl Decoder {
         }
     }
 
+    /// Bytes still to come that are the body's as they are, without framing between them.
+    pub(super) fn raw(&self) -> u64 {
+        match self.state {
+            State::Fixed(bytes) => bytes,
+            _ => 0,
+        }
+    }
+
+    /// `bytes` of [`Self::raw`] went another way.
+    pub(super) fn skip(&mut self, bytes: u64) {
+        if let State::Fixed(left) = self.state {
+            let left = left.saturating_sub(bytes);
+            self.state = if left == 0 { State::Done } else { State::Fixed(left) };
+        }
+    }
+
     /// The peer sends no more: `true` when the body may end so.
     pub(super) fn end_of_stream(&mut self) -> bool {
         match self.state {

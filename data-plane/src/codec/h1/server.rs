@@ -1,5 +1,6 @@
 //! A downstream HTTP/1 connection: one request after the other, each answered before the next is looked at.
 
+use super::client::BULK;
 use super::encode::{self, Answering, Encoder, NameCase};
 use super::framing::{Decoded, Decoder, Length};
 use super::link::{Link, RequestBody};
@@ -11,6 +12,7 @@ use crate::codec::{
     Request, ServerOptions, buffer,
 };
 use crate::task::{Phase, Shutdown};
+use crate::transport::Pipe;
 use bytes::{Bytes, BytesMut};
 use data_plane_core::headers::Version;
 use std::cell::RefCell;
@@ -353,6 +355,16 @@ impl<S: Io, H: Handler> Connection<'_, S, H> {
         cx: &mut Context<'_>,
     ) -> Result<bool, EndReason> {
         while !*over && self.link.borrow().write.has_room() {
+            if encoder.raw() >= BULK && self.link.borrow().io.plain().is_some() {
+                match pipe_body(body, encoder, &self.link, cx) {
+                    None => {}
+                    Some(Poll::Pending) => return Ok(true),
+                    Some(Poll::Ready(queued)) => {
+                        queued?;
+                        continue;
+                    }
+                }
+            }
             // No borrow while the body is polled: driving an upload, it reads the request from the same link.
             let frame = match body.poll_frame(cx) {
                 Poll::Pending => return Ok(true),
@@ -462,6 +474,27 @@ impl<S: Io, H: Handler> Connection<'_, S, H> {
         .await;
         reason
     }
+}
+
+/// Queues bytes of an answer's body without taking them into this process, where that can be.
+fn pipe_body<S: Io>(
+    body: &mut Body,
+    encoder: &mut Encoder,
+    link: &RefCell<Link<S>>,
+    cx: &mut Context<'_>,
+) -> Option<Poll<Result<(), EndReason>>> {
+    let mut pipe = Pipe::take()?;
+    let polled = body.poll_pipe(cx, &mut pipe);
+    match polled {
+        Some(Poll::Ready(Ok(_))) => {
+            let queued = encoder.piped(&mut link.borrow_mut().write, pipe);
+            return Some(Poll::Ready(queued.map_err(|_| EndReason::Local)));
+        }
+        Some(Poll::Ready(Err(_))) => return Some(Poll::Ready(Err(EndReason::Local))),
+        _ => {}
+    }
+    pipe.put();
+    polled.map(|_| Poll::Pending)
 }
 
 /// Takes what is at hand of a request body that nobody will read any more.

@@ -2,6 +2,7 @@
 //! system call; large ones kept apart and written from where they are.
 
 use crate::codec::buffer::{self, BufferLimit};
+use crate::transport::{Pipe, Socket};
 use bytes::{Buf, Bytes};
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -23,6 +24,8 @@ pub(super) struct WriteBuf {
     large: Bytes,
     /// Written last; moves to `copied` once those are out.
     tail: &'static [u8],
+    /// Written after all that: what it holds never comes into this process.
+    pipe: Option<Pipe>,
     /// Something was written that the stream may hold back until it is flushed.
     unflushed: bool,
     high_water: usize,
@@ -35,6 +38,7 @@ impl WriteBuf {
             at: 0,
             large: Bytes::new(),
             tail: b"",
+            pipe: None,
             unflushed: false,
             high_water: limit.at_most(HIGH_WATER),
         }
@@ -62,14 +66,19 @@ impl WriteBuf {
         }
     }
 
+    /// Queues what `pipe` holds. Only while there is room, and for a stream that is a socket.
+    pub(super) fn push_pipe(&mut self, pipe: Pipe) {
+        self.pipe = Some(pipe);
+    }
+
     /// Whether another piece may be queued.
     pub(super) fn has_room(&self) -> bool {
-        self.large.is_empty() && self.copied.len() - self.at < self.high_water
+        self.large.is_empty() && self.pipe.is_none() && self.copied.len() - self.at < self.high_water
     }
 
     /// Whether all is written and flushed.
     pub(super) fn is_empty(&self) -> bool {
-        !self.is_queued() && !self.unflushed
+        !self.is_queued() && self.pipe.is_none() && !self.unflushed
     }
 
     fn is_queued(&self) -> bool {
@@ -80,13 +89,14 @@ impl WriteBuf {
     pub(super) fn clear(&mut self) {
         self.large = Bytes::new();
         self.tail = b"";
+        self.pipe = None;
         self.at = 0;
         self.unflushed = false;
         buffer::put_write(std::mem::take(&mut self.copied));
     }
 
     /// Writes until nothing is queued, adding the bytes written to `progress`, also while pending.
-    pub(super) fn poll_flush<S: AsyncWrite + Unpin>(
+    pub(super) fn poll_flush<S: AsyncWrite + Socket + Unpin>(
         &mut self,
         io: &mut S,
         progress: &mut u64,
@@ -113,6 +123,17 @@ impl WriteBuf {
         }
         buffer::put_write(std::mem::take(&mut self.copied));
         self.at = 0;
+        while let Some(pipe) = &mut self.pipe {
+            let socket = io.plain().ok_or(io::ErrorKind::Unsupported)?;
+            let sent = ready!(pipe.poll_drain(cx, socket)).inspect_err(|_| io.broke())?;
+            io.count(0, sent);
+            *progress += sent as u64;
+            if pipe.held() == 0
+                && let Some(pipe) = self.pipe.take()
+            {
+                pipe.put();
+            }
+        }
         // TLS and buffered streams keep what they took until flushed; TCP has nothing to do.
         ready!(Pin::new(io).poll_flush(cx))?;
         self.unflushed = false;

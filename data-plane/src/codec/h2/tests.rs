@@ -399,6 +399,7 @@ async fn a_client_that_gives_no_window_is_given_up() {
 #[tokio::test(start_paused = true)]
 async fn answers_of_a_turn_leave_in_few_writes() {
     struct Counted(tokio::io::DuplexStream, Rc<Cell<usize>>);
+    impl crate::transport::Socket for Counted {}
     impl tokio::io::AsyncRead for Counted {
         fn poll_read(
             mut self: std::pin::Pin<&mut Self>,

@@ -2,7 +2,7 @@
 
 use super::{Failure, UpstreamErrorKind};
 use crate::transport::tls::Offer;
-use crate::transport::{ByteCounters, Counted, Stream, socket};
+use crate::transport::{ByteCounters, Counted, Socket, Stream, socket};
 use crate::upstream::cluster::Cluster;
 use crate::upstream::host::Host;
 use crate::upstream::limits::{Limit, Permit, Priority};
@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 /// What a pool wants to know of its connections.
@@ -121,11 +122,6 @@ impl Books {
     /// The connection ended by our side's end, which came after the other's.
     pub(super) fn ended_here(&self) {
         self.remote.set(false);
-    }
-
-    /// The connection failed, or its host ended it.
-    pub(super) fn ended_there(&self) {
-        self.remote.set(true);
     }
 
     /// Our side's address.
@@ -255,11 +251,6 @@ impl Link {
         &self.stream
     }
 
-    /// As [`Self::stream`].
-    pub(super) fn stream_mut(&mut self) -> &mut Stream {
-        &mut self.stream
-    }
-
     /// Whether ALPN yielded HTTP/2.
     pub(super) fn is_http2(&self) -> bool {
         self.stream.get_ref().alpn() == Some(b"h2")
@@ -273,6 +264,20 @@ impl Link {
 
 fn millis(since: Instant) -> u64 {
     u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)
+}
+
+impl Socket for Link {
+    fn plain(&self) -> Option<&TcpStream> {
+        self.stream.plain()
+    }
+
+    fn count(&mut self, received: usize, sent: usize) {
+        self.stream.count(received, sent);
+    }
+
+    fn broke(&mut self) {
+        self.books.0.remote.set(true);
+    }
 }
 
 impl AsyncRead for Link {

@@ -2,6 +2,7 @@
 
 use super::{Failure, UpstreamErrorKind};
 use crate::codec::{Body, BodyError, BodySource, Frame};
+use crate::transport::Pipe;
 use crate::upstream::cluster::Cluster;
 use crate::upstream::host::Host;
 use crate::upstream::limits::{Limit, Priority};
@@ -147,18 +148,39 @@ struct Followed<C> {
     request: Option<Active<C>>,
 }
 
+impl<C> Followed<C> {
+    fn ended(&mut self, end: End) {
+        if let Some(request) = self.request.take() {
+            request.end(end);
+        }
+    }
+}
+
+impl From<&BodyError> for End {
+    fn from(error: &BodyError) -> Self {
+        match error {
+            BodyError::Closed | BodyError::Io(_) => Self::Terminated,
+            BodyError::Reset(code) => Self::Reset(*code),
+            BodyError::Protocol(_) | BodyError::Timeout => Self::Cancelled,
+        }
+    }
+}
+
 impl<C> BodySource for Followed<C> {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, BodyError>>> {
         let polled = self.body.poll_frame(cx);
-        let end = match &polled {
-            Poll::Ready(None) => End::Done,
-            Poll::Ready(Some(Err(BodyError::Closed | BodyError::Io(_)))) => End::Terminated,
-            Poll::Ready(Some(Err(BodyError::Reset(code)))) => End::Reset(*code),
-            Poll::Ready(Some(Err(_))) => End::Cancelled,
-            _ => return polled,
-        };
-        if let Some(request) = self.request.take() {
-            request.end(end);
+        match &polled {
+            Poll::Ready(None) => self.ended(End::Done),
+            Poll::Ready(Some(Err(error))) => self.ended(error.into()),
+            _ => {}
+        }
+        polled
+    }
+
+    fn poll_pipe(&mut self, cx: &mut Context<'_>, pipe: &mut Pipe) -> Option<Poll<Result<usize, BodyError>>> {
+        let polled = self.body.poll_pipe(cx, pipe);
+        if let Some(Poll::Ready(Err(error))) = &polled {
+            self.ended(error.into());
         }
         polled
     }

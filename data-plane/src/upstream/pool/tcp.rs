@@ -3,7 +3,7 @@
 use super::link::{Books, Link, Owner, Protocol};
 use super::request::Pending;
 use super::{Failure, Local, UpstreamErrorKind};
-use crate::transport::{Stream, socket};
+use crate::transport::{Socket, socket};
 use crate::upstream::cluster::Cluster;
 use crate::upstream::host::Host;
 use crate::upstream::limits::{Limit, Permit, Priority};
@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
 
 /// A connection to a host, counted until dropped: as a connection, and as a request under way, since that is what
 /// balancing looks at.
@@ -127,24 +128,23 @@ impl TcpConnection {
         self.link.books().tls()
     }
 
-    /// The stream, for bytes that go past this.
-    pub fn stream(&self) -> &Stream {
-        self.link.stream()
-    }
-
-    /// As [`Self::stream`].
-    pub fn stream_mut(&mut self) -> &mut Stream {
-        self.link.stream_mut()
-    }
-
-    /// The host ended the connection, or it failed.
-    pub fn ended_there(&self) {
-        self.link.books().ended_there();
-    }
-
     /// The host is told of a failure when this is dropped: its system resets the connection.
     pub fn reset(&self) {
         socket::reset_on_close(self.link.stream().get_ref().tcp());
+    }
+}
+
+impl Socket for TcpConnection {
+    fn plain(&self) -> Option<&TcpStream> {
+        self.link.plain()
+    }
+
+    fn count(&mut self, received: usize, sent: usize) {
+        self.link.count(received, sent);
+    }
+
+    fn broke(&mut self) {
+        self.link.broke();
     }
 }
 
