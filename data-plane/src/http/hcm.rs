@@ -2,7 +2,7 @@
 
 use super::chain::ChainConfig;
 use super::conduct;
-use super::grpc_log::GrpcLog;
+use super::grpc_log::RequestLog;
 use super::line_log::LineLog;
 use super::local_reply::{Cause, LocalReply};
 use super::reply_map::ReplyMap;
@@ -43,7 +43,7 @@ pub struct Hcm {
     pub(super) tracer: Option<Tracer>,
     options: ServerOptions,
     logs: Vec<LineLog>,
-    grpc_logs: Vec<GrpcLog>,
+    grpc_logs: Vec<RequestLog>,
 }
 
 impl Hcm {
@@ -83,7 +83,7 @@ impl Hcm {
             grpc_logs: config
                 .grpc_logs
                 .iter()
-                .map(|log| GrpcLog::open(log, deps))
+                .map(|log| RequestLog::open(log, deps))
                 .collect::<Result<_, _>>()?,
             config,
         }))

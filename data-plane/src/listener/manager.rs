@@ -178,7 +178,7 @@ pub(super) type Build =
 
 /// Opens the access logs of a listener.
 pub(super) type OpenLogs =
-    Box<dyn Fn(&[config::AccessLog]) -> Result<Option<Arc<Logs>>, BuildError> + Send + Sync>;
+    Box<dyn Fn(&config::ConnectionLogs) -> Result<Option<Arc<Logs>>, BuildError> + Send + Sync>;
 
 /// [`Options`], with what is built behind functions.
 pub(super) struct How {

@@ -135,7 +135,7 @@ fn listener(name: &str, addresses: &[SocketAddr], chains: Vec<Arc<FilterChain>>)
         reuse_port: true,
         tcp_keepalive: None,
         stat_prefix: Some(name.into()),
-        access_log: Vec::new(),
+        access_log: config::ConnectionLogs::default(),
         inbound: false,
     }
 }

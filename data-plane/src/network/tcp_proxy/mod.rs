@@ -4,7 +4,7 @@ mod session;
 mod stats;
 
 use super::{BuildResult, Built, Factory, LocalBoxFuture, NetworkFilter};
-use crate::http::{BuildError, Connection, Deps, LineLog, Worker};
+use crate::http::{BuildError, Connection, ConnectionLogs, Deps, Worker};
 use crate::runtime::Runtime;
 use crate::stats::Scope;
 use crate::transport::{ByteCounters, Stream};
@@ -22,7 +22,7 @@ pub(super) const FACTORY: Factory = Factory { name: "envoy.filters.network.tcp_p
 struct Proxy {
     config: Arc<config::TcpProxy>,
     stats: Stats,
-    logs: Vec<LineLog>,
+    logs: ConnectionLogs,
     process: Arc<Process>,
     runtime: Runtime,
 }
@@ -53,7 +53,7 @@ impl Proxy {
         Ok(Self {
             config: Arc::clone(config),
             stats: Stats::new(&scope),
-            logs: config.access_log.iter().map(|log| LineLog::open(log, deps)).collect::<Result<_, _>>()?,
+            logs: ConnectionLogs::open(&config.access_log, deps)?,
             process: Arc::clone(&deps.process),
             runtime: deps.runtime.clone(),
         })

@@ -151,9 +151,10 @@ impl Session {
         let proxy = Arc::clone(&self.proxy);
         let mut failed: Vec<u64> = Vec::new();
         loop {
-            let name = proxy.config.clusters.pick(self.worker.random());
-            let cluster = self.worker.clusters.load().get(name).cloned();
-            let Some(cluster) = cluster else {
+            let target = proxy.config.clusters.pick(self.worker.random());
+            let found = target
+                .and_then(|target| Some((target, self.worker.clusters.load().get(&target.name).cloned()?)));
+            let Some((target, cluster)) = found else {
                 self.flags |= ResponseFlags::NO_CLUSTER_FOUND;
                 proxy.stats.downstream_cx_no_route.inc();
                 return None;
@@ -168,6 +169,7 @@ impl Session {
             let picked = cluster.pick(&PickRequest {
                 random: self.worker.random(),
                 hash: proxy.config.hash_source_ip.then(|| hash_address(self.facts.remote.ip())),
+                subset: target.metadata_match.as_deref(),
                 avoid: (!failed.is_empty()).then_some(&tried),
                 avoid_attempts: OTHER_HOSTS,
                 ..PickRequest::default()
@@ -337,9 +339,7 @@ impl Session {
             ..Record::new(self.start)
         };
         let runtime = |key: &str| self.proxy.runtime.per_million(key);
-        for log in &self.proxy.logs {
-            log.append(self.worker.index, &record, self.random, Some(&runtime));
-        }
+        self.proxy.logs.append(self.worker.index, &record, self.random, Some(&runtime));
     }
 }
 
