@@ -14,6 +14,7 @@ use session::Session;
 use stats::Stats;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 /// See the module.
 pub(super) const FACTORY: Factory = Factory { name: "envoy.filters.network.tcp_proxy", build };
@@ -25,6 +26,8 @@ struct Proxy {
     logs: ConnectionLogs,
     process: Arc<Process>,
     runtime: Runtime,
+    /// Health checks fail.
+    fails: Arc<AtomicBool>,
 }
 
 struct TcpProxy(Arc<Proxy>);
@@ -56,6 +59,7 @@ impl Proxy {
             logs: ConnectionLogs::open(&config.access_log, deps)?,
             process: Arc::clone(&deps.process),
             runtime: deps.runtime.clone(),
+            fails: Arc::clone(&deps.fails_health_checks),
         })
     }
 }

@@ -17,6 +17,7 @@ use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::task::Poll;
 use std::time::{Duration, SystemTime};
 use tokio::time::Instant;
@@ -168,8 +169,8 @@ impl Session {
             let tried = |host: &Host| failed.contains(&host.id());
             let picked = cluster.pick(&PickRequest {
                 random: self.worker.random(),
-                hash: proxy.config.hash_source_ip.then(|| hash_address(self.facts.remote.ip())),
                 subset: target.metadata_match.as_deref(),
+                hash: proxy.config.hash_source_ip.then(|| hash_address(self.facts.remote.ip())),
                 avoid: (!failed.is_empty()).then_some(&tried),
                 avoid_attempts: OTHER_HOSTS,
                 ..PickRequest::default()
@@ -248,7 +249,8 @@ impl Session {
             }
             if moved {
                 activity = Instant::now();
-                if proxy.config.check_drain_close && draining.phase() >= Phase::Draining {
+                let drains = || draining.phase() >= Phase::Draining || proxy.fails.load(Relaxed);
+                if proxy.config.check_drain_close && drains() {
                     return Poll::Ready(End::Drained);
                 }
             }
