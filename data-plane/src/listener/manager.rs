@@ -60,6 +60,12 @@ pub enum Error {
         /// The system's reason.
         reason: io::Error,
     },
+    /// What has the address now shares it otherwise.
+    #[error("enable_reuse_port: cannot be changed while {address} is listened on")]
+    ReusePort {
+        /// The address.
+        address: SocketAddr,
+    },
     /// Another listener has the address, or this one twice.
     #[error("address {address} belongs to listener {other:?}")]
     DuplicateAddress {
@@ -441,8 +447,9 @@ impl Manager {
                 .flat_map(Listener::accepting)
                 .any(|bound| Arc::ptr_eq(&bound.sockets, sockets))
         };
-        for sockets in claim.sockets.iter().filter(|sockets| !accepts(sockets)) {
-            if let Err(reason) = sockets.listen() {
+        let listens = |sockets: &&Arc<Sockets>| sockets.is_exclusive() || !accepts(sockets);
+        for sockets in claim.sockets.iter().filter(listens) {
+            if let Err(reason) = sockets.listen(config.tcp_backlog_size) {
                 inner.stats.listener_create_failure.inc();
                 return Err(Error::Listen { address: sockets.address, reason });
             }
