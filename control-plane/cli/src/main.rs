@@ -12,6 +12,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Configure and look at a fleet of proxies.
 #[derive(Parser)]
@@ -384,10 +385,13 @@ async fn run(cli: Cli) -> Result<()> {
             }
             let id = id.unwrap_or_else(|| address.to_string());
             let path = instance_path(&service, &id);
+            // From here on an interruption is heard whenever it comes.
+            let interrupts = keep.then(|| signal(SignalKind::interrupt())).transpose()?;
             api.put(&path, &instance).await?;
             println!("{service}/{id} registered");
-            if keep {
-                heartbeat(&api, &path, &instance, Duration::from_secs(ttl.unwrap_or(1).into())).await?;
+            if let Some(interrupts) = interrupts {
+                let ttl = Duration::from_secs(ttl.unwrap_or(1).into());
+                heartbeat(&api, &path, &instance, ttl, interrupts).await?;
                 println!("{service}/{id} deregistered");
             }
         }
@@ -517,15 +521,18 @@ fn read(files: &[PathBuf]) -> Result<String> {
 }
 
 /// Renews at a third of the time to live until Ctrl-C; registers again when the control plane has forgotten.
-async fn heartbeat(api: &Client, path: &str, instance: &Value, ttl: Duration) -> Result<()> {
+async fn heartbeat(
+    api: &Client,
+    path: &str,
+    instance: &Value,
+    ttl: Duration,
+    mut interrupts: Signal,
+) -> Result<()> {
     let mut tick = tokio::time::interval(ttl / 3);
     loop {
         tokio::select! {
             _ = tick.tick() => {}
-            interrupted = tokio::signal::ctrl_c() => {
-                interrupted?;
-                return api.delete(path).await.map(drop);
-            }
+            _ = interrupts.recv() => return api.delete(path).await.map(drop),
         }
         match api.post(&format!("{path}/heartbeat"), "").await {
             Ok(_) => {}
