@@ -105,13 +105,22 @@ impl Side {
             Ok(all.remove(0))
         })
         .await;
-        self.normal(entry, addr)
+        self.normal(entry, addr, listener == "listened")
     }
 
-    /// Without what differs from run to run; what was measured is told as there or not.
-    fn normal(&self, mut entry: TcpAccessLogEntry, addr: SocketAddr) -> String {
+    /// Without what differs from run to run; what was measured is told as there or not. `bare`: without what is said of the
+    /// proxying, which ours, where it logs for a listener, does not know of.
+    fn normal(&self, mut entry: TcpAccessLogEntry, addr: SocketAddr, bare: bool) -> String {
         let Some(common) = &mut entry.common_properties else { return format!("{entry:?}") };
         let mut out = String::new();
+        if bare {
+            common.stream_id.clear();
+            common.upstream_cluster.clear();
+            common.upstream_remote_address = None;
+            common.upstream_request_attempt_count = 0;
+            (common.upstream_wire_bytes_sent, common.upstream_wire_bytes_received) = (0, 0);
+            (common.downstream_wire_bytes_sent, common.downstream_wire_bytes_received) = (0, 0);
+        }
         for (name, time) in [
             ("rx_end", &mut common.time_to_last_rx_byte),
             ("upstream_tx", &mut common.time_to_first_upstream_tx_byte),
