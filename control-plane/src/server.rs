@@ -6,7 +6,7 @@ mod root;
 mod stages;
 mod tls;
 
-use self::http::Port;
+use self::http::{Port, Routed};
 use crate::ads;
 use crate::api::rest::{MakeBootstrap, Metrics};
 use crate::api::{Api, Guarded, Stores, grpc, rest};
@@ -133,10 +133,14 @@ pub async fn start(settings: &Settings, metrics: Metrics) -> Result<Running, Set
         call: None,
         age: settings.xds_max_age(),
     };
-    tasks.spawn(http::serve(tls::accept(xds.0, xds_tls, stop.clone()), routes, port, stop.clone()));
+    let accepted = tls::accept(xds.0, xds_tls, stop.clone());
+    let answers = move |peer: &_, leaving: &_| Routed::new(&routes, peer, leaving);
+    tasks.spawn(http::serve(accepted, answers, port, stop.clone()));
     let callers = settings.api_max_connections;
     let port = Port { connections: callers, streams: MAX_CALLS, http1: true, call: Some(CALL), age: None };
-    tasks.spawn(http::serve(tls::accept(api.0, api_tls, stop.clone()), router, port, stop.clone()));
+    let accepted = tls::accept(api.0, api_tls, stop.clone());
+    let answers = move |peer: &_, leaving: &_| Routed::new(&router, peer, leaving);
+    tasks.spawn(http::serve(accepted, answers, port, stop.clone()));
 
     let running = Running { xds: xds.1, api: api.1, ratelimit: ratelimit.1, stop, tasks };
     if let Some(path) = &settings.address_path {

@@ -81,8 +81,7 @@ fn run(flags: &Flags) -> Result<(), StartError> {
         }
         return Ok(());
     }
-    handle.join();
-    Ok(())
+    handle.join()
 }
 
 /// Reads the bootstrap on a thread of its own: what it takes to read is several times what is kept, and the

@@ -95,8 +95,11 @@ async fn every_call(api: &mut Client) {
     assert_eq!(refused.code(), Code::InvalidArgument);
     let problems = <v1::Problems as prost::Message>::decode(refused.details()).unwrap().problems;
     assert_eq!(problems[0].path, "spec.gateways[0]", "{problems:?}");
-    let said =
-        api.validate(v1::ValidateRequest { resources: vec![route("gone")] }).await.unwrap().into_inner();
+    let said = api
+        .validate(v1::ValidateRequest { resources: vec![route("gone")], ..Default::default() })
+        .await
+        .unwrap()
+        .into_inner();
     assert!(!said.accepted && said.problems.len() == 1, "{said:?}");
     let got = api.get(named("service", "web")).await.unwrap().into_inner();
     assert!(got.in_force && got.revision == revision && got.source == "embedded", "{got:?}");

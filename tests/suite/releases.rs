@@ -1,5 +1,7 @@
 //! Changing a fleet safely: what there was is kept, shown and brought back, whatever the store.
 
+mod deletions;
+mod fleet;
 mod history;
 mod stages;
 

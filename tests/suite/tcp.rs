@@ -1,5 +1,7 @@
 //! TCP proxying beside the real Envoy: the same bootstrap, the same bytes, the same ends, flags and counts.
 
+mod subsets;
+
 use crate::upgrades::{FRAME, Sockets, handshake};
 use e2e::certs::Authority;
 use e2e::control::Control;

@@ -1,5 +1,6 @@
 //! Spans: what they say, held to the real Envoy's; and their export, which must never be in the way of a request.
 
+mod connections;
 mod export;
 mod logs;
 mod objects;

@@ -12,6 +12,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Configure and look at a fleet of proxies.
 #[derive(Parser)]
@@ -47,8 +48,11 @@ enum Command {
     /// Create or replace objects: all of them, or none when one is refused
     Apply {
         /// YAML or JSON with one or more objects; - reads standard input. Repeatable
-        #[arg(short, long, required = true, value_name = "FILE")]
+        #[arg(short, long, required_unless_present = "delete", value_name = "FILE")]
         file: Vec<PathBuf>,
+        /// Delete this object in the same release. Repeatable
+        #[arg(long, value_name = "KIND/NAME")]
+        delete: Vec<String>,
         /// Write only if the stored revision is this; 0: only if there is none. With one object
         #[arg(long, value_name = "N")]
         if_revision: Option<u64>,
@@ -103,6 +107,9 @@ enum Command {
         /// Why, for the history
         #[arg(short, long, default_value = "", value_name = "TEXT")]
         message: String,
+        /// The proxies of this node group go without it first; promote or abort it later
+        #[arg(long, default_value = "", value_name = "GROUP", conflicts_with = "if_revision")]
+        stage: String,
     },
     /// List releases: every accepted change, who made it and why
     History {
@@ -301,17 +308,11 @@ async fn run(cli: Cli) -> Result<()> {
         client::Options { api: cli.api, token: cli.token, ca: cli.ca, identity: cli.cert.zip(cli.key) };
     let api = Client::new(&options)?;
     match cli.command {
-        Command::Apply { file, dry_run: true, .. } | Command::Validate { file } => {
-            let answer = api.post("/api/v1/validate", &read(&file)?).await?;
-            show::problems(&answer);
-            if answer["accepted"] != json!(true) {
-                bail!("refused; nothing would be written");
-            }
-            println!("accepted");
-        }
-        Command::Apply { file, if_revision, dry_run: false, message, stage } => {
-            let query =
-                query([number("if_revision", if_revision), text("message", &message), text("stage", &stage)]);
+        Command::Apply { file, delete, dry_run: true, .. } => validate(&api, &file, &delete).await?,
+        Command::Validate { file } => validate(&api, &file, &[]).await?,
+        Command::Apply { file, delete, if_revision, dry_run: false, message, stage } => {
+            let told = [number("if_revision", if_revision), text("message", &message), text("stage", &stage)];
+            let query = query(told.into_iter().chain(deletes(&delete)));
             let answer = api.post(&format!("/api/v1/apply{query}"), &read(&file)?).await?;
             show::applied(&answer);
         }
@@ -326,11 +327,16 @@ async fn run(cli: Cli) -> Result<()> {
             let labels: Vec<String> = label.iter().map(|l| format!("label={}", client::escape(l))).collect();
             show::objects(&api.get(&format!("{path}?{}", labels.join("&"))).await?, output);
         }
-        Command::Delete { kind, name, if_revision, message } => {
-            let query = query([number("if_revision", if_revision), text("message", &message)]);
+        Command::Delete { kind, name, if_revision, message, stage } => {
+            let query =
+                query([number("if_revision", if_revision), text("message", &message), text("stage", &stage)]);
             let path = format!("/api/v1/objects/{}/{}{query}", client::escape(&kind), client::escape(&name));
             let answer = api.delete(&path).await?;
-            println!("{kind}/{name} deleted");
+            show::problems(&answer);
+            match &*stage {
+                "" => println!("{kind}/{name} deleted"),
+                group => println!("{kind}/{name} deleted for group {group}"),
+            }
             show::release(&answer);
         }
         Command::History { limit, output } => {
@@ -379,10 +385,13 @@ async fn run(cli: Cli) -> Result<()> {
             }
             let id = id.unwrap_or_else(|| address.to_string());
             let path = instance_path(&service, &id);
+            // From here on an interruption is heard whenever it comes.
+            let interrupts = keep.then(|| signal(SignalKind::interrupt())).transpose()?;
             api.put(&path, &instance).await?;
             println!("{service}/{id} registered");
-            if keep {
-                heartbeat(&api, &path, &instance, Duration::from_secs(ttl.unwrap_or(1).into())).await?;
+            if let Some(interrupts) = interrupts {
+                let ttl = Duration::from_secs(ttl.unwrap_or(1).into());
+                heartbeat(&api, &path, &instance, ttl, interrupts).await?;
                 println!("{service}/{id} deregistered");
             }
         }
@@ -434,6 +443,17 @@ async fn run(cli: Cli) -> Result<()> {
     Ok(())
 }
 
+/// Says what apply would say.
+async fn validate(api: &Client, files: &[PathBuf], delete: &[String]) -> Result<()> {
+    let answer = api.post(&format!("/api/v1/validate{}", query(deletes(delete))), &read(files)?).await?;
+    show::problems(&answer);
+    if answer["accepted"] != json!(true) {
+        bail!("refused; nothing would be written");
+    }
+    println!("accepted");
+    Ok(())
+}
+
 async fn token(api: &Client, command: TokenCommand) -> Result<()> {
     match command {
         TokenCommand::Create { name, role, days } => {
@@ -454,7 +474,7 @@ async fn token(api: &Client, command: TokenCommand) -> Result<()> {
 }
 
 /// `?name=value&...` of what there is.
-fn query<const N: usize>(parts: [Option<String>; N]) -> String {
+fn query(parts: impl IntoIterator<Item = Option<String>>) -> String {
     let parts: Vec<String> = parts.into_iter().flatten().collect();
     if parts.is_empty() { String::new() } else { format!("?{}", parts.join("&")) }
 }
@@ -465,6 +485,10 @@ fn number(name: &str, value: Option<u64>) -> Option<String> {
 
 fn text(name: &str, value: &str) -> Option<String> {
     (!value.is_empty()).then(|| format!("{name}={}", client::escape(value)))
+}
+
+fn deletes(objects: &[String]) -> impl Iterator<Item = Option<String>> {
+    objects.iter().map(|object| text("delete", object))
 }
 
 fn instance_path(service: &str, id: &str) -> String {
@@ -497,15 +521,18 @@ fn read(files: &[PathBuf]) -> Result<String> {
 }
 
 /// Renews at a third of the time to live until Ctrl-C; registers again when the control plane has forgotten.
-async fn heartbeat(api: &Client, path: &str, instance: &Value, ttl: Duration) -> Result<()> {
+async fn heartbeat(
+    api: &Client,
+    path: &str,
+    instance: &Value,
+    ttl: Duration,
+    mut interrupts: Signal,
+) -> Result<()> {
     let mut tick = tokio::time::interval(ttl / 3);
     loop {
         tokio::select! {
             _ = tick.tick() => {}
-            interrupted = tokio::signal::ctrl_c() => {
-                interrupted?;
-                return api.delete(path).await.map(drop);
-            }
+            _ = interrupts.recv() => return api.delete(path).await.map(drop),
         }
         match api.post(&format!("{path}/heartbeat"), "").await {
             Ok(_) => {}

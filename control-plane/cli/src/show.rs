@@ -391,7 +391,12 @@ pub(crate) fn status(answer: &Value, output: Output) {
     }
     println!("\n{nodes}");
     for stage in list(answer, "stages") {
-        let objects = list(stage, "objects").iter().filter_map(Value::as_str).map(str::to_owned);
+        let deletes = list(stage, "deletes");
+        let shown = |object: &str| match deletes.iter().any(|d| d == object) {
+            true => format!("-{object}"),
+            false => object.to_owned(),
+        };
+        let objects = list(stage, "objects").iter().filter_map(Value::as_str).map(shown);
         println!(
             "staged for {}: release {} ({})",
             text(stage, "group"),

@@ -70,6 +70,7 @@ pub(super) fn stage(view: &StageView) -> v1::StageStatus {
         group: view.group().to_owned(),
         release: view.release(),
         objects: objects.iter().map(|o| o.object.clone()).collect(),
+        deletes: objects.iter().filter(|o| o.deleted).map(|o| o.object.clone()).collect(),
     }
 }
 

@@ -87,7 +87,9 @@ impl Guarded {
     pub async fn apply(&self, caller: &Caller, r: v1::ApplyRequest) -> Result<v1::ApplyResponse, ApiError> {
         let resources = || r.objects.iter().filter_map(|o| o.resource.as_ref());
         let least = resources().map(role_for).max().unwrap_or(Role::Operator);
-        let objects = resources().map(name_of).collect();
+        let deletes = r.deletes.iter().filter_map(|text| text.split_once('/'));
+        let least = deletes.map(|(kind, name)| role_to_delete(kind, name)).fold(least, Role::max);
+        let objects = resources().map(name_of).chain(r.deletes.iter().cloned()).collect();
         let told = resources().find_map(|r| match r.spec {
             Some(Spec::Token(_)) => {
                 Some("tokens are made by `portolan token create`, which alone shows them")
@@ -143,9 +145,7 @@ impl Guarded {
         caller: &Caller,
         r: v1::DeleteRequest,
     ) -> Result<v1::DeleteResponse, ApiError> {
-        let guarded = r.kind.eq_ignore_ascii_case("accesstoken")
-            || (r.kind.eq_ignore_ascii_case("secret") && r.name == AUTHORITY);
-        let least = if guarded { Role::Admin } else { Role::Operator };
+        let least = role_to_delete(&r.kind, &r.name);
         let objects = vec![format!("{}/{}", r.kind, r.name)];
         if r.kind.eq_ignore_ascii_case("stage") {
             let refused =
@@ -362,6 +362,13 @@ fn role_for(resource: &Resource) -> Role {
         Some(Spec::Secret(_)) if resource.name == AUTHORITY => Role::Admin,
         _ => Role::Operator,
     }
+}
+
+/// `kind` as a caller wrote it.
+fn role_to_delete(kind: &str, name: &str) -> Role {
+    let guarded = kind.eq_ignore_ascii_case("accesstoken")
+        || (kind.eq_ignore_ascii_case("secret") && name == AUTHORITY);
+    if guarded { Role::Admin } else { Role::Operator }
 }
 
 fn name_of(resource: &Resource) -> String {

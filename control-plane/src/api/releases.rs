@@ -71,7 +71,7 @@ impl Api {
             return Err(ApiError::Invalid("given objects are compared with what is stored now".to_owned()));
         } else {
             let mut resources = r.resources;
-            let keys = super::calls::keys(&resources)?;
+            let keys = super::write::keys(&resources)?;
             self.seal(&keys, &mut resources)?;
             let view = self.view();
             let pair = |(key, resource): (ObjectKey, &Resource)| {
@@ -92,7 +92,8 @@ impl Api {
         let pair = |staged: &StagedObject| {
             let key: ObjectKey = staged.object.parse().ok()?;
             let stored = commit::text(self.stored(&view, &key).as_deref());
-            Some((key, (stored, Text::Is(staged.text.clone()))))
+            let after = if staged.deleted { Text::Absent } else { Text::Is(staged.text.clone()) };
+            Some((key, (stored, after)))
         };
         Ok(objects.iter().filter_map(pair).collect())
     }

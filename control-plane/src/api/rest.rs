@@ -2,10 +2,10 @@
 //!
 //! | call | does |
 //! |---|---|
-//! | `POST /api/v1/apply` | creates or replaces the objects in the body, all or none; `?if_revision=N` with one, `?message=`, `?stage=GROUP` |
-//! | `POST /api/v1/validate` | says what apply would say |
+//! | `POST /api/v1/apply` | creates or replaces the objects in the body, all or none; `?if_revision=N` with one, `?message=`, `?stage=GROUP`, `?delete=KIND/NAME`, repeatable |
+//! | `POST /api/v1/validate` | says what apply would say; `?delete=KIND/NAME` |
 //! | `GET /api/v1/objects[/KIND]` | lists objects; `?label=k=v`, repeatable |
-//! | `GET`, `DELETE /api/v1/objects/KIND/NAME` | one object; `?if_revision=N`, `?message=` |
+//! | `GET`, `DELETE /api/v1/objects/KIND/NAME` | one object; `?if_revision=N`, `?message=`, `?stage=GROUP` |
 //! | `GET /api/v1/releases` | the releases kept, the newest first; `?limit=N` |
 //! | `GET /api/v1/diff` | what differs between releases; `?from=N&to=N`, now without `to`; `?stage=GROUP`: what is staged |
 //! | `POST /api/v1/diff` | what apply would change with the objects in the body |
@@ -172,7 +172,7 @@ async fn apply(
     query: RawQuery,
     body: Bytes,
 ) -> Result<Json, ApiError> {
-    let query = Query::read(query, &["if_revision", "message", "stage"])?;
+    let query = Query::read(query, &["if_revision", "message", "stage", "delete"])?;
     let resources = resources(&body)?;
     let if_revision = query.number("if_revision")?;
     if if_revision.is_some() && resources.len() != 1 {
@@ -180,12 +180,19 @@ async fn apply(
     }
     let objects = resources.into_iter().map(|r| v1::ApplyObject { resource: Some(r), if_revision }).collect();
     let (why, stage) = (query.one("message").to_owned(), query.one("stage").to_owned());
-    Ok(message(&s.api.apply(&caller, v1::ApplyRequest { objects, message: why, stage }).await?))
+    let request = v1::ApplyRequest { objects, message: why, stage, deletes: query.list("delete") };
+    Ok(message(&s.api.apply(&caller, request).await?))
 }
 
-async fn validate(State(s): State<Rest>, Who(caller): Who, body: Bytes) -> Result<Json, ApiError> {
+async fn validate(
+    State(s): State<Rest>,
+    Who(caller): Who,
+    query: RawQuery,
+    body: Bytes,
+) -> Result<Json, ApiError> {
+    let deletes = Query::read(query, &["delete"])?.list("delete");
     let resources = resources(&body)?;
-    Ok(message(&s.api.validate(&caller, v1::ValidateRequest { resources }).await?))
+    Ok(message(&s.api.validate(&caller, v1::ValidateRequest { resources, deletes }).await?))
 }
 
 async fn list_all(State(s): State<Rest>, Who(caller): Who, query: RawQuery) -> Result<Json, ApiError> {
@@ -228,10 +235,10 @@ async fn delete_object(
     Path((kind, name)): Path<(String, String)>,
     query: RawQuery,
 ) -> Result<Json, ApiError> {
-    let query = Query::read(query, &["if_revision", "message"])?;
+    let query = Query::read(query, &["if_revision", "message", "stage"])?;
     let if_revision = query.number("if_revision")?;
-    let why = query.one("message").to_owned();
-    let request = v1::DeleteRequest { kind, name, if_revision, message: why };
+    let (why, stage) = (query.one("message").to_owned(), query.one("stage").to_owned());
+    let request = v1::DeleteRequest { kind, name, if_revision, message: why, stage };
     Ok(message(&s.api.delete(&caller, request).await?))
 }
 
@@ -444,6 +451,10 @@ impl Query {
 
     fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
         self.0.iter().filter(move |(n, _)| n == name).map(|(_, v)| v.as_str())
+    }
+
+    fn list(&self, name: &str) -> Vec<String> {
+        self.all(name).map(str::to_owned).collect()
     }
 
     fn one(&self, name: &str) -> &str {

@@ -4,6 +4,7 @@
 //! whoever ends it does so by the revision that it has, once.
 
 use super::commit::{self, Cause, Plan, Planned, Planning};
+use super::write::Wanted;
 use super::{Api, ApiError};
 use crate::model::{Kind, Object, ObjectKey, ObjectName};
 use crate::pipeline::{StageView, View};
@@ -13,16 +14,20 @@ use xds_types::portolan::api::v1;
 use xds_types::portolan::config::v1::{Resource, Stage, StagedObject, resource::Spec};
 
 /// What to say of objects that are written while they are staged.
-pub(super) fn warnings(view: &View, written: &[ObjectKey]) -> Vec<v1::Problem> {
+pub(super) fn warnings<'a>(
+    view: &View,
+    written: impl IntoIterator<Item = &'a ObjectKey>,
+) -> Vec<v1::Problem> {
+    let written: Vec<String> = written.into_iter().map(ToString::to_string).collect();
     let mut found = Vec::new();
     for stage in view.stages.values() {
         let staged = stage.stage.stage().map_or(&[][..], |s| &s.objects);
-        for key in written.iter().map(ToString::to_string).filter(|k| staged.iter().any(|o| o.object == *k)) {
+        for key in written.iter().filter(|k| staged.iter().any(|o| o.object == **k)) {
             let (group, release) = (stage.group(), stage.release());
             let message =
                 format!("is staged for group {group}: release {release} cannot be promoted any more");
             let severity = v1::problem::Severity::Warning.into();
-            found.push(v1::Problem { object: key, message, severity, ..v1::Problem::default() });
+            found.push(v1::Problem { object: key.clone(), message, severity, ..v1::Problem::default() });
         }
     }
     found
@@ -44,25 +49,24 @@ struct Open {
 }
 
 impl Api {
-    /// Stages objects for one node group.
+    /// Stages objects, and deletions, for one node group.
     pub(super) async fn stage(
         &self,
         mut cause: Cause,
         group: &str,
-        keys: &[ObjectKey],
-        resources: &[Resource],
-        sealed: Vec<v1::Problem>,
+        wanted: &Wanted,
     ) -> Result<v1::ApplyResponse, ApiError> {
         let invalid =
             |e| ApiError::Invalid(format!("nothing can be staged for group `{group}`: its name {e}"));
         let name = ObjectName::new(group).map_err(invalid)?;
-        if let Some(key) = keys.iter().find(|key| !release::is_kept(key)) {
+        let Wanted { keys, resources, deletes, sealed } = wanted;
+        if let Some(key) = keys.iter().chain(deletes).find(|key| !release::is_kept(key)) {
             return Err(ApiError::Invalid(format!("{key} cannot be staged")));
         }
         cause.action = Action::Stage;
         cause.group = Some(group.to_owned());
         let own = ObjectKey::new(Kind::Stage, name);
-        let (own, sealed) = (&own, &sealed);
+        let own = &own;
         let plan = move |view: Arc<View>, number: u64| -> Planning<'_, _> {
             Box::pin(async move {
                 if let Some(open) = self.stored(&view, own) {
@@ -71,8 +75,8 @@ impl Api {
                         format!("release {release} is staged for group {group}: promote or abort it first");
                     return Err(ApiError::Conflict(told));
                 }
-                let mut warnings = sealed.to_vec();
-                warnings.extend(self.admit(resources.to_vec(), Vec::new()).await?);
+                let mut warnings = sealed.clone();
+                warnings.extend(self.admit(resources.clone(), deletes.clone()).await?);
                 if !self.nodes().nodes().iter().any(|(_, node)| node.group == group) {
                     let message = format!("no proxy of group {group} is connected here");
                     let severity = v1::problem::Severity::Warning.into();
@@ -89,10 +93,21 @@ impl Api {
                         let change = Change { object: key.clone(), before, after: Text::Is(text.clone()) };
                         outcome = commit::outcome(change.outcome());
                         changes.push(change);
-                        staged.push(StagedObject { object: key.to_string(), text, base_revision });
+                        let object = key.to_string();
+                        staged.push(StagedObject { object, text, base_revision, deleted: false });
                     }
                     let object = key.to_string();
                     applied.push(v1::Applied { object, revision: base_revision, outcome: outcome.into() });
+                }
+                for key in deletes {
+                    let stored = self.deletable(&view, key)?;
+                    let (object, base_revision) = (key.to_string(), stored.revision);
+                    let before = commit::text(Some(&stored));
+                    let change = Change { object: key.clone(), before, after: Text::Absent };
+                    let outcome = commit::outcome(change.outcome()).into();
+                    changes.push(change);
+                    applied.push(v1::Applied { object: object.clone(), revision: base_revision, outcome });
+                    staged.push(StagedObject { object, base_revision, deleted: true, ..Default::default() });
                 }
                 let answer = v1::ApplyResponse { applied, warnings, release: 0 };
                 if staged.is_empty() {
@@ -148,8 +163,8 @@ impl Api {
         let plan = move |view: Arc<View>, _: u64| -> Planning<'_, _> {
             Box::pin(async move {
                 let (view, open) = self.open_stage(view, release).await?;
-                let (mut writes, mut resources) = (Vec::new(), Vec::new());
-                for StagedObject { object, text, base_revision } in open.stage.objects {
+                let (mut writes, mut resources, mut deletes) = (Vec::new(), Vec::new(), Vec::new());
+                for StagedObject { object, text, base_revision, deleted } in open.stage.objects {
                     let key: ObjectKey =
                         object.parse().map_err(|e| ApiError::Invalid(format!("{object}: {e}")))?;
                     let stored = self.stored(&view, &key);
@@ -159,6 +174,11 @@ impl Api {
                         );
                         return Err(ApiError::Conflict(told));
                     }
+                    if deleted {
+                        deletes.push(key.clone());
+                        writes.push(Planned { key, text: None, stored, firm: true });
+                        continue;
+                    }
                     let staged = Object::stored(key.clone(), 0, &text);
                     let resource = staged
                         .resource()
@@ -166,7 +186,7 @@ impl Api {
                     resources.push((**resource).clone());
                     writes.push(Planned { key, text: Some(text), stored, firm: true });
                 }
-                let warnings = self.admit(resources, Vec::new()).await?;
+                let warnings = self.admit(resources, deletes).await?;
                 let applied = |p: &Planned| {
                     let (object, outcome) = (p.key.to_string(), p.outcome().into());
                     (p.key.clone(), v1::Applied { object, revision: 0, outcome })

@@ -235,3 +235,26 @@ async fn a_staged_object_that_is_bad_is_set_aside_and_told_of() {
     let fault = view.stages["canary"].fault(&[]).unwrap();
     assert!(fault.starts_with("Gateway/other is set aside: ") && fault.contains("8080 is taken"), "{fault}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_staged_deletion_takes_an_object_away_for_its_group_alone() {
+    let p = start(&[first()]);
+    p.resync(first(), vec![gateway(1), route(2, "cart")], vec![instance("cart", 1)]).await;
+    let before = p.settled().await.unwrap();
+    let spec = json!({"release": 7, "objects": [{"object": "Route/shop", "deleted": true}]});
+    let stage = object(3, "Stage", "canary", spec);
+    p.send(Event::UpsertObject { source: first(), object: stage.clone() }).await;
+    let staged = p.settled().await.unwrap();
+    assert!(Arc::ptr_eq(&before.others, &staged.others), "nobody else notices");
+    assert_eq!(clusters(&staged, "canary"), Vec::<String>::new());
+    let view = p.handle.view();
+    let own = &view.stages["canary"];
+    assert!(own.set_aside.is_empty() && own.fault(&[]).is_none());
+    assert!(
+        own.differs[&ResourceType::Cluster].contains("cart"),
+        "what it takes away is a difference: {own:?}"
+    );
+    p.send(Event::RemoveObject { source: first(), key: stage.key }).await;
+    let ended = p.settled().await.unwrap();
+    assert_eq!(clusters(&ended, "canary"), ["cart"]);
+}

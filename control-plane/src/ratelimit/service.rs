@@ -176,9 +176,8 @@ impl Limiter {
                 .saturating_sub(u64::from(rate.near(NEAR)))
                 .min(number);
             let shadow = rule.shadow || self.shared.shadow;
-            for stats in
-                std::iter::once(rule.stats.clone()).chain(rule.detailed.as_ref().map(|d| d.of(&met.key)))
-            {
+            let detailed = rule.detailed.as_ref().map(|d| d.of(&met.key));
+            for stats in std::iter::once(&rule.stats).chain(&detailed) {
                 match verdict.allowed {
                     true => stats.within(number, near),
                     false => stats.over(number, shadow),

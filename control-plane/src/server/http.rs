@@ -1,25 +1,33 @@
 //! The HTTP server of our ports: HTTP/1.1 for REST and HTTP/2 for gRPC on the API's, HTTP/2 on the others.
 //!
+//! A connection and its requests are one task: what comes in one read is answered in one write, and no other thread is woken.
 //! A connection has a place only while it is of use: one that asks for nothing in time, or has not for long, is closed, so that
 //! silent clients cannot keep others out.
 
 use super::tls::Conn;
-use crate::ads::Leaving;
+use crate::ads::{Leaving, Peer};
 use axum::Router;
 use axum::body::Body;
-use axum::http::StatusCode;
-use axum::response::IntoResponse;
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use futures_util::stream::{FuturesUnordered, Stream, StreamExt};
+use http::{Request, Response, StatusCode};
 use http_body::{Frame, SizeHint};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
-use std::pin::{Pin, pin};
+use parking_lot::Mutex;
+use std::convert::Infallible;
+use std::error::Error;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
@@ -49,22 +57,60 @@ pub(super) struct Port {
     pub age: Option<Duration>,
 }
 
-/// Serves connections until stopped.
-pub(super) async fn serve(
+/// Answers the requests of one connection.
+pub(super) trait Answers: Clone + Send + 'static {
+    /// The body of an answer.
+    type Body: http_body::Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>>
+        + Send
+        + Unpin
+        + 'static;
+
+    /// An answer; it is awaited on the task of the connection.
+    fn answer(self, request: Request<Body>) -> impl Future<Output = Response<Self::Body>> + Send + 'static;
+
+    /// What is answered when a request took too long.
+    fn timed_out() -> Response<Self::Body>;
+}
+
+/// The calls of a router.
+#[derive(Clone)]
+pub(super) struct Routed(Router);
+
+impl Routed {
+    /// Of a connection from `peer`, which is asked to end when `leaving` is cancelled.
+    pub(super) fn new(router: &Router, peer: &Peer, leaving: &CancellationToken) -> Self {
+        let router = router.clone().layer(axum::Extension(peer.clone()));
+        Self(router.layer(axum::Extension(Leaving(leaving.clone()))))
+    }
+}
+
+impl Answers for Routed {
+    type Body = Body;
+
+    fn answer(mut self, request: Request<Body>) -> impl Future<Output = Response<Body>> + Send + 'static {
+        let answer = tower::Service::call(&mut self.0, request);
+        async move {
+            match answer.await {
+                Ok(answer) => answer,
+                Err(never) => match never {},
+            }
+        }
+    }
+
+    fn timed_out() -> Response<Body> {
+        let mut answer = Response::new(Body::empty());
+        *answer.status_mut() = StatusCode::REQUEST_TIMEOUT;
+        answer
+    }
+}
+
+/// Serves connections until stopped. `answers` makes what answers those of one.
+pub(super) async fn serve<A: Answers>(
     mut accepted: mpsc::Receiver<Conn>,
-    router: Router,
+    answers: impl Fn(&Peer, &CancellationToken) -> A,
     port: Port,
     stop: CancellationToken,
 ) {
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .keep_alive_interval(Some(KEEPALIVE))
-        .keep_alive_timeout(KEEPALIVE_TIMEOUT)
-        .max_concurrent_streams(port.streams);
-    let builder = Arc::new(if port.http1 { builder } else { builder.http2_only() });
     let slots = Arc::new(Semaphore::new(usize::try_from(port.connections).unwrap_or(usize::MAX)));
     let mut connections = JoinSet::new();
     loop {
@@ -77,13 +123,9 @@ pub(super) async fn serve(
         };
         let (slot, Some(stream)) = next else { break };
         let leaving = CancellationToken::new();
-        let router = router
-            .clone()
-            .layer(axum::Extension(stream.peer.clone()))
-            .layer(axum::Extension(Leaving(leaving.clone())));
-        let builder = Arc::clone(&builder);
+        let answers = answers(&stream.peer, &leaving);
         connections.spawn(async move {
-            one(&builder, stream, router, port, leaving).await;
+            one(stream, answers, port, leaving).await;
             drop(slot);
         });
         while connections.try_join_next().is_some() {}
@@ -92,33 +134,37 @@ pub(super) async fn serve(
 }
 
 /// Serves one connection until it ends, or is of no use.
-async fn one(
-    builder: &auto::Builder<TokioExecutor>,
-    stream: Conn,
-    router: Router,
-    port: Port,
-    leaving: CancellationToken,
-) {
+async fn one<A: Answers>(stream: Conn, answers: A, port: Port, leaving: CancellationToken) {
+    let streams = Streams::default();
+    let mut builder = auto::Builder::new(streams.clone());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(Some(KEEPALIVE))
+        .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+        .max_concurrent_streams(port.streams);
+    let builder = if port.http1 { builder } else { builder.http2_only() };
     let use_of = Use::default();
     let counted = {
         let use_of = use_of.clone();
-        tower::service_fn(move |request: http::Request<hyper::body::Incoming>| {
-            let (mut router, asked) = (router.clone(), use_of.begin());
+        tower::service_fn(move |request: Request<hyper::body::Incoming>| {
+            let (answer, asked) = (answers.clone().answer(request.map(Body::new)), use_of.begin());
             async move {
-                let answer = tower::Service::call(&mut router, request.map(Body::new));
                 let answer = match port.call {
-                    None => answer.await?,
-                    Some(deadline) => match tokio::time::timeout(deadline, answer).await {
-                        Ok(answer) => answer?,
-                        Err(_) => StatusCode::REQUEST_TIMEOUT.into_response(),
-                    },
+                    None => answer.await,
+                    Some(deadline) => {
+                        tokio::time::timeout(deadline, answer).await.unwrap_or_else(|_| A::timed_out())
+                    }
                 };
-                Ok::<_, std::convert::Infallible>(answer.map(|body| Counted { body, _asked: asked }))
+                Ok::<_, Infallible>(answer.map(|body| Counted { body, _asked: asked }))
             }
         })
     };
-    let served = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(counted));
-    let mut served = pin!(served);
+    let mut served =
+        Box::pin(builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(counted)));
+    let mut open = FuturesUnordered::new();
+    let mut serving = |cx: &mut Context<'_>, served: Pin<&mut _>| streams.drive(served, &mut open, cx);
     let of_age = async {
         match port.age {
             Some(age) => tokio::time::sleep(age.mul_f64(0.9 + 0.2 * fastrand::f64())).await,
@@ -126,7 +172,7 @@ async fn one(
         }
     };
     let ended = tokio::select! {
-        ended = served.as_mut() => Some(ended),
+        ended = poll_fn(|cx| serving(cx, served.as_mut())) => Some(ended),
         () = use_of.ends() => None,
         () = of_age => None,
     };
@@ -136,52 +182,113 @@ async fn one(
             // First the client is told to begin nothing new here, then what would not end by itself ends.
             served.as_mut().graceful_shutdown();
             leaving.cancel();
-            match tokio::time::timeout(GRACE, served).await {
+            let rest = poll_fn(|cx| serving(cx, served.as_mut()));
+            match tokio::time::timeout(GRACE, rest).await {
                 Ok(ended) => ended,
-                Err(_) => return debug!("connection closed"),
+                Err(_) => {
+                    debug!("connection closed");
+                    Ok(())
+                }
             }
         }
     };
     if let Err(error) = ended {
         debug!(error, "connection ended");
     }
+    // What still waits learns that the connection is gone, and does what it does then.
+    drop(served);
+    streams.rest(open).await;
+}
+
+/// Streams of an HTTP/2 connection that its task has not polled yet.
+#[derive(Clone, Default)]
+struct Streams(Arc<Mutex<Vec<BoxFuture<'static, ()>>>>);
+
+impl<F: Future<Output = ()> + Send + 'static> hyper::rt::Executor<F> for Streams {
+    fn execute(&self, stream: F) {
+        self.0.lock().push(Box::pin(stream));
+    }
+}
+
+impl Streams {
+    /// Polls a connection and its streams until none of them has anything more to do now. `open` are those that wait.
+    fn drive<C: Future>(
+        &self,
+        mut connection: Pin<&mut C>,
+        open: &mut FuturesUnordered<BoxFuture<'static, ()>>,
+        cx: &mut Context<'_>,
+    ) -> Poll<C::Output> {
+        loop {
+            if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
+                return Poll::Ready(ended);
+            }
+            let mut moved = false;
+            let fresh = std::mem::take(&mut *self.0.lock());
+            for mut stream in fresh {
+                moved = true;
+                // Most are answered at once.
+                if stream.as_mut().poll(cx).is_pending() {
+                    open.push(stream);
+                }
+            }
+            while let Poll::Ready(Some(())) = Pin::new(&mut *open).poll_next(cx) {
+                moved = true;
+            }
+            if !moved {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    /// Lets those of a connection that is gone end.
+    async fn rest(&self, mut open: FuturesUnordered<BoxFuture<'static, ()>>) {
+        open.extend(std::mem::take(&mut *self.0.lock()));
+        let ended = async { while open.next().await.is_some() {} };
+        if tokio::time::timeout(GRACE, ended).await.is_err() {
+            debug!("requests of a connection that is gone were given up");
+        }
+    }
 }
 
 /// What a connection is in use for.
 #[derive(Clone)]
-struct Use(Arc<watch::Sender<State>>);
+struct Use(Arc<State>);
 
-#[derive(Clone, Copy, Default)]
 struct State {
+    since: Instant,
     /// Requests under way, their answers included.
-    open: usize,
-    /// There was a request.
-    ever: bool,
+    open: AtomicUsize,
+    /// When the last of them ended, in milliseconds after `since`; 0: there was none.
+    ended_ms: AtomicU64,
 }
 
 impl Default for Use {
     fn default() -> Self {
-        Self(Arc::new(watch::Sender::new(State::default())))
+        let since = Instant::now();
+        Self(Arc::new(State { since, open: AtomicUsize::new(0), ended_ms: AtomicU64::new(0) }))
     }
 }
 
 impl Use {
     fn begin(&self) -> Asked {
-        self.0.send_modify(|state| *state = State { open: state.open + 1, ever: true });
+        self.0.open.fetch_add(1, Relaxed);
         Asked(self.clone())
     }
 
     /// Waits until nothing was asked for too long.
     async fn ends(&self) {
-        let mut states = self.0.subscribe();
+        let State { since, open, ended_ms } = &*self.0;
         loop {
-            let State { open, ever } = *states.borrow_and_update();
-            let patience = if ever { IDLE } else { HEAD_TIMEOUT };
-            tokio::select! {
-                // Every change begins the wait anew. `self` holds the sender: there is no end of changes.
-                _ = states.changed() => {}
-                () = tokio::time::sleep(patience), if open == 0 => return,
+            let patience = match (open.load(Relaxed), ended_ms.load(Relaxed)) {
+                (0, 0) => *since + HEAD_TIMEOUT,
+                (0, ended) => *since + Duration::from_millis(ended) + IDLE,
+                // Looked at again when they may have ended long ago at the earliest.
+                _ => Instant::now() + IDLE,
+            };
+            if patience <= Instant::now() {
+                return;
             }
+            tokio::time::sleep_until(patience).await;
         }
     }
 }
@@ -191,24 +298,27 @@ struct Asked(Use);
 
 impl Drop for Asked {
     fn drop(&mut self) {
-        self.0.0.send_modify(|state| state.open -= 1);
+        let State { since, open, ended_ms } = &*self.0.0;
+        let ended = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
+        ended_ms.store(ended.max(1), Relaxed);
+        open.fetch_sub(1, Relaxed);
     }
 }
 
 /// The body of an answer, under way until it is sent or given up.
-struct Counted {
-    body: Body,
+struct Counted<B> {
+    body: B,
     _asked: Asked,
 }
 
-impl http_body::Body for Counted {
-    type Data = Bytes;
-    type Error = axum::Error;
+impl<B: http_body::Body + Unpin> http_body::Body for Counted<B> {
+    type Data = B::Data;
+    type Error = B::Error;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
         Pin::new(&mut self.get_mut().body).poll_frame(cx)
     }
 

@@ -1,13 +1,18 @@
 //! Wires the rate-limit service: its counters, its limits out of what is in force, and its port.
 
+use std::future::Future;
 use std::time::Duration;
 
+use ::http::{Request, Response};
+use axum::body::Body;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tonic::Status;
 use tracing::info;
+use xds_types::envoy::service::ratelimit::v3::rate_limit_service_server::RateLimitServiceServer;
 
-use super::http::{self, Port};
+use super::http::{self, Answers, Port};
 use super::tls::Conn;
 use crate::pipeline::Handle;
 use crate::ratelimit::memory::Memory;
@@ -88,7 +93,32 @@ pub(super) async fn serve(
     connections: u32,
     stop: CancellationToken,
 ) {
-    let routes = tonic::service::Routes::new(limiter.server()).into_axum_router();
     let port = Port { connections, streams: MAX_CALLS, http1: false, call: None, age: None };
-    http::serve(accepted, routes, port, stop).await;
+    let calls = Calls(limiter.server());
+    http::serve(accepted, move |_, _| calls.clone(), port, stop).await;
+}
+
+/// The service alone, without a router before it.
+#[derive(Clone)]
+struct Calls(RateLimitServiceServer<Limiter>);
+
+impl Answers for Calls {
+    type Body = tonic::body::Body;
+
+    fn answer(
+        mut self,
+        request: Request<Body>,
+    ) -> impl Future<Output = Response<Self::Body>> + Send + 'static {
+        let answer = tower::Service::call(&mut self.0, request);
+        async move {
+            match answer.await {
+                Ok(answer) => answer,
+                Err(never) => match never {},
+            }
+        }
+    }
+
+    fn timed_out() -> Response<Self::Body> {
+        Status::deadline_exceeded("not answered in time").into_http()
+    }
 }

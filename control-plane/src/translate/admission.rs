@@ -235,11 +235,14 @@ pub fn settle(before: &Objects, world: &World, changed: &BTreeSet<ObjectKey>, tr
     together(states, before)
 }
 
-/// What is in force for the node group of a stage: its objects take the place of those in force for all. Its source is that of
-/// the stage. One that is bad is set aside, as anywhere.
+/// What is in force for the node group of a stage: its objects take the place of those in force for all, and what it deletes is
+/// gone. Its source is that of the stage. One that is bad is set aside, as anywhere.
 pub fn overlay(base: &Objects, stage: &Staged, trust: &Trust) -> Objects {
     let Some(source) = base.states.get(stage.key()).map(|s| s.source.clone()) else { return base.clone() };
     let mut states = base.states.clone();
+    for key in stage.deletes() {
+        states.remove(key);
+    }
     for object in stage.objects() {
         let last_good = states.remove(&object.key).and_then(|s| s.in_force);
         states.insert(object.key.clone(), ObjectState::new(&source, object, last_good, trust));

@@ -96,7 +96,7 @@ impl Carried {
     pub(super) fn proxy(
         &self,
         gateway: &str,
-        access_log: Option<AccessLog>,
+        access_log: Vec<AccessLog>,
         limits: Option<&GatewayLimits>,
     ) -> TcpProxy {
         let cluster = match &self.clusters[..] {
@@ -116,7 +116,7 @@ impl Carried {
         TcpProxy {
             stat_prefix: names::stat_prefix(gateway, &self.listener),
             cluster_specifier: Some(cluster),
-            access_log: access_log.into_iter().collect(),
+            access_log,
             idle_timeout: self.idle_timeout.or_else(|| limits.and_then(|l| l.idle_timeout)),
             max_downstream_connection_duration: limits.and_then(|l| l.max_connection_duration),
             hash_policy: if self.by_client { vec![source_ip()] } else { Vec::new() },

@@ -1,5 +1,6 @@
 //! Gateway -> `Listener`s and their `RouteConfiguration`s.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use xds_types::ResourceType;
@@ -17,14 +18,14 @@ use xds_types::envoy::extensions::filters::network::http_connection_manager::v3:
 use xds_types::envoy::extensions::filters::network::http_connection_manager::v3::{
     HttpConnectionManager, HttpFilter, Rds,
 };
-use xds_types::google::protobuf::BoolValue;
+use xds_types::google::protobuf::{BoolValue, Struct};
 use xds_types::portolan::config::v1::mutual_tls::Mode;
 use xds_types::portolan::config::v1::{Gateway, GatewayLimits, Listener, Route, listener};
 
 use super::bytes::{self, Carried};
 use super::hosts::{self, Group};
 use super::parts::{address, ads, check_rules, router, yes};
-use super::patch::Patches;
+use super::patch::{self, Patches};
 use super::policy::Policies;
 use super::{names, observe, tls};
 use crate::model::{ObjectKey, Problems, carries_bytes, is_for, listener_address, listener_name};
@@ -91,7 +92,7 @@ struct Maker<'a> {
     patches: &'a Patches<'a>,
 }
 
-/// Chains that carry bytes, and the secrets they name.
+/// Chains that carry bytes, the secrets they name, and the cluster that their logs go to.
 struct Carriers {
     chains: Vec<FilterChain>,
     references: Vec<Reference>,
@@ -161,17 +162,21 @@ impl Maker<'_> {
             message.name = name.to_string();
         }
         check_rules(&message, key, "listener", found);
+        references.extend(named_by(&self.spec.patch, "listener"));
         Some(Resource::encode(ResourceType::Listener, name, &message, references, origin))
     }
 
     /// The chains that carry bytes.
     fn carrier(&self, l: &Listener, carried: &Carried, mtls: Mode, found: &mut Problems) -> Carriers {
-        let proxy = carried.proxy(
-            self.key.name.as_str(),
-            self.spec.access_log.as_ref().and_then(observe::connection_logs),
-            self.all.limits,
-        );
+        let gateway = self.key.name.as_str();
+        let log = self.spec.access_log.as_ref();
+        let logs = log.map_or_else(Vec::new, |log| observe::connection_logs(gateway, log));
+        let proxy = carried.proxy(gateway, logs, self.all.limits);
         check_rules(&proxy, self.key, "tcp_proxy", found);
+        let log_service = log.map(|log| log.service.as_str()).filter(|service| !service.is_empty());
+        let log_cluster = log_service.map(|service| names::cluster(service, ""));
+        let mut references: Vec<Reference> =
+            log_cluster.iter().map(|name| Reference::new(ResourceType::Cluster, &**name)).collect();
         let chain = |socket, filter_chain_match| FilterChain {
             filters: vec![bytes::filter(&proxy)],
             filter_chain_match,
@@ -180,11 +185,12 @@ impl Maker<'_> {
         };
         if l.protocol == i32::from(listener::Protocol::TlsPassthrough) {
             let chains = vec![chain(None, Some(carried.matching()))];
-            return Carriers { chains, references: Vec::new() };
+            return Carriers { chains, references };
         }
         let inbound = tls::inbound(l, &self.spec.service, mtls);
         let chains = inbound.chains.into_iter().map(|c| chain(c.socket, c.matching)).collect();
-        Carriers { chains, references: inbound.references }
+        references.extend(inbound.references);
+        Carriers { chains, references }
     }
 
     /// The connection manager of a listener, and the routes and clusters that it names.
@@ -205,6 +211,7 @@ impl Maker<'_> {
         let mut references: Vec<Reference> = observe::services(self.spec)
             .map(|(_, service)| Reference::new(ResourceType::Cluster, &*names::cluster(service, "")))
             .collect();
+        references.extend(named_by(&self.spec.patch, "http_connection_manager"));
         if let Some(RouteSpecifier::Rds(rds)) = &manager.route_specifier {
             let name = rds.route_config_name.as_str();
             references.push(Reference::new(ResourceType::RouteConfiguration, name));
@@ -340,10 +347,16 @@ pub(super) fn route_configuration(
         found.error(key, "spec.patch[\"route_configuration\"].name", "must not change the name");
         message.name = name.to_string();
     }
+    references.extend(named_by(&gateway.patch, "route_configuration"));
     if gateway.patch.contains_key("route_configuration") {
         check_rules(&message, key, "route_configuration", found);
     }
     Resource::encode(ResourceType::RouteConfiguration, name, &message, references, origin)
+}
+
+/// The clusters that the fragment of a type names.
+fn named_by(by_type: &HashMap<String, Struct>, kind: &str) -> impl Iterator<Item = Reference> {
+    patch::clusters(by_type, kind).into_iter().map(|name| Reference { kind: ResourceType::Cluster, name })
 }
 
 /// Sends every request to https. The default port is left out of the location.

@@ -13,6 +13,9 @@
 
 use std::sync::Arc;
 
+/// The control plane itself, in every bootstrap that it makes.
+pub(super) const CONTROL: &str = "portolan_control";
+
 /// The cluster of a service's instances, or of a subset of them.
 pub(super) fn cluster(service: &str, subset: &str) -> Arc<str> {
     if subset.is_empty() { service.into() } else { format!("{service}/{subset}").into() }

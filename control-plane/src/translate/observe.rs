@@ -1,5 +1,6 @@
 //! What a Gateway tells of requests -> access logs, tracing, and headers that become metadata.
 
+use prost::{Message, Name};
 use xds_types::any::pack;
 use xds_types::envoy::config::accesslog::v3::{AccessLog, access_log};
 use xds_types::envoy::config::core::v3::grpc_service::{EnvoyGrpc, TargetSpecifier};
@@ -12,7 +13,7 @@ use xds_types::envoy::extensions::access_loggers::file::v3::{
     FileAccessLog, file_access_log::AccessLogFormat,
 };
 use xds_types::envoy::extensions::access_loggers::grpc::v3::{
-    CommonGrpcAccessLogConfig, HttpGrpcAccessLogConfig,
+    CommonGrpcAccessLogConfig, HttpGrpcAccessLogConfig, TcpGrpcAccessLogConfig,
 };
 use xds_types::envoy::extensions::filters::http::header_to_metadata::v3::Config as HeaderToMetadata;
 use xds_types::envoy::extensions::filters::http::header_to_metadata::v3::config::{KeyValuePair, Rule};
@@ -35,37 +36,45 @@ pub(super) fn services(spec: &Gateway) -> impl Iterator<Item = (&'static str, &s
     log.into_iter().chain(tracing).filter(|(_, name)| !name.is_empty())
 }
 
-/// The access logs of connections that carry bytes.
-pub(super) fn connection_logs(log: &Log) -> Option<AccessLog> {
-    (!log.path.is_empty()).then(|| file(log))
+/// The access logs of connections that carry bytes on a gateway.
+pub(super) fn connection_logs(gateway: &str, log: &Log) -> Vec<AccessLog> {
+    let entries = service(gateway, log).map(|common_config| {
+        let config = TcpGrpcAccessLogConfig { common_config: Some(common_config) };
+        access_log("envoy.access_loggers.tcp_grpc", &config)
+    });
+    file(log).into_iter().chain(entries).collect()
 }
 
 /// The access logs of requests on a gateway.
 pub(super) fn request_logs(gateway: &str, log: &Log) -> Vec<AccessLog> {
-    let service = (!log.service.is_empty()).then(|| service(gateway, log));
-    connection_logs(log).into_iter().chain(service).collect()
+    let entries = service(gateway, log).map(|common_config| {
+        let common_config = Some(common_config);
+        let config = HttpGrpcAccessLogConfig { common_config, ..HttpGrpcAccessLogConfig::default() };
+        access_log("envoy.access_loggers.http_grpc", &config)
+    });
+    file(log).into_iter().chain(entries).collect()
 }
 
-fn service(gateway: &str, log: &Log) -> AccessLog {
+fn service(gateway: &str, log: &Log) -> Option<CommonGrpcAccessLogConfig> {
     let Log { path: _, format: _, json: _, service, log_name } = log;
     let log_name = if log_name.is_empty() { gateway } else { log_name };
-    let common_config = Some(CommonGrpcAccessLogConfig {
+    (!service.is_empty()).then(|| CommonGrpcAccessLogConfig {
         log_name: log_name.to_owned(),
         grpc_service: grpc(service),
         transport_api_version: ApiVersion::V3.into(),
         ..CommonGrpcAccessLogConfig::default()
-    });
+    })
+}
+
+fn access_log<M: Message + Name>(name: &str, config: &M) -> AccessLog {
     AccessLog {
-        name: "envoy.access_loggers.http_grpc".to_owned(),
-        config_type: Some(access_log::ConfigType::TypedConfig(pack(&HttpGrpcAccessLogConfig {
-            common_config,
-            ..HttpGrpcAccessLogConfig::default()
-        }))),
+        name: name.to_owned(),
+        config_type: Some(access_log::ConfigType::TypedConfig(pack(config))),
         ..AccessLog::default()
     }
 }
 
-fn file(log: &Log) -> AccessLog {
+fn file(log: &Log) -> Option<AccessLog> {
     let Log { path, format, json, service: _, log_name: _ } = log;
     // Envoy's formats end their own lines.
     let end = if format.is_empty() || format.ends_with('\n') { "" } else { "\n" };
@@ -73,11 +82,7 @@ fn file(log: &Log) -> AccessLog {
         AccessLogFormat::LogFormat(SubstitutionFormatString { format: Some(f), ..Default::default() })
     });
     let file = FileAccessLog { path: path.clone(), access_log_format: format };
-    AccessLog {
-        name: "envoy.access_loggers.file".to_owned(),
-        config_type: Some(access_log::ConfigType::TypedConfig(pack(&file))),
-        ..AccessLog::default()
-    }
+    (!path.is_empty()).then(|| access_log("envoy.access_loggers.file", &file))
 }
 
 fn formatted(text: &str, json: Option<&Struct>) -> Option<Format> {

@@ -3,14 +3,16 @@
 //! A JSON merge patch (RFC 7396) on the message's JSON form, read back through its descriptor, so that a
 //! fragment that does not fit the protos is an error with its path and never reaches a proxy.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 
 use prost::{Message, Name};
 use serde_json::{Map, Number, Value};
 use xds_types::google::protobuf::{ListValue, Struct, Value as ProtoValue, value::Kind};
 use xds_types::text::{self, Source};
 
-use crate::model::{ObjectKey, Problems};
+use super::names;
+use crate::model::{ObjectKey, ObjectName, Problems, ServiceName};
 
 /// The patches of one object, by type.
 pub(super) struct Patches<'a> {
@@ -59,6 +61,48 @@ impl<'a> Patches<'a> {
             }
         }
     }
+}
+
+/// Clusters that the fragment of a type names, as far as they can be those of services: collectors, services that are asked, and
+/// where routes lead.
+pub(super) fn clusters(by_type: &HashMap<String, Struct>, kind: &str) -> BTreeSet<Arc<str>> {
+    let mut found = BTreeSet::new();
+    if let Some(patch) = by_type.get(kind) {
+        collect(&object(patch), &mut found);
+    }
+    found
+}
+
+/// By the names of the fields of Envoy's API that hold one (`EnvoyGrpc`, `HttpUri`, `ZipkinConfig`, `RouteAction`, `TcpProxy`).
+fn collect(value: &Value, found: &mut BTreeSet<Arc<str>>) {
+    match value {
+        Value::Array(list) => list.iter().for_each(|one| collect(one, found)),
+        Value::Object(members) => {
+            for (field, value) in members {
+                match (field.as_str(), value) {
+                    (
+                        "cluster" | "cluster_name" | "clusterName" | "collector_cluster" | "collectorCluster",
+                        Value::String(name),
+                    ) if can_be_service(name) => drop(found.insert(name.as_str().into())),
+                    ("weighted_clusters" | "weightedClusters", Value::Object(weighted)) => {
+                        let all = weighted.get("clusters").and_then(Value::as_array);
+                        let names = all.into_iter().flatten().filter_map(|c| c.get("name")?.as_str());
+                        found.extend(names.filter(|name| can_be_service(name)).map(Arc::from));
+                    }
+                    _ => collect(value, found),
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
+/// The control plane itself is in every bootstrap.
+fn can_be_service(cluster: &str) -> bool {
+    let (service, subset) = names::service_and_subset(cluster);
+    cluster != names::CONTROL
+        && ServiceName::new(service).is_ok()
+        && (subset.is_empty() || ObjectName::new(subset).is_ok())
 }
 
 /// RFC 7396.
@@ -163,5 +207,28 @@ mod tests {
         assert!(paths.contains(&"spec.patch[\"cluster\"].circuit_breaker"), "{found}");
         assert!(paths.contains(&"spec.patch[\"cluster\"].dns_lookup_family"), "{found}");
         assert_eq!(cluster.alt_stat_name, "stat", "the message stays as it was");
+    }
+
+    #[test]
+    fn a_fragment_says_which_clusters_it_names() {
+        let grpc = |name: &str| json!({"envoy_grpc": {"cluster_name": name}});
+        let by_type = [(
+            "http_connection_manager".to_owned(),
+            parsed_struct(&json!({
+                "access_log": [{"typed_config": {"common_config": {"grpc_service": grpc("logs")}}}],
+                "tracing": {"provider": {"typed_config": {"collectorCluster": "zipkin"}}},
+                "http_filters": [{"typed_config": {"grpc_service": grpc("portolan_control")}}],
+                "route_config": {"virtual_hosts": [{"routes": [
+                    {"route": {"cluster": "cart/v2"}},
+                    {"route": {"weighted_clusters": {"clusters": [{"name": "a", "weight": 1}, {"name": "b"}]}}},
+                ]}]},
+                "format": {"cluster": "%UPSTREAM_CLUSTER%"},
+            })),
+        )]
+        .into();
+        let found = clusters(&by_type, "http_connection_manager");
+        let found: Vec<&str> = found.iter().map(|name| &**name).collect();
+        assert_eq!(found, ["a", "b", "cart/v2", "logs", "zipkin"]);
+        assert!(clusters(&by_type, "listener").is_empty());
     }
 }

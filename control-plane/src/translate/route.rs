@@ -29,7 +29,7 @@ use xds_types::portolan::config::v1::{
 
 use super::Dialect;
 use super::parts::{check_rules, uint};
-use super::patch::Patches;
+use super::patch::{self, Patches};
 use super::{conduct, names};
 use crate::model::{ObjectKey, Problems};
 
@@ -78,12 +78,13 @@ pub(super) fn rules(spec: &Route) -> Vec<usize> {
     spec.rules.iter().enumerate().flat_map(|(i, r)| std::iter::repeat_n(i, matches(r))).collect()
 }
 
-/// The clusters that a Route names, also those of weight 0, which are kept warm, and those of mirrors.
+/// The clusters that a Route names, also those of weight 0, which are kept warm, those of mirrors, and those of its patch.
 pub(super) fn clusters(spec: &Route) -> impl Iterator<Item = std::sync::Arc<str>> + '_ {
-    spec.rules.iter().flat_map(|r| {
+    let of_rules = spec.rules.iter().flat_map(|r| {
         let backends = r.backends.iter().map(|b| names::cluster(&b.service, &b.subset));
         backends.chain(r.mirrors.iter().map(|m| names::cluster(&m.service, &m.subset)))
-    })
+    });
+    of_rules.chain(patch::clusters(&spec.patch, "route"))
 }
 
 /// Whether a path was matched by elements.

@@ -1,4 +1,4 @@
-//! A stage, read: the objects that one node group gets in place of those in force for all.
+//! A stage, read: the objects that one node group gets in place of those in force for all, and those it goes without.
 
 use std::sync::Arc;
 
@@ -9,17 +9,22 @@ use crate::model::{Object, ObjectKey};
 pub struct Staged {
     stage: Arc<Object>,
     objects: Vec<Arc<Object>>,
+    deletes: Vec<ObjectKey>,
 }
 
 impl Staged {
     /// Reads a Stage; `None` when it is none. Objects that cannot be read are quarantined in the world that they make.
     pub fn new(stage: &Arc<Object>) -> Option<Self> {
         let spec = stage.stage()?;
-        let read = |one: &xds_types::portolan::config::v1::StagedObject| {
-            let key: ObjectKey = one.object.parse().ok()?; // checked before it came into force
-            Some(Arc::new(Object::stored(key, stage.revision, &one.text)))
-        };
-        Some(Self { stage: stage.clone(), objects: spec.objects.iter().filter_map(read).collect() })
+        let (mut objects, mut deletes) = (Vec::new(), Vec::new());
+        for one in &spec.objects {
+            let Ok(key) = one.object.parse::<ObjectKey>() else { continue }; // checked before it came into force
+            match one.deleted {
+                true => deletes.push(key),
+                false => objects.push(Arc::new(Object::stored(key, stage.revision, &one.text))),
+            }
+        }
+        Some(Self { stage: stage.clone(), objects, deletes })
     }
 
     /// The object that it is.
@@ -40,5 +45,10 @@ impl Staged {
     /// What it puts in place.
     pub fn objects(&self) -> &[Arc<Object>] {
         &self.objects
+    }
+
+    /// What it takes away.
+    pub fn deletes(&self) -> &[ObjectKey] {
+        &self.deletes
     }
 }

@@ -47,7 +47,7 @@ impl ServerState {
 /// What a lever does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// `/healthcheck/fail`: not ready any more, serving goes on.
+    /// `/healthcheck/fail`: not ready any more; serving goes on, and each client that asks is told to leave.
     FailHealthCheck,
     /// `/healthcheck/ok`: takes that back.
     PassHealthCheck,

@@ -87,8 +87,8 @@ pub struct Reply {
     pub head: ResponseHead,
     /// An error of the body closes the connection (HTTP/1) or resets the stream (HTTP/2) without ending the answer.
     pub body: Body,
-    /// Close the connection after the answer, and say so.
-    pub close: bool,
+    /// Close the connection after the answer, and say so: what its end is told as.
+    pub close: Option<EndReason>,
     /// Do not answer: drop the connection (HTTP/1) or reset the stream (HTTP/2).
     pub reset: bool,
 }
@@ -96,7 +96,7 @@ pub struct Reply {
 impl Reply {
     /// An answer after which the connection goes on.
     pub fn new(head: ResponseHead, body: Body) -> Self {
-        Self { head, body, close: false, reset: false }
+        Self { head, body, close: None, reset: false }
     }
 }
 

@@ -10,7 +10,7 @@ use super::stream::{End, Stream, StreamCx, whole_length};
 use super::tail::Tail;
 use super::timeouts;
 use super::vitals::{Expired, Vitals, WatchedBody};
-use crate::codec::{Body, Reply, Request};
+use crate::codec::{Body, EndReason, Reply, Request};
 use data_plane_core::config::StripPort;
 use data_plane_core::headers::{HeaderId, RequestHead, ResponseHead, Scheme, Version, forwarded, hop_by_hop};
 use data_plane_core::route::{self, RouteQuery};
@@ -325,7 +325,11 @@ fn send(mut stream: Stream, answer: Answer, alarm: Alarm) -> Reply {
     stream.cx.status = Some(head.status);
     stream.cx.moments.answered = Some(now);
     // What an HTTP/1 client still sends would be read as its next request.
-    let close = close || (early && stream.cx.protocol != Version::Http2);
+    let close = match close || (early && stream.cx.protocol != Version::Http2) {
+        true => Some(EndReason::Local),
+        false if upgraded => None,
+        false => hcm.dismisses(),
+    };
     let body = match whole_length(&body) {
         Some(length) => {
             stream.cx.sent = length;

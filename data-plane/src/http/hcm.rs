@@ -2,7 +2,7 @@
 
 use super::chain::ChainConfig;
 use super::conduct;
-use super::grpc_log::GrpcLog;
+use super::grpc_log::RequestLog;
 use super::line_log::LineLog;
 use super::local_reply::{Cause, LocalReply};
 use super::reply_map::ReplyMap;
@@ -28,6 +28,7 @@ use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use tokio::time::Instant;
 
 /// A connection manager, shared by workers and connections.
@@ -41,9 +42,11 @@ pub struct Hcm {
     pub(super) process: Arc<Process>,
     pub(super) runtime: Runtime,
     pub(super) tracer: Option<Tracer>,
+    /// Health checks fail: whoever asks is told to leave.
+    fails: Arc<AtomicBool>,
     options: ServerOptions,
     logs: Vec<LineLog>,
-    grpc_logs: Vec<GrpcLog>,
+    grpc_logs: Vec<RequestLog>,
 }
 
 impl Hcm {
@@ -78,12 +81,13 @@ impl Hcm {
                 .map(|c| deps.tracers.tracer(c))
                 .transpose()
                 .map_err(BuildError::Export)?,
+            fails: Arc::clone(&deps.fails_health_checks),
             options: ServerOptions::new(&config),
             logs,
             grpc_logs: config
                 .grpc_logs
                 .iter()
-                .map(|log| GrpcLog::open(log, deps))
+                .map(|log| RequestLog::open(log, deps))
                 .collect::<Result<_, _>>()?,
             config,
         }))
@@ -93,6 +97,12 @@ impl Hcm {
     pub fn byte_counters(&self) -> (Counter, Counter) {
         let stats = &self.stats.manager;
         (stats.downstream_cx_rx_bytes_total.clone(), stats.downstream_cx_tx_bytes_total.clone())
+    }
+
+    /// Why a connection is to end with the answer that it gets, whatever the answer. Envoy drains those that ask while the
+    /// process fails health checks, so that clients go to other replicas.
+    pub(super) fn dismisses(&self) -> Option<EndReason> {
+        self.fails.load(Relaxed).then_some(EndReason::Drained)
     }
 
     fn has_logs(&self) -> bool {
@@ -396,6 +406,6 @@ impl Served {
         stats.manager.downstream_rq_active.dec();
         stats.manager.downstream_rq_time.record(0);
         self.hcm.log(&cx, None, answer.then_some(&head), None);
-        answer.then(|| Reply { close: true, ..Reply::new(head, codec::Body::from(body)) })
+        answer.then(|| Reply { close: Some(EndReason::Local), ..Reply::new(head, codec::Body::from(body)) })
     }
 }

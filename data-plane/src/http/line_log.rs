@@ -9,7 +9,7 @@ use data_plane_core::matcher::Runtime;
 use std::sync::Arc;
 
 /// One access log.
-pub struct LineLog {
+pub(super) struct LineLog {
     filter: Option<Filter>,
     renderer: Renderer,
     sink: Arc<Sink>,
@@ -20,7 +20,7 @@ impl LineLog {
     ///
     /// # Errors
     /// The file cannot be opened.
-    pub fn open(config: &config::AccessLog, deps: &Deps) -> Result<Self, BuildError> {
+    pub(super) fn open(config: &config::AccessLog, deps: &Deps) -> Result<Self, BuildError> {
         let sink = deps.access_logs.open(&config.sink).map_err(|source| BuildError::AccessLog {
             path: match &config.sink {
                 AccessLogSink::File(path) => path.display().to_string(),
@@ -34,7 +34,13 @@ impl LineLog {
     }
 
     /// Appends the line of `record`, if it is to be logged. `random` is the stream's.
-    pub fn append(&self, worker: usize, record: &Record<'_>, random: u64, runtime: Option<Runtime<'_>>) {
+    pub(super) fn append(
+        &self,
+        worker: usize,
+        record: &Record<'_>,
+        random: u64,
+        runtime: Option<Runtime<'_>>,
+    ) {
         if self.filter.as_ref().is_none_or(|filter| filter.passes(record, random, runtime)) {
             self.sink.append(worker, |out| self.renderer.render(record, out));
         }

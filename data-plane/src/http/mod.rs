@@ -11,6 +11,7 @@ mod chain;
 mod clock;
 mod conduct;
 mod connection;
+mod connection_logs;
 pub mod filter;
 mod grpc_log;
 mod hcm;
@@ -33,8 +34,9 @@ mod worker;
 
 pub use access_log::{AccessLogs, FLUSH_INTERVAL, Sink};
 pub use connection::{Connection, Told};
+pub use connection_logs::ConnectionLogs;
 pub use hcm::{Hcm, serve};
-pub use line_log::LineLog;
+use line_log::LineLog;
 pub use local_reply::{Added, LocalReply};
 pub use route_slot::{RouteSlot, RouteSlots};
 pub use stream::StreamCx;
@@ -74,7 +76,7 @@ pub struct Deps {
     pub tracers: Tracers,
     /// Overrides of shares.
     pub runtime: Runtime,
-    /// This proxy fails health checks: it was told to, or it is ending.
+    /// This proxy fails health checks, and tells clients to leave: it was told to, or it is ending.
     pub fails_health_checks: Arc<AtomicBool>,
 }
 

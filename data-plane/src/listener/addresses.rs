@@ -85,7 +85,16 @@ pub(super) fn bind(
             // Who asks for any port gets one of its own.
             *name == *config.name || (is_fixed && leaving.gives(name, sockets))
         };
-        let mut free = bound.iter().filter(|(name, sockets)| sockets.plan == plan && may_have(name, sockets));
+        let shared_otherwise = |(name, sockets): &(&str, &Arc<Sockets>)| {
+            sockets.plan.reuse_port != plan.reuse_port
+                && sockets.address == address
+                && may_have(name, sockets)
+        };
+        if is_fixed && bound.iter().any(shared_otherwise) {
+            return Err(Error::ReusePort { address });
+        }
+        let serves = |sockets: &Arc<Sockets>| sockets.plan.serves(&plan);
+        let mut free = bound.iter().filter(|(name, sockets)| serves(sockets) && may_have(name, sockets));
         let free = free.find(|(_, sockets)| !taken.iter().any(|taken| Arc::ptr_eq(taken, sockets)));
         taken.push(match (free, ports) {
             (Some((_, sockets)), _) => Arc::clone(sockets),

@@ -1,7 +1,7 @@
-//! Lines about connections, where a listener asks for them (Envoy `Listener.access_log`): one for each connection when
-//! it ends, also for those that no filter chain served.
+//! Logs of connections, where a listener asks for them (Envoy `Listener.access_log`): each connection is told of when
+//! it ends, also those that no filter chain served.
 
-use crate::http::{BuildError, Deps, LineLog, Told};
+use crate::http::{BuildError, ConnectionLogs, Deps, Told};
 use crate::runtime::Runtime;
 use crate::transport::Tally;
 use data_plane_core::config;
@@ -18,7 +18,7 @@ const TOO_LONG: &str = "transport socket timeout was reached";
 
 /// The logs of a listener.
 pub(super) struct Logs {
-    logs: Vec<LineLog>,
+    logs: ConnectionLogs,
     process: Arc<Process>,
     runtime: Runtime,
 }
@@ -27,15 +27,15 @@ impl Logs {
     /// Opens what `configured` names; `None` when that is nothing.
     ///
     /// # Errors
-    /// A file cannot be opened.
+    /// A file, or an exporter, cannot be opened.
     pub(super) fn open(
-        configured: &[config::AccessLog],
+        configured: &config::ConnectionLogs,
         deps: &Deps,
     ) -> Result<Option<Arc<Self>>, BuildError> {
-        if configured.is_empty() {
+        let logs = ConnectionLogs::open(configured, deps)?;
+        if logs.is_empty() {
             return Ok(None);
         }
-        let logs = configured.iter().map(|log| LineLog::open(log, deps)).collect::<Result<_, _>>()?;
         Ok(Some(Arc::new(Self { logs, process: Arc::clone(&deps.process), runtime: deps.runtime.clone() })))
     }
 
@@ -73,7 +73,7 @@ impl Logs {
     }
 }
 
-/// A connection; its line is written when this is dropped.
+/// A connection; it is told of when this is dropped.
 pub(super) struct Entry {
     logs: Arc<Logs>,
     worker: usize,
@@ -159,8 +159,6 @@ impl Drop for Entry {
         };
         record.timing.end = Some(now);
         let runtime = |key: &str| self.logs.runtime.per_million(key);
-        for log in &self.logs.logs {
-            log.append(self.worker, &record, fastrand::u64(..), Some(&runtime));
-        }
+        self.logs.logs.append(self.worker, &record, fastrand::u64(..), Some(&runtime));
     }
 }

@@ -60,6 +60,12 @@ pub enum Error {
         /// The system's reason.
         reason: io::Error,
     },
+    /// What has the address now shares it otherwise.
+    #[error("enable_reuse_port: cannot be changed while {address} is listened on")]
+    ReusePort {
+        /// The address.
+        address: SocketAddr,
+    },
     /// Another listener has the address, or this one twice.
     #[error("address {address} belongs to listener {other:?}")]
     DuplicateAddress {
@@ -178,7 +184,7 @@ pub(super) type Build =
 
 /// Opens the access logs of a listener.
 pub(super) type OpenLogs =
-    Box<dyn Fn(&[config::AccessLog]) -> Result<Option<Arc<Logs>>, BuildError> + Send + Sync>;
+    Box<dyn Fn(&config::ConnectionLogs) -> Result<Option<Arc<Logs>>, BuildError> + Send + Sync>;
 
 /// [`Options`], with what is built behind functions.
 pub(super) struct How {
@@ -442,8 +448,9 @@ impl Manager {
                 .flat_map(Listener::accepting)
                 .any(|bound| Arc::ptr_eq(&bound.sockets, sockets))
         };
-        for sockets in claim.sockets.iter().filter(|sockets| !accepts(sockets)) {
-            if let Err(reason) = sockets.listen() {
+        let listens = |sockets: &&Arc<Sockets>| sockets.is_exclusive() || !accepts(sockets);
+        for sockets in claim.sockets.iter().filter(listens) {
+            if let Err(reason) = sockets.listen(config.tcp_backlog_size) {
                 inner.stats.listener_create_failure.inc();
                 return Err(Error::Listen { address: sockets.address, reason });
             }

@@ -8,13 +8,24 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-/// How the sockets of an address are made. Equal ones serve an updated listener without being closed.
+/// How the sockets of an address are made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Plan {
     /// As configured; port 0 lets the system choose.
     pub(super) address: SocketAddr,
     pub(super) reuse_port: bool,
     pub(super) backlog: Option<u32>,
+}
+
+impl Plan {
+    /// Whether sockets made so serve an updated listener without being closed. Those that share their port are made anew for
+    /// another backlog; a port that no other socket may have keeps its own, which then [`listen`](Sockets::listen) anew.
+    pub(super) fn serves(&self, wanted: &Self) -> bool {
+        let Self { address, reuse_port, backlog } = *self;
+        address == wanted.address
+            && reuse_port == wanted.reuse_port
+            && (!reuse_port || backlog == wanted.backlog)
+    }
 }
 
 /// The bound sockets of an address, until workers take them.
@@ -25,6 +36,8 @@ pub(super) struct Sockets {
     pub(super) address: SocketAddr,
     pub(super) balance: Arc<Balance>,
     by_worker: Mutex<Vec<Option<Socket>>>,
+    /// The one socket of a port that is not shared, however many workers accept on it.
+    exclusive: Option<Socket>,
 }
 
 impl Sockets {
@@ -45,18 +58,37 @@ impl Sockets {
             };
             all.push(Some(next));
         }
-        Ok(Self { plan, address, balance: Arc::default(), by_worker: Mutex::new(all) })
+        let exclusive = match sharing {
+            Sharing::ReusePort => None,
+            Sharing::Exclusive => all.iter().flatten().next().map(Socket::try_clone).transpose()?,
+        };
+        Ok(Self { plan, address, balance: Arc::default(), by_worker: Mutex::new(all), exclusive })
     }
 
     /// Those of an address that is not bound: nothing comes of them.
     pub(super) fn imagined(plan: Plan) -> Self {
-        Self { plan, address: plan.address, balance: Arc::default(), by_worker: Mutex::default() }
+        Self {
+            plan,
+            address: plan.address,
+            balance: Arc::default(),
+            by_worker: Mutex::default(),
+            exclusive: None,
+        }
     }
 
-    /// Lets connections queue up.
-    pub(super) fn listen(&self) -> io::Result<()> {
-        let backlog = self.plan.backlog.unwrap_or(socket::DEFAULT_BACKLOG);
+    /// Lets connections queue up, so many of them. Where no other socket may have the port, also of one that listens
+    /// already.
+    pub(super) fn listen(&self, backlog: Option<u32>) -> io::Result<()> {
+        let backlog = backlog.unwrap_or(socket::DEFAULT_BACKLOG);
+        if let Some(socket) = &self.exclusive {
+            return socket::listen(socket, backlog);
+        }
         self.by_worker.lock().iter().flatten().try_for_each(|s| socket::listen(s, backlog))
+    }
+
+    /// Whether no other socket may have the port.
+    pub(super) fn is_exclusive(&self) -> bool {
+        self.exclusive.is_some()
     }
 
     /// The socket of a worker, from 0; `None` when it was taken before.

@@ -136,7 +136,7 @@ fn listener(name: &str, addresses: &[SocketAddr], chains: Vec<Arc<FilterChain>>)
         exact_balance: false,
         tcp_keepalive: None,
         stat_prefix: Some(name.into()),
-        access_log: Vec::new(),
+        access_log: config::ConnectionLogs::default(),
         inbound: false,
     }
 }
@@ -539,6 +539,53 @@ fn listeners_that_swap_their_addresses_are_served_all_the_time() {
         bench.manager.activate(b).unwrap();
         assert_eq!(Client::connect(y).await.ask("hi\n").await, "a Running None");
         assert_eq!(Client::connect(x).await.ask("hi\n").await, "b Running None");
+    });
+}
+
+/// Connections that the system lets wait on a listening port: the `Send-Q` that `ss -lt` shows, out of the kernel's table.
+fn backlog(port: u16) -> Option<u32> {
+    let table = std::process::Command::new("ss").args(["-Hltn"]).output().ok()?;
+    let table = String::from_utf8(table.stdout).ok()?;
+    let row = table
+        .lines()
+        .find(|row| row.split_whitespace().nth(3).is_some_and(|at| at.ends_with(&format!(":{port}"))))?;
+    row.split_whitespace().nth(2)?.parse().ok()
+}
+
+#[test]
+fn a_port_that_is_not_shared_takes_another_backlog_and_keeps_its_socket() {
+    with_workers(DRAIN_TIME, |bench| async move {
+        let free = std::net::TcpListener::bind(any_port()).unwrap().local_addr().unwrap();
+        let with = |size| config::Listener { tcp_backlog_size: size, ..alone("a", free, "one") };
+        let address = bench.set(with(Some(7)));
+        let mut before = Client::connect(address).await;
+        assert_eq!(before.ask("hi\n").await, "one Running None");
+        assert_eq!(bench.set(with(Some(9))), address);
+        assert_eq!(before.ask("hi\n").await, "one Running None", "its chain is the same");
+        assert_eq!(bench.value("listener_manager.listener_in_place_updated"), 1);
+        assert_eq!(Client::connect(address).await.ask("hi\n").await, "one Running None");
+        if let Some(size) = backlog(address.port()) {
+            assert_eq!(size, 9);
+        }
+    });
+}
+
+#[test]
+fn how_a_port_is_shared_cannot_be_changed() {
+    with_workers(DRAIN_TIME, |bench| async move {
+        let free = std::net::TcpListener::bind(any_port()).unwrap().local_addr().unwrap();
+        let address = bench.set(alone("a", free, "one"));
+        let shared = || listener("a", &[address], vec![chain("two")]);
+        let error = bench.manager.prepare(Arc::new(shared())).unwrap_err().to_string();
+        assert!(error.starts_with("enable_reuse_port: cannot be changed"), "{error}");
+        let other = config::Listener { name: "b".into(), ..shared() };
+        let mut leaving = bench.manager.leaving(["a"]);
+        let error = bench.manager.prepare_among(Arc::new(other), &mut leaving).unwrap_err().to_string();
+        assert!(error.starts_with("enable_reuse_port: cannot be changed"), "{error}");
+        assert_eq!(Client::connect(address).await.ask("hi\n").await, "one Running None");
+        let second = std::net::TcpListener::bind(any_port()).unwrap().local_addr().unwrap();
+        let moved = config::Listener { addresses: vec![second], ..shared() };
+        assert_eq!(bench.set(moved), second, "another address may be shared otherwise");
     });
 }
 

@@ -27,12 +27,12 @@ pub(super) struct Certificates {
     parsed: RefCell<Parsed>,
 }
 
-/// The first certificate of PEM texts seen last, by their address; the text is held, so that no other takes its
-/// place.
-type Parsed = HashMap<*const u8, (Arc<[u8]>, Option<Rc<Certificate>>)>;
+/// The certificates of PEM texts seen last, by their address; the text is held, so that no other takes its place.
+type Parsed = HashMap<*const u8, (Arc<[u8]>, Rc<[Rc<Certificate>]>)>;
 
 /// One certificate in use.
 struct InUse {
+    /// In stats.
     name: Box<str>,
     origin: Box<str>,
     certificate: Rc<Certificate>,
@@ -98,26 +98,35 @@ impl Certificates {
         let contexts = xds.tls_contexts();
         let groups = contexts.into_iter().map(|context| {
             let Context { owner, certificates, validation } = context;
-            let mut in_use = |name: Option<Box<str>>, origin: &str, pem: &Arc<[u8]>| {
+            let mut read = |pem: &Arc<[u8]>| {
                 let key = pem.as_ptr();
                 let known = parsed.remove(&key).or_else(|| next.get(&key).cloned());
-                let entry = known.unwrap_or_else(|| (Arc::clone(pem), first(pem).map(Rc::new)));
-                let certificate = entry.1.clone();
+                let entry = known.unwrap_or_else(|| (Arc::clone(pem), all(pem)));
+                let certificates = Rc::clone(&entry.1);
                 next.insert(key, entry);
-                let name = name.unwrap_or_else(|| UNNAMED.into());
-                certificate.map(|certificate| InUse { name, origin: origin.into(), certificate })
+                certificates
             };
-            let authorities = validation
-                .and_then(|v| {
-                    let pem = v.content.trusted_ca.as_ref()?;
-                    in_use(v.name, &v.content.ca_origin, pem)
-                })
-                .into_iter()
-                .collect();
-            let chains = certificates
-                .into_iter()
-                .filter_map(|c| in_use(c.name, &c.content.chain_origin, &c.content.chain_pem))
-                .collect();
+            let mut authorities = Vec::new();
+            if let Some(v) = validation
+                && let Some(pem) = &v.content.trusted_ca
+            {
+                let name = v.name.unwrap_or_else(|| UNNAMED.into());
+                // Envoy tells of the first, under this name.
+                authorities.extend(read(pem).iter().enumerate().map(|(i, certificate)| InUse {
+                    name: match i {
+                        0 => name.clone(),
+                        _ => format!("{name}_{}", certificate.serial).into(),
+                    },
+                    origin: v.content.ca_origin.clone(),
+                    certificate: Rc::clone(certificate),
+                }));
+            }
+            let chains = certificates.into_iter().filter_map(|c| {
+                let certificate = Rc::clone(read(&c.content.chain_pem).first()?);
+                let name = c.name.unwrap_or_else(|| UNNAMED.into());
+                Some(InUse { name, origin: c.content.chain_origin.clone(), certificate })
+            });
+            let chains = chains.collect();
             Group { owner, authorities, chains }
         });
         let groups = groups.collect();
@@ -146,10 +155,10 @@ fn gauge(
     Some(scope.gauge(&["expiration_unix_time_seconds"]))
 }
 
-/// The first certificate of a PEM text.
-fn first(pem: &[u8]) -> Option<Certificate> {
-    let der = CertificateDer::pem_slice_iter(pem).next()?.ok()?;
-    Certificate::parse(&der).ok()
+/// The certificates of a PEM text, as far as they can be read: a bundle of authorities may hold one that cannot.
+fn all(pem: &[u8]) -> Rc<[Rc<Certificate>]> {
+    let read = CertificateDer::pem_slice_iter(pem).filter_map(Result::ok);
+    read.filter_map(|der| Certificate::parse(&der).ok()).map(Rc::new).collect()
 }
 
 fn details(one: &InUse, now: i64) -> Value {

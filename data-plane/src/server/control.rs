@@ -49,6 +49,8 @@ pub(super) struct Control {
     sinks: RefCell<Sinks>,
     trigger: ShutdownTrigger,
     shutdown: Shutdown,
+    /// Why it ends, where nobody asked for it.
+    failure: RefCell<Option<StartError>>,
     tasks: RefCell<JoinSet<()>>,
 }
 
@@ -61,7 +63,10 @@ pub(super) struct Start {
 }
 
 /// Runs a proxy to its end.
-pub(super) async fn run(start: Start) {
+///
+/// # Errors
+/// What was bound at the start cannot be listened on.
+pub(super) async fn run(start: Start) -> Result<(), StartError> {
     let Start { boot, options, mut commands, started } = start;
     let began = Instant::now();
     let (control, workers, admin) = match build(boot, options).await {
@@ -69,20 +74,20 @@ pub(super) async fn run(start: Start) {
         Err(error) => {
             // The caller waits for this.
             let _ = started.send(Err(error));
-            return;
+            return Ok(());
         }
     };
     let address = admin.as_ref().and_then(|(listener, _)| listener.local_addr().ok());
     let answer = Started { admin: address, stats: control.registry.clone() };
     if started.send(Ok(answer)).is_err() {
-        return control.end(workers).await;
+        control.end(workers).await;
+        return Ok(());
     }
     if let Some((listener, logs)) = admin {
         let proxy: Rc<dyn Proxy> = Rc::clone(&control) as Rc<dyn Proxy>;
         control.own(async move { admin::serve(listener, proxy, logs).await });
     }
-    let xds = control.xds.clone();
-    control.own(async move { xds.run().await });
+    control.own(bring_up(Rc::clone(&control)));
     control.own(announce(Rc::clone(&control), began));
     control.own(tick(Rc::clone(&control)));
     if control.options.signals {
@@ -101,6 +106,23 @@ pub(super) async fn run(start: Start) {
         }
     }
     control.end(workers).await;
+    control.failure.take().map_or(Ok(()), Err)
+}
+
+/// Keeps the configuration up to date. A static listener that cannot serve ends the start, as one that cannot be bound does.
+async fn bring_up(control: Rc<Control>) {
+    let failed = control.xds.clone().run().await;
+    if failed.is_empty() {
+        return;
+    }
+    let taken = Rc::clone(&control.taken.borrow());
+    let failure = |(name, reason): (Box<str>, String)| {
+        let index = taken.boot.config.listeners.iter().position(|l| l.name == name).unwrap_or_default();
+        xds::StaticFailure { kind: xds::Kind::Listener, index, name, reason }
+    };
+    let failure = StartError::Static(failed.into_iter().map(failure).collect());
+    *control.failure.borrow_mut() = Some(failure);
+    control.stop();
 }
 
 type Built = (Rc<Control>, Vec<JoinHandle<()>>, Option<(TcpListener, admin::Logs)>);
@@ -172,6 +194,7 @@ async fn build(boot: Boot, options: Options) -> Result<Built, StartError> {
         sinks: RefCell::new(sinks),
         trigger,
         shutdown,
+        failure: RefCell::default(),
         tasks: RefCell::default(),
     });
     control.warn_of_ignored();

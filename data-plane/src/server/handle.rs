@@ -41,11 +41,15 @@ pub struct Handle {
     started_admin: Option<SocketAddr>,
     stats: Registry,
     commands: Sender<Command>,
-    thread: Option<JoinHandle<()>>,
+    thread: Option<JoinHandle<Result<(), StartError>>>,
 }
 
 impl Handle {
-    pub(super) fn new(started: Started, commands: Sender<Command>, thread: JoinHandle<()>) -> Self {
+    pub(super) fn new(
+        started: Started,
+        commands: Sender<Command>,
+        thread: JoinHandle<Result<(), StartError>>,
+    ) -> Self {
         let Started { admin, stats } = started;
         Self { started_admin: admin, stats, commands, thread: Some(thread) }
     }
@@ -102,8 +106,11 @@ impl Handle {
 
     /// Waits until every thread has ended: by a signal, `/quitquitquit`, [`Self::drain`] or [`Self::stop`]. Blocks
     /// the thread.
-    pub fn join(mut self) {
-        self.wait();
+    ///
+    /// # Errors
+    /// It ended because a static listener cannot serve.
+    pub fn join(mut self) -> Result<(), StartError> {
+        self.wait()
     }
 
     fn ask<T>(&self, command: impl FnOnce(SyncSender<T>) -> Command, limit: Duration) -> Option<T> {
@@ -125,11 +132,9 @@ impl Handle {
         }
     }
 
-    fn wait(&mut self) {
-        if let Some(thread) = self.thread.take() {
-            // A panic of the control thread was reported when it happened.
-            let _ = thread.join();
-        }
+    fn wait(&mut self) -> Result<(), StartError> {
+        // A panic of the control thread was reported when it happened.
+        self.thread.take().and_then(|thread| thread.join().ok()).unwrap_or(Ok(()))
     }
 }
 
@@ -137,7 +142,7 @@ impl Drop for Handle {
     fn drop(&mut self) {
         if self.thread.is_some() {
             self.stop();
-            self.wait();
+            let _ = self.wait();
         }
     }
 }

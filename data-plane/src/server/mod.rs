@@ -115,6 +115,7 @@ impl Proxy {
                     let error = StartError::System { what: "cannot start the control thread", source };
                     // The caller waits for this.
                     let _ = start.started.send(Err(error));
+                    Ok(())
                 }
             })
             .map_err(system("cannot start the control thread"))?;

@@ -60,6 +60,8 @@ pub(super) struct State {
     pub(super) interest: u64,
     /// Listeners that wait for their routes, or for the start to come to listeners.
     pub(super) waiting: BTreeMap<Box<str>, listener::Prepared>,
+    /// Static listeners that could not be activated before the proxy was live, and why.
+    pub(super) fatal: Vec<(Box<str>, String)>,
     /// Listeners that could not be activated when that was last tried, and why.
     pub(super) failed_listeners: Vec<(Box<str>, String)>,
     pub(super) phase: Phase,
@@ -484,6 +486,9 @@ impl State {
                 let reason = chain_of(&error);
                 error!(listener = &*name, reason, "does not serve; what served before goes on");
                 self.inventory.fail(Kind::Listener, &name, &reason);
+                if self.phase < Phase::Live && self.static_listeners.contains_key(&name) {
+                    self.fatal.push((name.clone(), reason.clone()));
+                }
                 self.failed_listeners.push((name, reason));
             }
         }

@@ -171,6 +171,7 @@ impl Xds {
             wanted: wanted::WantedSet::default(),
             interest: 0,
             waiting: BTreeMap::new(),
+            fatal: Vec::new(),
             failed_listeners: Vec::new(),
             phase: Phase::Begin,
             cds: None,
@@ -194,10 +195,11 @@ impl Xds {
         Ok(xds)
     }
 
-    /// Brings the proxy up and keeps it so; never ends.
-    pub async fn run(&self) {
+    /// Brings the proxy up and keeps it so. Ends only when static listeners cannot serve at the start, which bound their
+    /// addresses: with their names, and why.
+    pub async fn run(&self) -> Vec<(Box<str>, String)> {
         self.refresh();
-        warm::run(self).await;
+        warm::run(self).await
     }
 
     /// Takes the static clusters and listeners of another bootstrap in the place of the present ones. What is the

@@ -23,12 +23,24 @@ const STATIC_CLUSTERS: Duration = Duration::from_secs(15);
 /// Without a deadline to look at.
 const FAR: Duration = Duration::from_secs(3600);
 
-/// Brings the proxy up and keeps its waits; never ends.
-pub(super) async fn run(xds: &Xds) {
-    tokio::join!(start(xds), timers(xds), follow_warming(xds));
+/// Brings the proxy up and keeps its waits. Ends only when static listeners cannot serve at the start: with their names, and why.
+pub(super) async fn run(xds: &Xds) -> Vec<(Box<str>, String)> {
+    let start = async {
+        let failed = start(xds).await;
+        if failed.is_empty() {
+            std::future::pending::<()>().await;
+        }
+        failed
+    };
+    tokio::select! {
+        failed = start => failed,
+        // Both for ever.
+        ((), ()) = async { tokio::join!(timers(xds), follow_warming(xds)) } => Vec::new(),
+    }
 }
 
-async fn start(xds: &Xds) {
+/// Answers which static listeners cannot serve.
+async fn start(xds: &Xds) -> Vec<(Box<str>, String)> {
     let began = Instant::now();
     if timeout(STATIC_CLUSTERS, static_clusters(xds)).await.is_err() {
         warn!("static clusters are not warm yet; going on");
@@ -39,9 +51,14 @@ async fn start(xds: &Xds) {
     // The manager lives as long as we do.
     let _ = warming.wait_for(|left| *left == 0).await;
     xds.enter(Phase::Listeners);
-    until(xds, |state| state.wanted.is_settled(Kind::Listener, ALL) && state.waiting.is_empty()).await;
-    xds.enter(Phase::Live);
-    info!(took_ms = began.elapsed().as_millis() as u64, "all dependencies initialized");
+    let settled = |state: &State| state.wanted.is_settled(Kind::Listener, ALL) && state.waiting.is_empty();
+    until(xds, |state| settled(state) || !state.fatal.is_empty()).await;
+    let fatal = xds.with(|state| state.fatal.clone());
+    if fatal.is_empty() {
+        xds.enter(Phase::Live);
+        info!(took_ms = began.elapsed().as_millis() as u64, "all dependencies initialized");
+    }
+    fatal
 }
 
 /// Waits for the clusters that a control plane may be reached by.

@@ -16,7 +16,32 @@ fn bootstrap(listeners: &[String], clusters: &[String]) -> String {
 
 async fn join(handle: data_plane::server::Handle) {
     let joined = tokio::task::spawn_blocking(move || handle.join());
-    tokio::time::timeout(LIMIT, joined).await.expect("the proxy ends").unwrap();
+    tokio::time::timeout(LIMIT, joined).await.expect("the proxy ends").unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_static_listener_that_cannot_listen_ends_the_start_as_one_that_cannot_bind() {
+    // Bound, and not listening yet: to bind beside it goes well.
+    let foreign = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    foreign.set_reuse_address(true).unwrap();
+    foreign.bind(&std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    let taken = foreign.local_addr().unwrap().as_socket().unwrap().port();
+    // Whose first health check is not answered: listeners wait for it.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let check = "health_checks: [{timeout: 1s, interval: 60s, unhealthy_threshold: 1, healthy_threshold: 1, \
+                 http_health_check: {path: /}}]}";
+    let cluster = static_cluster("up", silent.local_addr().unwrap());
+    let cluster = format!("{}, {check}", cluster.strip_suffix('}').unwrap());
+    let listener = listener("web", &to_cluster("up"))
+        .replacen("name: web,", "name: web, enable_reuse_port: false,", 1)
+        .replacen("port_value: 0", &format!("port_value: {taken}"), 1);
+    let proxy = start(&bootstrap(&[listener], &[cluster]));
+    foreign.listen(1).unwrap();
+    let joined = tokio::task::spawn_blocking(move || proxy.join());
+    let ended = tokio::time::timeout(LIMIT, joined).await.expect("the proxy ends").unwrap();
+    let why = ended.unwrap_err().describe();
+    assert!(why.starts_with("static_resources.listeners[0]: listener \"web\": "), "{why}");
+    assert!(why.contains(&format!("cannot listen on 127.0.0.1:{taken}")), "{why}");
 }
 
 #[tokio::test]

@@ -234,3 +234,31 @@ async fn logs_and_stats_tell_of_handshakes_as_envoys() {
     }
     assert!(wrong.is_empty(), "must be as Envoy's (- Envoy, + ours):\n{wrong}");
 }
+
+#[tokio::test]
+async fn every_authority_of_a_bundle_is_told_of_the_first_as_by_envoy() {
+    let pki = pki();
+    let bundle = pki.read("ca.pem").unwrap() + &pki.read("other.pem").unwrap();
+    std::fs::write(pki.path("bundle.pem"), bundle).unwrap();
+    let to_up = routes("{match: {prefix: /}, route: {cluster: up}}");
+    let listener = tls_listener(&pki, "web", "", &to_up).replace("ca.pem", "bundle.pem");
+    let pair = Pair::start(&[listener], &clusters()).await.unwrap();
+    let authorities = async |side: &Side| {
+        let page = side.proxy.admin("/certs").await.unwrap().json().unwrap();
+        page["certificates"][0]["ca_cert"].as_array().unwrap().clone()
+    };
+    let (theirs, own) = (authorities(&pair.envoy).await, authorities(&pair.ours).await);
+    assert_eq!(own[0], theirs[0], "the first as Envoy (right)");
+    assert_eq!(own.len(), 2, "{own:?}");
+    assert_ne!(own[0]["serial_number"], own[1]["serial_number"]);
+    let stats = pair.ours.proxy.stats().await.unwrap();
+    let ends: BTreeMap<&str, u64> = stats
+        .iter()
+        .filter_map(|(name, end)| Some((name.split_once(".ssl.certificate.")?.1, *end)))
+        .collect();
+    let second = format!("unnamed_cert_e3b0c442_{}", own[1]["serial_number"].as_str().unwrap());
+    for name in ["unnamed_cert_e3b0c442", &second] {
+        let name = format!("{name}.expiration_unix_time_seconds");
+        assert!(ends.get(&*name).is_some_and(|end| *end > 0), "{name}: {ends:?}");
+    }
+}

@@ -1,11 +1,18 @@
 //! Draining on request: what clients are told meanwhile, and what becomes of the ports.
 
 use super::clusters;
+use bytes::Bytes;
 use e2e::client::Client;
 use e2e::eventually;
 use e2e::pair::{Pair, Side, http_listener, routes};
 use e2e::wire::{Role, Wire};
+use http_body_util::Full;
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
 
 const ARGS: [&str; 4] = ["--drain-time-s", "2", "--drain-strategy", "immediate"];
 
@@ -31,6 +38,37 @@ async fn ask(wire: &mut Wire) -> String {
 
 async fn told(side: &Side, listener: &str) -> String {
     ask(&mut Wire::connect(side.at(listener)).await.unwrap()).await
+}
+
+/// A connection that speaks HTTP/2.
+struct Http2 {
+    sender: http2::SendRequest<Full<Bytes>>,
+    _driver: JoinSet<()>,
+}
+
+impl Http2 {
+    async fn connect(addr: SocketAddr) -> Self {
+        let io = TokioIo::new(TcpStream::connect(addr).await.unwrap());
+        let (sender, connection) = http2::handshake(TokioExecutor::new(), io).await.unwrap();
+        let mut driver = JoinSet::new();
+        driver.spawn(async move { drop(connection.await) });
+        Self { sender, _driver: driver }
+    }
+
+    async fn ask(&mut self) -> String {
+        let request = http::Request::get("http://a/").body(Full::default()).unwrap();
+        let answer = self.sender.send_request(request).await.unwrap();
+        format!("{} {:?}", answer.status(), answer.headers().get("connection"))
+    }
+
+    /// GOAWAY comes.
+    async fn is_dismissed(&self) {
+        eventually("the connection takes no more requests", async || -> anyhow::Result<()> {
+            anyhow::ensure!(self.sender.is_closed(), "it does");
+            Ok(())
+        })
+        .await;
+    }
 }
 
 async fn closes(side: &Side, listener: &str) {
@@ -64,6 +102,37 @@ async fn a_graceful_drain_tells_clients_to_leave_and_then_closes_the_ports() {
     }
     assert_eq!(seen[1], seen[0], "ours (left) as Envoy");
     assert!(seen[1][2].contains("close") && !seen[1][4].contains("close"), "{:?}", seen[1]);
+}
+
+#[tokio::test]
+async fn failing_health_checks_tells_whoever_asks_to_leave() {
+    let pair = pair().await;
+    let mut seen = Vec::new();
+    for side in [&pair.envoy, &pair.ours] {
+        let mut old = Wire::connect(side.at("out")).await.unwrap();
+        let mut h2 = Http2::connect(side.at("out")).await;
+        let mut all = vec![ask(&mut old).await, h2.ask().await];
+        all.push(post(side, "/healthcheck/fail").await);
+        all.push(format!("{}", side.proxy.admin("/ready").await.unwrap().status));
+        // Nobody is told before they ask; new clients are served, and told.
+        all.push(ask(&mut old).await);
+        all.push(format!("{:?}", old.message(Role::Response).await.unwrap().is_none()));
+        all.push(told(side, "out").await);
+        all.push(h2.ask().await);
+        h2.is_dismissed().await;
+        all.push(post(side, "/healthcheck/ok").await);
+        all.push(format!("{}", side.proxy.admin("/ready").await.unwrap().status));
+        all.push(told(side, "out").await);
+        eventually("each is counted once", async || -> anyhow::Result<()> {
+            let stats = side.proxy.admin("/stats?filter=http.out.downstream_cx_drain_close").await?.text();
+            anyhow::ensure!(stats.trim().ends_with(": 3"), "{stats}");
+            Ok(())
+        })
+        .await;
+        seen.push(all);
+    }
+    assert_eq!(seen[1], seen[0], "ours (left) as Envoy");
+    assert!(seen[1][4].contains("close") && !seen[1][10].contains("close"), "{:?}", seen[1]);
 }
 
 #[tokio::test]

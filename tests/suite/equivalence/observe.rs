@@ -125,6 +125,8 @@ async fn access_logs_say_the_same() {
         file_log("default", "access_log_format: ''").replace(", access_log_format: ''", ""),
         "{name: file, filter: {status_code_filter: {comparison: {op: GE, value: {default_value: 500, runtime_key: k}}}}, typed_config: {'@type': type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog, path: $DIR/errors, log_format: {text_format_source: {inline_string: \"%RESPONSE_CODE%\\n\"}}}}".into(),
         "{name: file, filter: {response_flag_filter: {flags: [UF, UT]}}, typed_config: {'@type': type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog, path: $DIR/flags, log_format: {text_format_source: {inline_string: \"%RESPONSE_FLAGS%\\n\"}}}}".into(),
+        "{name: file, filter: {grpc_status_filter: {statuses: [UNAVAILABLE, UNIMPLEMENTED]}}, typed_config: {'@type': type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog, path: $DIR/grpc, log_format: {text_format_source: {inline_string: \"%RESPONSE_CODE%\\n\"}}}}".into(),
+        "{name: file, filter: {grpc_status_filter: {statuses: [UNAVAILABLE, UNIMPLEMENTED], exclude: true}}, typed_config: {'@type': type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog, path: $DIR/notgrpc, log_format: {text_format_source: {inline_string: \"%RESPONSE_CODE%\\n\"}}}}".into(),
         "{name: file, filter: {and_filter: {filters: [{header_filter: {header: {name: x-do, present_match: true}}}, {not_health_check_filter: {}}]}}, typed_config: {'@type': type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog, path: $DIR/and, log_format: {text_format_source: {inline_string: \"%REQ(X-DO)%\\n\"}}}}".into(),
     ];
     let mut pair = Pair::start(
@@ -142,7 +144,7 @@ async fn access_logs_say_the_same() {
         text.lines().filter(|l| !l.contains("probe")).map(|l| format!("{l}\n")).collect::<String>()
     };
     let mut differences = Differences::default();
-    for file in ["text", "json", "omit", "errors", "flags", "and"] {
+    for file in ["text", "json", "omit", "errors", "flags", "grpc", "notgrpc", "and"] {
         let envoy = lines(&pair.envoy, file);
         assert!(!envoy.is_empty(), "{file}: Envoy wrote nothing");
         // One operator a line, so that a difference can be read.

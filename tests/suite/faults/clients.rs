@@ -193,3 +193,51 @@ async fn clients_that_vanish_leave_nothing_behind() {
     assert_eq!(tally(&told), BTreeMap::from([("200 ok".to_owned(), 40)]));
     site.over().await;
 }
+
+/// Requests of a kind.
+const EACH: usize = 40;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn request_heads_that_are_too_large_are_refused_as_by_envoy_and_disturb_nobody() {
+    let sites = Site::pair(&config()).await;
+    for speak in [Speak::Http1, Speak::Http2] {
+        let mut outcomes = Vec::new();
+        for site in &sites {
+            site.up.take();
+            let mut asks = Vec::new();
+            for n in 0..EACH {
+                let of = |kind: &str| Ask::get(format!("{kind}-{n}"), "/plain/", "bytes:3000");
+                // Envoy's limit is 60 KiB.
+                asks.push(of("wide").header("x-wide", "w".repeat(50_000)));
+                asks.push(of("over").header("x-wide", "w".repeat(62_000)));
+                asks.push(of("good").sending("POST", 500));
+            }
+            let told = load(site.web, speak, 12, asks).await;
+            let seen = site.up.take();
+            let mut outcome = BTreeMap::new();
+            for kind in ["wide", "over", "good"] {
+                let of_kind = |id: &str| id.split_once('-').is_some_and(|(k, _)| k == kind);
+                let told = told.iter().filter(|(id, _)| of_kind(id));
+                let told = tally(&told.map(|(id, verdict)| (id.clone(), verdict.clone())).collect());
+                let came = seen.iter().filter(|seen| of_kind(&seen.id)).count();
+                outcome.insert(kind, (told, came));
+            }
+            outcomes.push(outcome);
+        }
+        if speak == Speak::Http2 {
+            // Envoy resets such a stream, and ours says why.
+            let all = |verdict: &str| BTreeMap::from([(verdict.to_owned(), EACH)]);
+            assert_eq!(outcomes[0].insert("over", (all("431"), 0)), Some((all("431"), 0)), "ours");
+            let [ours, envoy] = &mut outcomes[..] else { panic!("two sides") };
+            assert_eq!(envoy["over"].1, 0, "Envoy");
+            envoy.insert("over", ours["over"].clone());
+        }
+        assert_eq!(outcomes[0], outcomes[1], "{speak:?}: ours (left) as Envoy");
+        let served = (BTreeMap::from([("200 (3000 bytes)".to_owned(), EACH)]), EACH);
+        assert_eq!((&outcomes[0]["good"], &outcomes[0]["wide"]), (&served, &served), "{speak:?}");
+        assert_eq!(outcomes[0]["over"].1, 0, "{speak:?}: nothing of them reaches an upstream");
+    }
+    for site in sites {
+        site.over().await;
+    }
+}

@@ -1,115 +1,15 @@
 //! A change that one node group gets first, and that returns by itself when a proxy refuses it.
 
+use super::fleet::{CANARY, EDGE, Fleet, Program, REFUSED, in_sync, route, status};
 use super::{done, number, refused, releases};
-use anyhow::{Result, ensure};
-use e2e::client::Client;
+use anyhow::ensure;
 use e2e::control::Control;
 use e2e::envoy::Envoy;
-use e2e::process::{built, free_port};
+use e2e::process::built;
 use e2e::store::Etcd;
-use e2e::upstream::Upstream;
 use e2e::{eventually, proxy};
 use serde_json::{Value, json};
 use std::process::Command;
-
-/// Which program is the proxy of the group that is changed first.
-#[derive(Clone, Copy, Debug)]
-enum Program {
-    Ours,
-    Envoy,
-}
-
-impl Program {
-    async fn start(self, bootstrap: &str) -> Result<Envoy> {
-        match self {
-            Self::Ours => proxy::start(bootstrap).await,
-            Self::Envoy => Envoy::start(bootstrap).await,
-        }
-    }
-}
-
-/// A gateway of its own for each of two groups, and a Route on both.
-struct Fleet {
-    ports: [u16; 2],
-    client: Client,
-    _upstreams: [Upstream; 2],
-}
-
-const EDGE: usize = 0;
-const CANARY: usize = 1;
-
-fn route(service: &str) -> String {
-    format!(
-        "kind: Route\nname: web\nspec: {{gateways: [edge, canary], rules: [{{backends: [{{service: {service}}}]}}]}}\n"
-    )
-}
-
-/// A Service that passes admission and that Envoy refuses: there is no such transport.
-const REFUSED: &str = "
-kind: Service
-name: one
-spec:
-  patch:
-    cluster:
-      transport_socket: {name: no_such_transport, typed_config: {'@type': type.googleapis.com/google.protobuf.Empty}}
-";
-
-impl Fleet {
-    async fn new(control: &Control) -> Self {
-        let upstreams = [Upstream::start("one").await.unwrap(), Upstream::start("two").await.unwrap()];
-        for (service, upstream) in ["one", "two"].iter().zip(&upstreams) {
-            control.register(service, service, upstream.addr, None).await.unwrap();
-        }
-        let ports = [free_port().unwrap(), free_port().unwrap()];
-        let gateway = |group: &str, port: u16| {
-            format!(
-                "kind: Gateway\nname: {group}\nspec: {{group: {group}, listeners: [{{name: web, address: 127.0.0.1, port: {port}}}]}}\n---\n"
-            )
-        };
-        let all = gateway("edge", ports[EDGE]) + &gateway("canary", ports[CANARY]) + &route("one");
-        control.apply(&all).await.unwrap(); // release 1
-        Self { ports, client: Client::h1(), _upstreams: upstreams }
-    }
-
-    async fn ask(&self, group: usize) -> Result<String> {
-        let answer = self.client.get(&format!("http://127.0.0.1:{}/", self.ports[group])).await?;
-        ensure!(answer.status == 200, "{} {}", answer.status, answer.text());
-        Ok(answer.header("x-instance").to_owned())
-    }
-
-    async fn reaches(&self, group: usize, instance: &str) {
-        eventually(&format!("group {group} reaches {instance}"), async || {
-            let answered = self.ask(group).await?;
-            ensure!(answered == instance, "{answered} answered");
-            Ok(())
-        })
-        .await;
-    }
-
-    async fn stays(&self, group: usize, instance: &str) {
-        for _ in 0..20 {
-            assert_eq!(self.ask(group).await.unwrap(), instance, "group {group}");
-        }
-    }
-}
-
-async fn status(control: &Control) -> Value {
-    control.status().await.unwrap()
-}
-
-/// All proxies have accepted all they were sent.
-async fn in_sync(control: &Control, nodes: usize) {
-    eventually("the proxies are in sync", async || {
-        let status = status(control).await;
-        let all = status["nodes"].as_array().cloned().unwrap_or_default();
-        ensure!(all.len() == nodes, "{all:?}");
-        for kind in all.iter().flat_map(|n| n["types"].as_array().cloned().unwrap_or_default()) {
-            ensure!(kind["sent_version"] == kind["acked_version"], "{kind}");
-        }
-        Ok(())
-    })
-    .await;
-}
 
 async fn a_change_goes_to_one_group_first(program: Program) {
     let mut control = Control::start(&[]).await.unwrap();
@@ -200,7 +100,7 @@ async fn a_stage_that_a_proxy_refuses_returns_by_itself() {
     eventually("the stage is withdrawn", async || {
         // Neither group misses a request meanwhile.
         for group in [EDGE, CANARY] {
-            assert_eq!(fleet.ask(group).await.unwrap(), "one");
+            assert_eq!(fleet.ask(group, "/").await.unwrap(), "one");
         }
         let all = releases(&first).await;
         ensure!(all[0]["action"] == "WITHDRAW", "{:?}", all[0]);

@@ -48,11 +48,7 @@ spec:
 "
     );
     control.apply(&objects).await.unwrap();
-    let bootstrap = control.bootstrap("edge", "proxy-1", true).await.unwrap();
-    let process = match ours {
-        true => proxy::start(&bootstrap).await.unwrap(),
-        false => Envoy::start(&bootstrap).await.unwrap(),
-    };
+    let process = start(&control, ours).await;
     let web =
         eventually("the gateway's listener is there", async || process.listener("edge/web").await).await;
     let url = format!("http://{web}/hello");
@@ -119,6 +115,72 @@ spec:
         Ok(())
     })
     .await;
+}
+
+/// A collector that nothing but a fragment of Envoy's own API names is sent to the proxies of the gateway.
+async fn a_patch_names_the_collector(ours: bool) {
+    let control = Control::start(&[]).await.unwrap();
+    let (collector, upstream) = (Collector::start().await.unwrap(), Upstream::start("one").await.unwrap());
+    control.register("otel", "one", collector.addr, None).await.unwrap();
+    control.register("web", "one", upstream.addr, None).await.unwrap();
+    let port = free_port().unwrap();
+    let gateway = |patch: &str| {
+        format!(
+            "{{kind: Gateway, name: edge, spec: {{group: edge, listeners: [{{name: web, address: 127.0.0.1, port: {port}}}], patch: {patch}}}}}\n"
+        )
+    };
+    let envoy_grpc = "grpc_service: {envoy_grpc: {cluster_name: otel}}";
+    let patch = format!(
+        "{{http_connection_manager: {{access_log: [{{name: collector, typed_config: {{'@type': \
+         type.googleapis.com/envoy.extensions.access_loggers.grpc.v3.HttpGrpcAccessLogConfig, common_config: {{log_name: patched, \
+         transport_api_version: V3, buffer_flush_interval: 0.1s, {envoy_grpc}}}}}}}], \
+         tracing: {{random_sampling: {{value: 100}}, provider: {{name: otel, typed_config: {{'@type': \
+         type.googleapis.com/envoy.config.trace.v3.OpenTelemetryConfig, service_name: shop, {envoy_grpc}}}}}}}}}}}"
+    );
+    let others = "---\n{kind: Service, name: otel, spec: {protocol: HTTP2}}\n\
+                  ---\n{kind: Route, name: web, spec: {gateways: [edge], rules: [{backends: [{service: web}]}]}}\n";
+    control.apply(&(gateway(&patch) + others)).await.unwrap();
+    let process = start(&control, ours).await;
+    let web =
+        eventually("the gateway's listener is there", async || process.listener("edge/web").await).await;
+    let client = Client::h1();
+    eventually("spans and log entries arrive", async || {
+        let answer = client.get(&format!("http://{web}/hello")).await?;
+        ensure!(answer.status == 200, "{}", answer.status);
+        ensure!(!collector.spans().is_empty(), "no spans");
+        let logged = collector.messages().into_iter().any(|(_, message)| {
+            let decoded = StreamAccessLogsMessage::decode(message).unwrap_or_default();
+            decoded.identifier.is_some_and(|i| i.log_name == "patched")
+        });
+        ensure!(logged, "no entries");
+        Ok(())
+    })
+    .await;
+    control.apply(&gateway("{}")).await.unwrap();
+    eventually("the collector's cluster is gone", async || {
+        let clusters = process.admin("/clusters").await?.text();
+        ensure!(!clusters.contains("otel::"), "{clusters}");
+        Ok(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_collector_that_a_patch_names_is_told_by_real_envoy() {
+    a_patch_names_the_collector(false).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_collector_that_a_patch_names_is_told_by_our_proxy() {
+    a_patch_names_the_collector(true).await;
+}
+
+async fn start(control: &Control, ours: bool) -> Envoy {
+    let bootstrap = control.bootstrap("edge", "proxy-1", true).await.unwrap();
+    match ours {
+        true => proxy::start(&bootstrap).await.unwrap(),
+        false => Envoy::start(&bootstrap).await.unwrap(),
+    }
 }
 
 async fn upstream_saw_a_trace(client: &Client, url: &str) -> bool {

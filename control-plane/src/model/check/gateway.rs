@@ -76,7 +76,7 @@ pub(super) fn check(g: &Gateway, at: &mut Checker<'_>) {
         }
     }
     if let Some(log) = access_log {
-        observe::access_log(log, listeners, at);
+        observe::access_log(log, at);
     }
     if let Some(tracing) = tracing {
         observe::tracing(tracing, at);

@@ -3,14 +3,14 @@
 use std::collections::BTreeSet;
 
 use super::{Checker, format, header_name};
-use crate::model::{ServiceName, carries_bytes, listener_name};
+use crate::model::ServiceName;
 use xds_types::google::protobuf::{DoubleValue, Struct, Value, value::Kind};
-use xds_types::portolan::config::v1::{AccessLog, HeaderMetadata, Listener, LocalReplies, Tracing};
+use xds_types::portolan::config::v1::{AccessLog, HeaderMetadata, LocalReplies, Tracing};
 
 /// Namespace of metadata out of headers, as Envoy has it by default.
 pub const HEADER_METADATA: &str = "envoy.filters.http.header_to_metadata";
 
-pub(super) fn access_log(log: &AccessLog, listeners: &[Listener], at: &mut Checker<'_>) {
+pub(super) fn access_log(log: &AccessLog, at: &mut Checker<'_>) {
     let AccessLog { path, format: line, json, service, log_name } = log;
     if path.is_empty() && service.is_empty() {
         at.error("spec.access_log.path", "must not be empty; `/dev/stdout` is the standard output");
@@ -34,11 +34,6 @@ pub(super) fn access_log(log: &AccessLog, listeners: &[Listener], at: &mut Check
         return;
     }
     service_name("spec.access_log.service", service, at);
-    for l in listeners.iter().filter(|l| carries_bytes(l)) {
-        let what =
-            format!("is not told of connections of listener `{}`, which carries bytes", listener_name(l));
-        at.warn("spec.access_log.service", what);
-    }
 }
 
 pub(super) fn tracing(tracing: &Tracing, at: &mut Checker<'_>) {

@@ -12,7 +12,7 @@ pub(super) fn check(s: &Stage, at: &mut Checker<'_>) {
     if objects.is_empty() {
         at.error("spec.objects", "must not be empty");
     }
-    for (i, StagedObject { object, text: _, base_revision: _ }) in objects.iter().enumerate() {
+    for (i, StagedObject { object, text: _, base_revision: _, deleted: _ }) in objects.iter().enumerate() {
         match object.parse::<ObjectKey>() {
             Err(reason) => at.error(format!("spec.objects[{i}].object"), reason),
             Ok(key) if matches!(key.kind, Kind::AccessToken | Kind::Stage) => {

@@ -178,7 +178,6 @@ fn each_bad_field_is_named_with_its_path_and_reason() {
         (gateway(json!({"listeners": [{"port": 80}], "access_log": {"service": "a/b"}})), "spec.access_log.service", "`a/b`"),
         (gateway(json!({"listeners": [{"port": 80}], "access_log": {"service": "a", "format": "x"}})), "spec.access_log", "no path"),
         (gateway(json!({"listeners": [{"port": 80}], "access_log": {"path": "/l", "log_name": "x"}})), "spec.access_log.log_name", "there is none"),
-        (gateway(json!({"listeners": [{"port": 80, "protocol": "TCP"}], "access_log": {"service": "a"}})), "spec.access_log.service", "not told of connections of listener `tcp-80`"),
         (gateway(json!({"listeners": [{"port": 80}], "tracing": {}})), "spec.tracing.service", "must not be empty"),
         (gateway(json!({"listeners": [{"port": 80}], "tracing": {"service": "a", "sampling_percent": 101}})), "spec.tracing.sampling_percent", "0 to 100"),
         (gateway(json!({"listeners": [{"port": 80}], "tracing": {"service": "a", "tags": {"t": "%X"}}})), "spec.tracing.tags[\"t\"]", "lone `%`"),

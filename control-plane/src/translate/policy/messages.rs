@@ -33,10 +33,9 @@ use xds_types::portolan::config::v1::{
 };
 
 use crate::model::check::{OWN_DOMAIN, limit_name};
+use crate::translate::names;
 use crate::translate::parts::uint;
 
-/// The cluster of the control plane in the bootstraps that we write.
-const CONTROL_PLANE: &str = "portolan_control";
 /// Key of the entry that names the policy and the limit.
 const POLICY: &str = "policy";
 /// Key of the entry for the service asked.
@@ -291,7 +290,7 @@ pub(super) fn global_filter(settings: &Settings, stage: u32) -> Option<GlobalFil
         rate_limit_service: Some(RateLimitServiceConfig {
             grpc_service: Some(GrpcService {
                 target_specifier: Some(TargetSpecifier::EnvoyGrpc(EnvoyGrpc {
-                    cluster_name: CONTROL_PLANE.to_owned(),
+                    cluster_name: names::CONTROL.to_owned(),
                     ..EnvoyGrpc::default()
                 })),
                 ..GrpcService::default()

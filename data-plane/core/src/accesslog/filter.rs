@@ -2,6 +2,7 @@
 
 use super::{Record, ResponseFlags};
 use crate::config::{AccessLogFilter, Comparison, RuntimeFraction};
+use crate::headers::format::grpc_status;
 use crate::matcher::{HeaderMatcher, Runtime};
 
 /// Decides which streams are logged.
@@ -20,7 +21,15 @@ enum Condition {
     Header(HeaderMatcher),
     /// One of these is set; `None`: any flag at all.
     Flags(Option<ResponseFlags>),
+    /// A bit for each code.
+    GrpcStatus {
+        codes: u32,
+        exclude: bool,
+    },
 }
+
+/// UNKNOWN, which a stream without any status has (Envoy: `GrpcStatusFilter`).
+const UNKNOWN: i64 = 2;
 
 impl Filter {
     /// Compiles a filter.
@@ -45,6 +54,10 @@ impl Condition {
             AccessLogFilter::And(filters) => Self::All(filters.iter().map(Self::new).collect()),
             AccessLogFilter::Or(filters) => Self::Any(filters.iter().map(Self::new).collect()),
             AccessLogFilter::Header(matcher) => Self::Header(matcher.clone()),
+            AccessLogFilter::GrpcStatus { codes, exclude } => Self::GrpcStatus {
+                codes: codes.iter().fold(0, |all, code| all | 1 << code),
+                exclude: *exclude,
+            },
             AccessLogFilter::ResponseFlag(names) if names.is_empty() => Self::Flags(None),
             AccessLogFilter::ResponseFlag(names) => {
                 // Unknown names were refused with the configuration.
@@ -69,6 +82,12 @@ impl Condition {
             Self::All(conditions) => conditions.iter().all(|one| one.holds(record, random, runtime)),
             Self::Any(conditions) => conditions.iter().any(|one| one.holds(record, random, runtime)),
             Self::Header(matcher) => record.request.is_some_and(|head| matcher.matches(head)),
+            Self::GrpcStatus { codes, exclude } => {
+                let code = grpc_status(record).unwrap_or(UNKNOWN);
+                let found =
+                    u32::try_from(code).is_ok_and(|code| codes.checked_shr(code).unwrap_or(0) & 1 == 1);
+                found != *exclude
+            }
             Self::Flags(None) => !record.flags.is_empty(),
             Self::Flags(Some(flags)) => record.flags.intersects(*flags),
         }

@@ -181,6 +181,26 @@ fn flags_are_matched_by_name_or_at_all() {
 }
 
 #[test]
+fn grpc_statuses_are_those_that_http_means_where_there_are_none() {
+    let of = |codes: &[u8], exclude| AccessLogFilter::GrpcStatus { codes: codes.to_vec(), exclude };
+    for (status, code) in [(Some(503), 14), (Some(404), 12), (Some(200), 2), (None, 2)] {
+        let record = Record { status, ..record() };
+        assert!(passes(&of(&[code], false), &record) && !passes(&of(&[code], true), &record), "{status:?}");
+        assert!(!passes(&of(&[0, 16], false), &record) && passes(&of(&[0, 16], true), &record), "{status:?}");
+    }
+    let mut trailers = HeaderList::default();
+    for (value, code) in [("0", 0), ("16", 16)] {
+        trailers.remove(b"grpc-status");
+        trailers.append(b"grpc-status", value.as_bytes());
+        assert!(passes(&of(&[code], false), &Record { trailers: Some(&trailers), ..record() }), "{value}");
+    }
+    trailers.remove(b"grpc-status");
+    trailers.append(b"grpc-status", b"99");
+    let unheard_of = Record { trailers: Some(&trailers), ..record() };
+    assert!(!passes(&of(&[2, 16], false), &unheard_of) && passes(&of(&[2, 16], true), &unheard_of));
+}
+
+#[test]
 fn conditions_combine() {
     let status = |wanted| AccessLogFilter::Status(Comparison::Eq, wanted);
     assert!(passes(&AccessLogFilter::And(vec![status(200), AccessLogFilter::NotHealthCheck]), &record()));

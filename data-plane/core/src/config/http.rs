@@ -24,7 +24,7 @@ pub struct Hcm {
     /// Access logs.
     pub access_log: Vec<AccessLog>,
     /// Access logs that go to a gRPC service.
-    pub grpc_logs: Vec<super::GrpcAccessLog>,
+    pub grpc_logs: Vec<super::HttpGrpcAccessLog>,
     /// Tracing; `None`: off.
     pub tracing: Option<Arc<super::Tracing>>,
     /// Log when the request starts too (`flush_access_log_on_new_request`).

@@ -1,6 +1,6 @@
 //! Listeners (Envoy `config.listener.v3.Listener`).
 
-use super::{AccessLog, DownstreamTls, Hcm, TcpKeepalive, TcpProxy};
+use super::{ConnectionLogs, DownstreamTls, Hcm, TcpKeepalive, TcpProxy};
 use crate::matcher::Cidr;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -36,7 +36,7 @@ pub struct Listener {
     /// Replaces the address in `listener.<address>.` stats.
     pub stat_prefix: Option<Box<str>>,
     /// Logs each connection when it ends, those that found no chain too.
-    pub access_log: Vec<AccessLog>,
+    pub access_log: ConnectionLogs,
     /// Its traffic comes in (`traffic_direction: INBOUND`): it may be drained alone.
     pub inbound: bool,
 }

@@ -75,6 +75,13 @@ pub enum AccessLogFilter {
     Header(HeaderMatcher),
     /// One of these response flags is set; empty: any flag.
     ResponseFlag(Vec<Box<str>>),
+    /// The gRPC status, or what the HTTP status means in gRPC, is one of these; or, with `exclude`, none of them.
+    GrpcStatus {
+        /// Codes, 0 to 16.
+        codes: Vec<u8>,
+        /// All others.
+        exclude: bool,
+    },
 }
 
 /// How a number is compared.

@@ -33,7 +33,7 @@ pub use cluster::{
     EndpointAddress, EndpointHealth, LocalityEndpoints, RetryBudget, TcpKeepalive, UpstreamProtocol,
 };
 pub use filter::{Built, FilterOverride, FilterOverrideKind, FilterOverrides, HttpFilter, HttpFilterKind};
-pub use grpc_log::GrpcAccessLog;
+pub use grpc_log::{ConnectionLogs, GrpcAccessLog, HttpGrpcAccessLog};
 pub use health::{
     CircuitBreaker, EndpointCheck, GrpcProbe, HealthCheck, HealthCheckFilter, HttpProbe, OutlierDetection,
     Probe, TcpProbe,
@@ -67,7 +67,7 @@ pub use source::{ConfigSource, GrpcSource, GrpcTarget, TransportApi, f64Bits};
 pub use subset::{
     FALLBACK_LIST, MetadataMatch, SelectorFallback, SubsetConfig, SubsetFallback, SubsetSelector, encode,
 };
-pub use tcp::{TcpClusters, TcpLogOptions, TcpProxy};
+pub use tcp::{TcpClusters, TcpLogOptions, TcpProxy, TcpTarget};
 pub use tls::{
     AutoSni, CipherSuite, CommonTls, DownstreamTls, KeyGroup, OcspPolicy, ProxyProtocolVersion,
     SessionTickets, TlsParams, TlsVersion, TransportSocketMatch, UpstreamTls, ValidationSource,

@@ -1,6 +1,7 @@
 //! TCP proxying (Envoy `extensions.filters.network.tcp_proxy.v3.TcpProxy`).
 
-use super::AccessLog;
+use super::{ConnectionLogs, MetadataMatch};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// A filter that carries the bytes of a connection to a host and back.
@@ -21,7 +22,7 @@ pub struct TcpProxy {
     /// Policies that hash are given the client's address.
     pub hash_source_ip: bool,
     /// Logs of connections.
-    pub access_log: Vec<AccessLog>,
+    pub access_log: ConnectionLogs,
     /// When they are written besides at the end.
     pub log_options: TcpLogOptions,
     /// A connection is closed after the next bytes once its listener drains. Default false: at the end of draining.
@@ -31,17 +32,26 @@ pub struct TcpProxy {
 /// Where connections go.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TcpClusters {
-    /// To this cluster.
-    Named(Box<str>),
+    /// To this one.
+    Named(TcpTarget),
     /// To one of these, each by its share of the sum of weights, which is not zero.
-    Weighted(Vec<(Box<str>, u32)>),
+    Weighted(Vec<(TcpTarget, u32)>),
+}
+
+/// A cluster, and what is asked of its hosts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TcpTarget {
+    /// The cluster.
+    pub name: Box<str>,
+    /// What their metadata must hold, in clusters that are divided into subsets.
+    pub metadata_match: Option<Arc<MetadataMatch>>,
 }
 
 impl TcpClusters {
     /// The cluster of one connection. `random` is fresh.
-    pub fn pick(&self, random: u64) -> &str {
+    pub fn pick(&self, random: u64) -> Option<&TcpTarget> {
         match self {
-            Self::Named(name) => name,
+            Self::Named(target) => Some(target),
             Self::Weighted(clusters) => {
                 let total: u64 = clusters.iter().map(|(_, weight)| u64::from(*weight)).sum();
                 let mut left = random % total.max(1);
@@ -51,7 +61,7 @@ impl TcpClusters {
                     left = left.saturating_sub(weight);
                     here
                 });
-                chosen.map_or("", |(name, _)| name)
+                chosen.map(|(target, _)| target)
             }
         }
     }
@@ -59,10 +69,10 @@ impl TcpClusters {
     /// All that may be picked.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         let (named, weighted) = match self {
-            Self::Named(name) => (Some(&**name), &[][..]),
+            Self::Named(target) => (Some(&*target.name), &[][..]),
             Self::Weighted(clusters) => (None, &clusters[..]),
         };
-        named.into_iter().chain(weighted.iter().map(|(name, _)| &**name))
+        named.into_iter().chain(weighted.iter().map(|(target, _)| &*target.name))
     }
 }
 
@@ -83,9 +93,11 @@ mod tests {
 
     #[test]
     fn clusters_are_picked_by_their_shares() {
-        let weighted = TcpClusters::Weighted(vec![("a".into(), 3), ("never".into(), 0), ("b".into(), 1)]);
-        let picked: Vec<&str> = (0..8).map(|random| weighted.pick(random)).collect();
+        let target = |name: &str| TcpTarget { name: name.into(), metadata_match: None };
+        let weighted = TcpClusters::Weighted(vec![(target("a"), 3), (target("never"), 0), (target("b"), 1)]);
+        let picked: Vec<&str> =
+            (0..8).filter_map(|random| weighted.pick(random)).map(|target| &*target.name).collect();
         assert_eq!(picked, ["a", "a", "a", "b", "a", "a", "a", "b"]);
-        assert_eq!(TcpClusters::Named("c".into()).pick(7), "c");
+        assert_eq!(TcpClusters::Named(target("c")).pick(7), Some(&target("c")));
     }
 }

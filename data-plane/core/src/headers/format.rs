@@ -12,7 +12,7 @@ mod tls;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use grpc::is_grpc;
+pub(crate) use grpc::{grpc_status, is_grpc};
 
 use super::Record;
 use command::{Command, Kind};

@@ -2,32 +2,23 @@
 
 use super::extension;
 use super::field::{self, ignored, required};
-use super::{Options, duration, format, fraction, matcher, source, tracing};
+use super::{Options, format, fraction, matcher};
 use crate::accesslog::DEFAULT_FORMAT;
 use crate::config::{
-    AccessLog, AccessLogFilter, AccessLogFormat, AccessLogSink, Comparison, GrpcAccessLog, RuntimeFraction,
+    AccessLog, AccessLogFilter, AccessLogFormat, AccessLogSink, Comparison, RuntimeFraction,
 };
 use crate::headers::ResponseFlags;
 use crate::headers::format::{Format, Missing};
 use crate::path::{Diagnostics, Path, Rejected};
-use std::time::Duration;
 use xds_types::envoy::config::accesslog::v3 as proto;
 use xds_types::envoy::config::accesslog::v3::access_log::ConfigType;
 use xds_types::envoy::config::accesslog::v3::access_log_filter::FilterSpecifier as Kind;
 use xds_types::envoy::config::accesslog::v3::comparison_filter::Op;
 use xds_types::envoy::config::core::v3::RuntimeUInt32;
 use xds_types::envoy::extensions::access_loggers::file::v3::{FileAccessLog, file_access_log};
-use xds_types::envoy::extensions::access_loggers::grpc::v3::{
-    CommonGrpcAccessLogConfig, HttpGrpcAccessLogConfig,
-};
 use xds_types::envoy::extensions::access_loggers::stream::v3::{
     StderrAccessLog, StdoutAccessLog, stderr_access_log, stdout_access_log,
 };
-
-/// Envoy's default of `buffer_flush_interval`.
-const FLUSH_INTERVAL: Duration = Duration::from_secs(1);
-/// Envoy's default of `buffer_size_bytes`.
-const BATCH_BYTES: u32 = 16 << 10;
 
 /// The access logs in the field `at`.
 pub(super) fn logs(
@@ -39,88 +30,12 @@ pub(super) fn logs(
     field::each(list, at, d, |proto, at, d| log(proto, at, d, o))
 }
 
-/// The access logs of a connection manager: lines, and those that go to a gRPC service.
-pub(super) fn http_logs(
-    list: Vec<proto::AccessLog>,
-    at: &Path<'_>,
-    d: &mut Diagnostics,
-    o: &Options<'_>,
-) -> (Vec<AccessLog>, Vec<GrpcAccessLog>) {
-    let (mut lines, mut entries) = (Vec::new(), Vec::new());
-    for (index, proto) in list.into_iter().enumerate() {
-        let at = at.index(index);
-        let is_grpc = matches!(&proto.config_type, Some(ConfigType::TypedConfig(packed))
-            if extension::is::<HttpGrpcAccessLogConfig>(packed));
-        // What is wrong is told; the others are looked at still.
-        if is_grpc {
-            entries.extend(grpc_log(proto, &at, d, o));
-        } else {
-            lines.extend(log(proto, &at, d, o));
-        }
-    }
-    (lines, entries)
-}
-
-fn grpc_log(
-    proto: proto::AccessLog,
-    at: &Path<'_>,
-    d: &mut Diagnostics,
-    o: &Options<'_>,
-) -> Result<GrpcAccessLog, Rejected> {
-    let proto::AccessLog { name: _, filter: filter_proto, config_type } = proto;
-    let filter = filter_proto.map(|proto| filter(proto, &at.field("filter"), d)).transpose();
-    let packed = config_type.map(|ConfigType::TypedConfig(packed)| packed);
-    let packed = extension::packed(packed.as_ref(), at, d)?;
-    let at = at.field("typed_config");
-    let HttpGrpcAccessLogConfig {
-        common_config,
-        additional_request_headers_to_log,
-        additional_response_headers_to_log,
-        additional_response_trailers_to_log,
-    } = extension::open(packed, &at, d)?;
-    let at = at.field("common_config");
-    let CommonGrpcAccessLogConfig {
-        log_name,
-        grpc_service,
-        transport_api_version,
-        buffer_flush_interval,
-        buffer_size_bytes,
-        filter_state_objects_to_log,
-        grpc_stream_retry_policy,
-        custom_tags,
-    } = required(common_config, &at, d)?;
-    const AGAIN: &str = "batches are sent again with backoff";
-    ignored!(d, at, AGAIN; grpc_stream_retry_policy);
-    ignored!(d, at, "there is no filter state"; filter_state_objects_to_log);
-    source::version(transport_api_version, source::Missing::Allowed, &at.field("transport_api_version"), d);
-    let service_at = at.field("grpc_service");
-    let target = required(grpc_service, &service_at, d)
-        .and_then(|proto| source::grpc_service(proto, AGAIN, &service_at, d));
-    let names = |list: Vec<String>| list.into_iter().map(|name| name.to_ascii_lowercase().into()).collect();
-    Ok(GrpcAccessLog {
-        log_name: log_name.into(),
-        flush_interval: duration::positive_or(
-            buffer_flush_interval,
-            FLUSH_INTERVAL,
-            &at.field("buffer_flush_interval"),
-            d,
-        ),
-        batch_bytes: buffer_size_bytes.map_or(BATCH_BYTES, |v| v.value),
-        request_headers: names(additional_request_headers_to_log),
-        response_headers: names(additional_response_headers_to_log),
-        response_trailers: names(additional_response_trailers_to_log),
-        custom_tags: tracing::tags(custom_tags, &at.field("custom_tags"), d, o),
-        target: target?,
-        filter: filter?,
-    })
-}
-
 /// A file log in the default format (`admin.access_log_path`).
 pub(super) fn plain_file(path: String) -> AccessLog {
     AccessLog { sink: AccessLogSink::File(path.into()), format: default_format(), filter: None }
 }
 
-fn log(
+pub(super) fn log(
     proto: proto::AccessLog,
     at: &Path<'_>,
     d: &mut Diagnostics,
@@ -235,7 +150,14 @@ pub(super) fn filter(
             });
             Ok(AccessLogFilter::ResponseFlag(flags))
         }
-        Kind::GrpcStatusFilter(_) => Err(d.reject(&at.field("grpc_status_filter"), "not supported")),
+        Kind::GrpcStatusFilter(proto::GrpcStatusFilter { statuses, exclude }) => {
+            let at = at.field("grpc_status_filter");
+            let codes = field::each(statuses, &at.field("statuses"), d, |status, at, d| {
+                let status = field::variant::<proto::grpc_status_filter::Status>(status, at, d)?;
+                Ok(u8::try_from(i32::from(status)).unwrap_or_default())
+            });
+            Ok(AccessLogFilter::GrpcStatus { codes, exclude })
+        }
         Kind::ExtensionFilter(_) => Err(d.reject(&at.field("extension_filter"), "not supported")),
         Kind::MetadataFilter(_) => Err(d.reject(&at.field("metadata_filter"), "not supported")),
         Kind::LogTypeFilter(_) => Err(d.reject(&at.field("log_type_filter"), "not supported")),

@@ -3,7 +3,8 @@
 use super::field::{self, ignored, required, unsupported};
 use super::protocol::{self, Side};
 use super::{
-    Options, accesslog, address, data, duration, edits, extension, filters, format, route, source, tracing,
+    Options, accesslog, address, data, duration, edits, extension, filters, format, grpc_log, route, source,
+    tracing,
 };
 use crate::config::{
     self, CodecType, EscapedSlashes, Hcm, LocalReplyConfig, PathNormalization, ResponseMapper, RouteSource,
@@ -147,7 +148,7 @@ pub(super) fn manager(
     let common_at = at.field("common_http_protocol_options");
     let common = protocol::common(common_http_protocol_options, Side::Downstream, &common_at, d);
     let routes = routes(route_specifier, at, d, o);
-    let (access_log, grpc_logs) = accesslog::http_logs(access_log, &at.field("access_log"), d, o);
+    let (access_log, grpc_logs) = grpc_log::http_logs(access_log, &at.field("access_log"), d, o);
     let filters = filters::http_filters(http_filters, &at.field("http_filters"), d, o);
     Ok(Hcm {
         client_cert,

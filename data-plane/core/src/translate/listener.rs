@@ -2,7 +2,7 @@
 
 use super::address;
 use super::field::{self, ignored, required, unsupported};
-use super::{Options, accesslog, chain, duration, extension, proxy_protocol};
+use super::{Options, chain, duration, extension, grpc_log, proxy_protocol};
 use crate::config::{self, ListenerFilter};
 use crate::path::{Diagnostics, Path, Rejected};
 use std::collections::HashSet;
@@ -108,7 +108,7 @@ pub(super) fn listener(
         None => None,
     };
     let filters_at = at.field("listener_filters");
-    let access_log = accesslog::logs(access_log, &at.field("access_log"), d, o);
+    let access_log = grpc_log::connection_logs(access_log, &at.field("access_log"), d, o);
     Ok(config::Listener {
         name: if name.is_empty() { addresses[0].to_string().into() } else { name.into() },
         filter_chains,

@@ -33,6 +33,7 @@ mod field;
 mod filters;
 mod format;
 mod fraction;
+mod grpc_log;
 mod hash;
 mod health;
 mod http;

@@ -1,9 +1,10 @@
 //! The TCP proxy.
 
 use super::field::{self, ignored, required, unsupported};
-use super::{Options, accesslog, duration};
-use crate::config::{TcpClusters, TcpLogOptions, TcpProxy};
+use super::{Options, duration, grpc_log, metadata};
+use crate::config::{MetadataMatch, TcpClusters, TcpLogOptions, TcpProxy, TcpTarget};
 use crate::path::{Diagnostics, Path, Rejected};
+use std::sync::Arc;
 use std::time::Duration;
 use xds_types::envoy::extensions::filters::network::tcp_proxy::v3 as proto;
 use xds_types::envoy::extensions::filters::network::tcp_proxy::v3::tcp_proxy::{
@@ -47,7 +48,6 @@ pub(super) fn proxy(
         cluster_specifier,
     } = proto;
     unsupported!(d, at; on_demand, downstream_idle_timeout, upstream_idle_timeout, tunneling_config);
-    unsupported!(d, at, "subset balancing is not built yet"; metadata_match);
     unsupported!(d, at, "the next host is tried at once"; backoff_options);
     unsupported!(d, at, "hosts are connected as soon as a connection is accepted"; upstream_connect_mode);
     unsupported!(d, at, "TLVs are not sent"; proxy_protocol_tlvs, proxy_protocol_tlv_merge_policy);
@@ -76,16 +76,17 @@ pub(super) fn proxy(
             interval: interval(access_log_flush_interval, &old_logs_at, d),
         },
     };
-    let access_log = accesslog::logs(access_log, &at.field("access_log"), d, o);
+    let access_log = grpc_log::connection_logs(access_log, &at.field("access_log"), d, o);
     let max_duration = duration::read(
         max_downstream_connection_duration,
         &at.field("max_downstream_connection_duration"),
         d,
     );
     let idle_timeout = duration::limit(idle_timeout, Some(IDLE_TIMEOUT), &at.field("idle_timeout"), d);
+    let wanted = metadata::of_hosts(metadata_match, &at.field("metadata_match"), d).map(Arc::new);
     let hashes = field::each(hash_policy, &at.field("hash_policy"), d, hash);
     Ok(TcpProxy {
-        clusters: clusters(cluster_specifier, at, d)?,
+        clusters: clusters(cluster_specifier, wanted, at, d)?,
         stat_prefix: stat_prefix.into(),
         idle_timeout,
         max_connect_attempts: max_connect_attempts.map_or(1, |v| v.value),
@@ -100,6 +101,7 @@ pub(super) fn proxy(
 
 fn clusters(
     proto: Option<ClusterSpecifier>,
+    wanted: Option<Arc<MetadataMatch>>,
     at: &Path<'_>,
     d: &mut Diagnostics,
 ) -> Result<TcpClusters, Rejected> {
@@ -107,14 +109,21 @@ fn clusters(
         Some(ClusterSpecifier::Cluster(name)) if name.is_empty() => {
             Err(d.reject(&at.field("cluster"), "is required"))
         }
-        Some(ClusterSpecifier::Cluster(name)) => Ok(TcpClusters::Named(name.into())),
+        Some(ClusterSpecifier::Cluster(name)) => {
+            Ok(TcpClusters::Named(TcpTarget { name: name.into(), metadata_match: wanted }))
+        }
         Some(ClusterSpecifier::WeightedClusters(WeightedCluster { clusters })) => {
             let at = at.field("weighted_clusters");
             let at = at.field("clusters");
             let clusters = field::each(clusters, &at, d, |proto, at, d| {
                 let weighted_cluster::ClusterWeight { name, weight, metadata_match } = proto;
-                unsupported!(d, at, "subset balancing is not built yet"; metadata_match);
-                Ok((name.into(), weight))
+                let own = metadata::of_hosts(metadata_match, &at.field("metadata_match"), d);
+                let metadata_match = match (&wanted, own) {
+                    (Some(all), Some(own)) => Some(Arc::new(all.merged(&own))),
+                    (None, Some(own)) => Some(Arc::new(own)),
+                    (all, None) => all.clone(),
+                };
+                Ok((TcpTarget { name: name.into(), metadata_match }, weight))
             });
             if clusters.iter().all(|(_, weight)| *weight == 0) {
                 return Err(d.reject(&at, "the sum of weights must be greater than 0"));

@@ -433,8 +433,8 @@ fn access_logs() {
                envoy.extensions.access_loggers.wasm.v3.WasmAccessLog is not supported"],
         ),
         (
-            access_log(&format!("filter: {{grpc_status_filter: {{}}}}, {STDOUT}")),
-            &["access_log[0].filter.grpc_status_filter: not supported"],
+            access_log(&format!("filter: {{log_type_filter: {{}}}}, {STDOUT}")),
+            &["access_log[0].filter.log_type_filter: not supported"],
         ),
         (
             access_log(&format!("filter: {{response_flag_filter: {{flags: [UF, XYZ]}}}}, {STDOUT}")),
@@ -860,12 +860,8 @@ fn tcp_proxies_and_proxy_protocol() {
     };
     check(vec![
         (
-            tcp("cluster: a, tunneling_config: {hostname: b}, on_demand: {}, metadata_match: {}"),
-            &[
-                "HCM.on_demand: not supported",
-                "HCM.tunneling_config: not supported",
-                "HCM.metadata_match: subset balancing is not built yet",
-            ],
+            tcp("cluster: a, tunneling_config: {hostname: b}, on_demand: {}"),
+            &["HCM.on_demand: not supported", "HCM.tunneling_config: not supported"],
         ),
         (
             tcp(

@@ -280,7 +280,7 @@ impl<S: Io, H: Handler> Connection<'_, S, H> {
         } else if self.last_birthday.is_some_and(|at| at <= Instant::now()) {
             (true, EndReason::MaxDuration)
         } else {
-            (reply.close || !keep_alive || early, EndReason::Local)
+            (reply.close.is_some() || !keep_alive || early, reply.close.unwrap_or(EndReason::Local))
         }
     }
 

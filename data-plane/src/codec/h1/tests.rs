@@ -446,7 +446,7 @@ async fn targets_and_hosts_are_taken_apart() {
         ("CONNECT up:443", "up:443", "up:443", ""),
         ("GET //a/../b", "[::1]:8080", "[::1]:8080", "//a/../b"),
     ] {
-        let handler = Fake::new(|_| async { Reply { close: true, ..ok(Body::Empty) } });
+        let handler = Fake::new(|_| async { Reply { close: Some(EndReason::Local), ..ok(Body::Empty) } });
         let message = format!("{line} HTTP/1.1\r\nHost: {host}\r\n\r\n");
         converse(&options(), &handler, &[message.as_bytes()]).await;
         let seen = handler.seen.borrow();

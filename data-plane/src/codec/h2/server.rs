@@ -123,7 +123,7 @@ struct Driver<'a, S: Io, H> {
     options: &'a ServerOptions,
     handler: Rc<H>,
     /// An answer asked for the connection's end.
-    close: Rc<Cell<bool>>,
+    close: Rc<Cell<Option<EndReason>>>,
     turns: Rc<Turns>,
     signals: Signals,
     timer: Timer,
@@ -147,8 +147,8 @@ impl<S: Io, H: Handler> Driver<'_, S, H> {
         loop {
             // Streams first, so that what they queue leaves with this turn.
             while let Poll::Ready(Some(())) = Pin::new(&mut self.streams).poll_next(cx) {}
-            if self.close.get() {
-                self.end(EndReason::Local);
+            if let Some(reason) = self.close.get() {
+                self.end(reason);
             }
             match self.accept(cx) {
                 Ok(0) => break,
@@ -249,7 +249,7 @@ async fn stream<H: Handler>(
     mut respond: SendResponse<Bytes>,
     handler: Rc<H>,
     options: &ServerOptions,
-    (close, turns): (Rc<Cell<bool>>, Rc<Turns>),
+    (close, turns): (Rc<Cell<Option<EndReason>>>, Rc<Turns>),
 ) {
     let (parts, body) = request.into_parts();
     let length = stated_length(&parts.headers);
@@ -274,8 +274,8 @@ async fn stream<H: Handler>(
     if reply.reset {
         return respond.send_reset(Reason::INTERNAL_ERROR);
     }
-    if reply.close {
-        close.set(true);
+    if reply.close.is_some() {
+        close.set(reply.close);
     }
     let (length, over) = framing(&reply, head);
     let response = convert::response_out(&reply.head, length);

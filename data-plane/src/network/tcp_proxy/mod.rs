@@ -4,7 +4,7 @@ mod session;
 mod stats;
 
 use super::{BuildResult, Built, Factory, LocalBoxFuture, NetworkFilter};
-use crate::http::{BuildError, Connection, Deps, LineLog, Worker};
+use crate::http::{BuildError, Connection, ConnectionLogs, Deps, Worker};
 use crate::runtime::Runtime;
 use crate::stats::Scope;
 use crate::transport::{ByteCounters, Stream};
@@ -14,6 +14,7 @@ use session::Session;
 use stats::Stats;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 /// See the module.
 pub(super) const FACTORY: Factory = Factory { name: "envoy.filters.network.tcp_proxy", build };
@@ -22,9 +23,11 @@ pub(super) const FACTORY: Factory = Factory { name: "envoy.filters.network.tcp_p
 struct Proxy {
     config: Arc<config::TcpProxy>,
     stats: Stats,
-    logs: Vec<LineLog>,
+    logs: ConnectionLogs,
     process: Arc<Process>,
     runtime: Runtime,
+    /// Health checks fail.
+    fails: Arc<AtomicBool>,
 }
 
 struct TcpProxy(Arc<Proxy>);
@@ -53,9 +56,10 @@ impl Proxy {
         Ok(Self {
             config: Arc::clone(config),
             stats: Stats::new(&scope),
-            logs: config.access_log.iter().map(|log| LineLog::open(log, deps)).collect::<Result<_, _>>()?,
+            logs: ConnectionLogs::open(&config.access_log, deps)?,
             process: Arc::clone(&deps.process),
             runtime: deps.runtime.clone(),
+            fails: Arc::clone(&deps.fails_health_checks),
         })
     }
 }

@@ -17,6 +17,7 @@ use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::task::Poll;
 use std::time::{Duration, SystemTime};
 use tokio::time::Instant;
@@ -151,9 +152,10 @@ impl Session {
         let proxy = Arc::clone(&self.proxy);
         let mut failed: Vec<u64> = Vec::new();
         loop {
-            let name = proxy.config.clusters.pick(self.worker.random());
-            let cluster = self.worker.clusters.load().get(name).cloned();
-            let Some(cluster) = cluster else {
+            let target = proxy.config.clusters.pick(self.worker.random());
+            let found = target
+                .and_then(|target| Some((target, self.worker.clusters.load().get(&target.name).cloned()?)));
+            let Some((target, cluster)) = found else {
                 self.flags |= ResponseFlags::NO_CLUSTER_FOUND;
                 proxy.stats.downstream_cx_no_route.inc();
                 return None;
@@ -167,6 +169,7 @@ impl Session {
             let tried = |host: &Host| failed.contains(&host.id());
             let picked = cluster.pick(&PickRequest {
                 random: self.worker.random(),
+                subset: target.metadata_match.as_deref(),
                 hash: proxy.config.hash_source_ip.then(|| hash_address(self.facts.remote.ip())),
                 avoid: (!failed.is_empty()).then_some(&tried),
                 avoid_attempts: OTHER_HOSTS,
@@ -246,7 +249,8 @@ impl Session {
             }
             if moved {
                 activity = Instant::now();
-                if proxy.config.check_drain_close && draining.phase() >= Phase::Draining {
+                let drains = || draining.phase() >= Phase::Draining || proxy.fails.load(Relaxed);
+                if proxy.config.check_drain_close && drains() {
                     return Poll::Ready(End::Drained);
                 }
             }
@@ -337,9 +341,7 @@ impl Session {
             ..Record::new(self.start)
         };
         let runtime = |key: &str| self.proxy.runtime.per_million(key);
-        for log in &self.proxy.logs {
-            log.append(self.worker.index, &record, self.random, Some(&runtime));
-        }
+        self.proxy.logs.append(self.worker.index, &record, self.random, Some(&runtime));
     }
 }
 

@@ -44,6 +44,11 @@ pub(super) fn name(code: i64, style: Style) -> Option<&'static str> {
 /// The status of a gRPC stream: from trailers, from headers (trailers-only), or what the HTTP status means.
 pub(super) fn status(record: &Record<'_>) -> Option<i64> {
     record.request.filter(|head| is_grpc(head))?;
+    grpc_status(record)
+}
+
+/// The same of any stream, gRPC or not.
+pub(crate) fn grpc_status(record: &Record<'_>) -> Option<i64> {
     let read = |headers: &HeaderList| -> Option<i64> {
         std::str::from_utf8(headers.get_id(HeaderId::GrpcStatus)?).ok()?.parse::<u32>().ok().map(i64::from)
     };
