@@ -25,7 +25,7 @@ pub(super) fn run(bench: &mut Bench) -> Result<()> {
             bench.say(&what, round);
             for subject in &subjects {
                 let request = subject.request(0);
-                let time = bench.plan.time;
+                let time = bench.plan.paced();
                 let done = bench.measure(cpu_row(Group::Rates, &what), round, subject, |_| {
                     paced::run(&request, CONNECTIONS, Pace::Rate(rate), time)
                 })?;
