@@ -71,7 +71,10 @@ pub(crate) fn charts(results: &Results) -> Vec<Chart> {
             name: "memory",
             title: "Memory".into(),
             subtitle: ratios,
-            groups: bars(results.figures.iter().filter(|f| f.what.contains("memory")), Value::Ratio),
+            groups: bars(
+                results.figures.iter().filter(|f| f.what.contains("memory") && f.group != Group::Tables),
+                Value::Ratio,
+            ),
             logarithm_from: None,
         },
         Chart {
@@ -80,6 +83,13 @@ pub(crate) fn charts(results: &Results) -> Vec<Chart> {
             subtitle: ratios,
             groups: bars(results.group(Group::Clusters), Value::Ratio),
             logarithm_from: None,
+        },
+        Chart {
+            name: "table-memory",
+            title: "Memory of one entry of a table".into(),
+            subtitle: "KiB, logarithmic; shorter is better",
+            groups: bars(results.group(Group::Tables).filter(|f| f.unit == "KiB"), Value::Median),
+            logarithm_from: Some(0.1),
         },
         Chart {
             name: "tables",

@@ -70,7 +70,7 @@ impl Group {
             Self::Routing => "Routing tables",
             Self::Features => "What a feature adds",
             Self::Collectors => "Spans of 1 % for a collector that fails",
-            Self::Clusters => "10,000 clusters of 4 endpoints",
+            Self::Clusters => "Clusters of 4 endpoints",
             Self::Tables => "What tables cost",
             Self::Updates => "Updates under load",
             Self::Workers => "Two workers, on two cores that load and backend share",

@@ -21,9 +21,6 @@ http {{
     )
 }
 
-const PASS: &str =
-    "proxy_http_version 1.1; proxy_set_header Connection \"\"; proxy_set_header Host $http_host;";
-
 /// Its whole configuration.
 pub(crate) fn text(proxy: &Proxy) -> String {
     let mut out = head(&proxy.dir, "nginx", proxy.workers);
@@ -32,6 +29,7 @@ pub(crate) fn text(proxy: &Proxy) -> String {
         "
   client_max_body_size 4m; client_body_buffer_size 128k;
   ssl_certificate {dir}/cert.pem; ssl_certificate_key {dir}/key.pem; ssl_protocols TLSv1.2 TLSv1.3; ssl_session_cache off;
+  proxy_http_version 1.1; proxy_set_header Connection \"\"; proxy_set_header Host $http_host;
   upstream up {{ server 127.0.0.1:{}; keepalive 512; keepalive_requests 1000000000; keepalive_timeout 1h; }}
 ",
         proxy.backend,
@@ -64,7 +62,7 @@ fn servers(out: &mut String, listener: &Listener, proxy: &Proxy) {
     let listen = format!("listen 127.0.0.1:{}{how}", listener.port);
     let _ = writeln!(out, "  server {{ {listen} backlog=8192; {log}");
     let location = |out: &mut String, what: &str, to: &str| {
-        let _ = writeln!(out, "    location {what} {{ proxy_pass http://{to}; {PASS} }}");
+        let _ = writeln!(out, "    location {what} {{ proxy_pass http://{to}; }}");
     };
     match listener.routes {
         _ if proxy.clusters > 0 => location(out, "/", &format!("c{}", proxy.clusters - 1)),

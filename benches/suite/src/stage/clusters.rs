@@ -4,7 +4,7 @@ use crate::bench::{Bench, Subject};
 use crate::config::backend::Answer;
 use crate::config::{Extra, Routes, envoy};
 use crate::load::client::fetch;
-use crate::results::{Group, Peer, Row};
+use crate::results::{Group, Peer, Row, thousands};
 use crate::stage::change::Draft;
 use anyhow::Result;
 use std::time::Duration;
@@ -27,21 +27,18 @@ pub(super) fn run(bench: &mut Bench) -> Result<()> {
             let subject = bench.launch(peer, proxy)?;
             std::thread::sleep(bench.plan.rest());
             let each = (subject.running.rss_kib()? - small) / subject.proxy.clusters as f64;
-            add(bench, peer, round, "start to first answer through the last", "ms", millis(subject.ready));
-            add(bench, peer, round, "memory of a cluster", "KiB", each);
+            let many = thousands(subject.proxy.clusters);
+            let mut add = |what: &str, unit, value| {
+                let what = format!("{many} clusters: {what}");
+                bench.results.add(Row { group: Group::Clusters, what: &what, unit }, peer, round, value);
+            };
+            add("start to first answer through the last", "ms", millis(subject.ready));
+            add("memory of a cluster", "KiB", each);
             if matches!(peer, Peer::Portolan | Peer::Envoy) {
-                let took = change(bench, &subject)?;
-                add(
-                    bench,
-                    peer,
-                    round,
-                    "one changed in the file of all, to its first answer",
-                    "ms",
-                    millis(took),
-                );
+                add("one changed in the file", "ms", millis(change(&subject)?));
                 let (took, size) = fetch(subject.proxy.admin, "/stats/prometheus")?;
-                add(bench, peer, round, "/stats/prometheus", "ms", millis(took));
-                add(bench, peer, round, "/stats/prometheus", "MiB", size as f64 / 1024.0 / 1024.0);
+                add("/stats/prometheus", "ms", millis(took));
+                add("/stats/prometheus", "MiB", size as f64 / 1024.0 / 1024.0);
             }
         }
     }
@@ -52,14 +49,10 @@ fn millis(time: Duration) -> f64 {
     time.as_secs_f64() * 1e3
 }
 
-fn add(bench: &mut Bench, peer: Peer, round: usize, what: &str, unit: &'static str, value: f64) {
-    bench.results.add(Row { group: Group::Clusters, what, unit }, peer, round, value);
-}
-
 /// Leads the last cluster to the other backend; from the file's move to an answer of that backend.
-fn change(bench: &Bench, subject: &Subject) -> Result<Duration> {
+fn change(subject: &Subject) -> Result<Duration> {
     let proxy = &subject.proxy;
-    let port = |cluster| if cluster + 1 == proxy.clusters { bench.other } else { bench.backend };
+    let port = |cluster| if cluster + 1 == proxy.clusters { proxy.other } else { proxy.backend };
     let text = envoy::clusters(proxy, 1, port).to_string();
     // The draft is written before the clock starts: what counts is the move.
     let draft = Draft::write(&envoy::clusters_file(proxy, &subject.peer.file_name()), 1, &text)?;

@@ -16,7 +16,8 @@ const GONE: usize = 10_000;
 const RETURN: Duration = Duration::from_secs(5);
 
 pub(super) fn run(bench: &mut Bench) -> Result<()> {
-    let (gone, rest) = (machine::connections(GONE), bench.plan.rest());
+    let (gone, rest) = (machine::connections(bench.plan.many(GONE)), bench.plan.rest());
+    let some = bench.plan.many(HELD);
     let all = thousands(gone);
     // Memory does not change from round to round as time does.
     for round in 0..bench.plan.rounds.min(2) {
@@ -28,7 +29,7 @@ pub(super) fn run(bench: &mut Bench) -> Result<()> {
             std::thread::sleep(rest);
             let idle = subject.running.rss_kib()?;
             let mut held = Held::default();
-            held.grow(&request, HELD)?;
+            held.grow(&request, some)?;
             std::thread::sleep(rest);
             let busy = subject.running.rss_kib()?;
             held.grow(&request, gone)?;
@@ -42,11 +43,12 @@ pub(super) fn run(bench: &mut Bench) -> Result<()> {
                 bench.results.add(Row { group, what, unit }, peer, round, value);
             };
             add(Group::Process, "memory idle, small configuration", "MiB", idle / 1024.0);
-            let each = (busy - idle) / HELD as f64;
-            add(Group::Connections, "memory of an idle HTTP/1.1 connection, of 5,000", "KiB", each);
+            let each = (busy - idle) / some as f64;
+            let what = format!("memory of an idle HTTP/1.1 connection, of {}", thousands(some));
+            add(Group::Connections, &what, "KiB", each);
             let what = format!("memory with {all} idle connections");
             add(Group::Connections, &what, "MiB", most / 1024.0);
-            let what = format!("memory kept 5 s after {all} connections have gone");
+            let what = format!("memory kept 5 s after {all} connections");
             add(Group::Connections, &what, "MiB above idle", (after - idle).max(0.0) / 1024.0);
         }
     }

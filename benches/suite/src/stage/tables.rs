@@ -126,7 +126,7 @@ pub(super) fn run(bench: &mut Bench) -> Result<()> {
             let millis = |time: Duration| time.as_secs_f64() * 1e3;
             add(&format!("{what}: start to first answer"), "ms", 0, millis(subject.ready));
             for (round, time) in times.into_iter().enumerate() {
-                add(&format!("{what}: all replaced by file, to the first answer"), "ms", round, millis(time));
+                add(&format!("{what}: all replaced by file"), "ms", round, millis(time));
             }
         }
     }
