@@ -7,7 +7,7 @@ export PROTOC := $(CURDIR)/.dev/bin/protoc
 # The demo's store: embedded, etcd or consul.
 STORE ?= embedded
 
-.PHONY: help demo test unit e2e check fmt lint doc fuzz release bench bench-http bench-suite bench-compare bench-xds bench-ratelimit bench-core deny tools clean
+.PHONY: help demo test unit e2e check fmt lint doc fuzz release bench bench-http bench-suite bench-compare bench-advise bench-keep bench-xds bench-ratelimit bench-core deny tools clean
 
 help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):[^#]*## /  \1\t/' | expand -t 14
@@ -54,9 +54,9 @@ fuzz: ## HTTP/1 beside hyper on messages made by chance, longer than `make test`
 	@deploy/dev/build.sh
 	FUZZ_SECONDS=$(or $(SECONDS),600) cargo test --workspace --lib fuzz:: -- --nocapture
 
-release: ## The binaries as shipped, in target/release
+release: ## The binaries as shipped, in target/release. TARGET_CPU=native, PGO=1
 	@deploy/dev/build.sh
-	cargo build --release -p data-plane -p control-plane -p portolan-cli --bins
+	TARGET_CPU=$(TARGET_CPU) PGO=$(PGO) deploy/release.sh
 
 bench: ## The proxy beside Envoy, nginx and HAProxy: benches/RESULTS.md and plots, 20 minutes. QUICK=1, ROUNDS=3, ONLY=stage
 	@$(MAKE) --no-print-directory bench-suite
@@ -75,6 +75,14 @@ bench-suite: # What both need.
 bench-compare: ## Instructions for a request beside those of BASE=revision, by valgrind; fails above 5 %
 	@deploy/dev/build.sh
 	benches/compare.sh
+
+bench-advise: ## The same beside benches/instructions.json, in half the time; only says what is worse
+	@deploy/dev/build.sh
+	benches/compare.sh --kept benches/instructions.json
+
+bench-keep: ## Write benches/instructions.json
+	@deploy/dev/build.sh
+	benches/compare.sh --keep benches/instructions.json
 
 bench-xds: ## The control plane: store write to last ACK over N simulated proxies
 	@deploy/dev/build.sh

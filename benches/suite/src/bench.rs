@@ -1,8 +1,9 @@
 //! What all stages share: programs, folders, ports, the running backend, and the results.
 
-use crate::config::{self, Extra, Listener, Proxy, Routes, backend};
+use crate::config::envoy::Target;
+use crate::config::{self, ENDPOINTS, Extra, Listener, Proxy, Routes, backend};
 use crate::load::{Load, Request, client};
-use crate::machine::{LOAD_CORE, PROXY_CORE};
+use crate::machine::{self, Cores};
 use crate::process::{Program, Running, free_port, place};
 use crate::results::{Group, Peer, Results, Row};
 use anyhow::{Context, Result, ensure};
@@ -18,6 +19,8 @@ pub(crate) struct Plan {
     /// Of one load.
     pub(crate) time: Duration,
     pub(crate) quick: bool,
+    /// Whether our proxy is asked to end.
+    pub(crate) gentle: bool,
 }
 
 /// A run.
@@ -32,7 +35,7 @@ pub(crate) struct Bench {
     pub(crate) other: u16,
     collector: u16,
     dir: TempDir,
-    _backend: Running,
+    running: Running,
 }
 
 /// Where programs are.
@@ -72,6 +75,23 @@ impl Programs {
     }
 }
 
+impl Plan {
+    /// How many to make of what there are `full` of in a whole run.
+    pub(crate) fn many(&self, full: usize) -> usize {
+        if self.quick { full / 10 } else { full }
+    }
+
+    /// Of a load at a fixed rate, which takes less than a whole second where it should.
+    pub(crate) fn paced(&self) -> Duration {
+        if self.quick { self.time / 2 } else { self.time }
+    }
+
+    /// What a process is given to settle before its memory is read.
+    pub(crate) fn rest(&self) -> Duration {
+        Duration::from_millis(if self.quick { 100 } else { 1_000 })
+    }
+}
+
 /// A proxy under measurement.
 pub(crate) struct Subject {
     pub(crate) peer: Peer,
@@ -84,9 +104,14 @@ pub(crate) struct Subject {
 impl Subject {
     /// The request that only the last rule of a listener takes.
     pub(crate) fn request(&self, listener: usize) -> Request {
+        let last = self.proxy.listeners[listener].routes.count() - 1;
+        self.request_of(listener, last)
+    }
+
+    /// The request that only such a rule takes.
+    pub(crate) fn request_of(&self, listener: usize, rule: usize) -> Request {
         let Listener { port, routes, .. } = self.proxy.listeners[listener];
-        let last = routes.count() - 1;
-        Request { path: routes.path(last), host: routes.host(last), ..Request::plain(port) }
+        Request { path: routes.path(rule), host: routes.host(rule), ..Request::plain(port) }
     }
 
     /// Where the listener with `extra` is.
@@ -106,15 +131,16 @@ impl Bench {
             name: "backend".into(),
             path: programs.bin.join("nginx"),
             args: vec!["-c".into(), text.display().to_string()],
-            core: LOAD_CORE,
+            cores: Cores::Load,
             dir: dir.path().to_owned(),
+            gentle: false,
         };
         let mut running = program.start()?;
         for port in [backend, other, collector] {
             client::await_answer(&Request::plain(port), || running.check())?;
         }
         let results = Results::default();
-        Ok(Self { plan, programs, results, certificate, backend, other, collector, dir, _backend: running })
+        Ok(Self { plan, programs, results, certificate, backend, other, collector, dir, running })
     }
 
     /// Where the collector is that takes all that it is sent.
@@ -129,9 +155,14 @@ impl Bench {
             listeners: listeners.iter().map(listener).collect::<Result<_>>()?,
             admin: free_port()?,
             backend: self.backend,
+            other: self.other,
             collector: self.collector,
             dir: self.dir.path().to_owned(),
             clusters: 0,
+            endpoints: ENDPOINTS,
+            routes_file: false,
+            workers: 1,
+            cores: Cores::Proxy,
         })
     }
 
@@ -143,7 +174,7 @@ impl Bench {
 
     /// Writes what the proxy is told.
     pub(crate) fn prepare(&self, peer: Peer, proxy: &Proxy) -> Result<Program> {
-        let name = format!("{peer:?}").to_lowercase();
+        let name = peer.file_name();
         let path = self.dir.path().join(match peer {
             Peer::Portolan | Peer::Envoy => format!("{name}.json"),
             Peer::Nginx | Peer::Haproxy => format!("{name}.conf"),
@@ -151,8 +182,13 @@ impl Bench {
         let text = match peer {
             Peer::Portolan | Peer::Envoy => {
                 if proxy.clusters > 0 {
-                    let clusters = config::envoy::clusters(proxy, 0, proxy.backend).to_string();
+                    let clusters = config::envoy::clusters(proxy, 0, |_| proxy.backend).to_string();
                     place(&config::envoy::clusters_file(proxy, &name), clusters)?;
+                }
+                if proxy.routes_file {
+                    let routes =
+                        config::envoy::routes(proxy, 0, |rule| Target::usual(proxy, rule)).to_string();
+                    place(&config::envoy::routes_file(proxy, &name), routes)?;
                 }
                 config::envoy::bootstrap(proxy, &name).to_string()
             }
@@ -161,9 +197,11 @@ impl Bench {
         };
         std::fs::write(&path, text)?;
         let path = path.display().to_string();
+        let workers = proxy.workers.to_string();
         let args: &[&str] = match peer {
-            Peer::Portolan => &["-c", &path, "--concurrency", "1", "-l", "error"],
-            Peer::Envoy => &["-c", &path, "--concurrency", "1", "-l", "error", "--disable-hot-restart"],
+            // Nothing to wait for when it ends: the load has gone by then.
+            Peer::Portolan => &["-c", &path, "--concurrency", &workers, "-l", "error", "--drain-time-s", "1"],
+            Peer::Envoy => &["-c", &path, "--concurrency", &workers, "-l", "error", "--disable-hot-restart"],
             Peer::Nginx => &["-c", &path],
             Peer::Haproxy => &["-db", "-f", &path],
         };
@@ -171,8 +209,13 @@ impl Bench {
             name,
             path: self.programs.of(peer),
             args: args.iter().map(ToString::to_string).collect(),
-            core: PROXY_CORE,
+            cores: proxy.cores,
             dir: self.dir.path().to_owned(),
+            gentle: match peer {
+                Peer::Portolan => self.plan.gentle,
+                Peer::Nginx => proxy.workers > 1,
+                Peer::Envoy | Peer::Haproxy => false,
+            },
         })
     }
 
@@ -209,18 +252,7 @@ impl Bench {
         let before = subject.running.cpu()?;
         let load = load(subject).with_context(|| format!("{}, {}", row.what, subject.peer.name()))?;
         let spent = subject.running.cpu()?.saturating_sub(before);
-        if load.errors > 0 {
-            let remark = format!(
-                "{}, {}: {} of {} requests failed in round {}.",
-                row.what,
-                subject.peer.name(),
-                load.errors,
-                load.requests + load.errors,
-                round + 1,
-            );
-            eprintln!("  {remark}");
-            self.results.remarks.push(remark);
-        }
+        self.remark_failures(row.what, round, subject, &load);
         if load.requests == 0 {
             let remark = format!("{}, {}: nothing was answered in time.", row.what, subject.peer.name());
             self.results.remarks.push(remark);
@@ -229,6 +261,23 @@ impl Bench {
         let each = spent.as_secs_f64() * 1e6 / load.requests as f64;
         self.results.add(row, subject.peer, round, each);
         Ok(Some((load, each)))
+    }
+
+    /// Keeps that requests failed as a remark.
+    pub(crate) fn remark_failures(&mut self, what: &str, round: usize, subject: &Subject, load: &Load) {
+        if load.errors > 0 {
+            let (peer, all) = (subject.peer.name(), load.requests + load.errors);
+            let remark =
+                format!("{what}, {peer}: {} of {all} requests failed in round {}.", load.errors, round + 1);
+            eprintln!("  {remark}");
+            self.results.remarks.push(remark);
+        }
+    }
+
+    /// Lets backend, load and this program run on both cores, or on their own.
+    pub(crate) fn spread(&self, cores: Cores) -> Result<()> {
+        machine::pin(Some(self.running.pid()), cores)?;
+        machine::pin(None, cores)
     }
 
     /// Tells how far the run is.

@@ -1,4 +1,5 @@
-//! Two builds of the proxy beside each other by instructions, which do not depend on how busy the machine is.
+//! Two builds of the proxy beside each other by instructions, which do not depend on how busy the machine is; or one
+//! beside figures that were kept of an earlier one.
 //!
 //! Valgrind's callgrind counts what the proxy executes in user space while a fixed number of requests go through it
 //! one after the other. Each work runs twice, with few requests and with many: the difference, divided by theirs, is
@@ -6,10 +7,11 @@
 
 use crate::bench::Bench;
 use crate::config::{Extra, Routes};
-use crate::machine::PROXY_CORE;
+use crate::machine::{self, Cores};
 use crate::process::Program;
 use crate::results::Peer;
 use anyhow::{Context, Result, ensure};
+use serde_json::{Map, Value, json};
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -62,19 +64,66 @@ const WORKS: [Work; 7] = [
 /// # Errors
 /// A work takes more than [`TOLERANCE`] more than in the base.
 pub(crate) fn run(bench: &Bench, base: &Path, head: &Path) -> Result<()> {
-    let (base, head) = (base.canonicalize()?, head.canonicalize()?);
-    println!("{:<36} {:>12} {:>12} {:>8}", "instructions for a request", "base", "head", "change");
+    let base = base.canonicalize()?;
+    let worse = table(bench, head, "base", |work| each(bench, &base, work).map(Some))?;
+    ensure!(worse.is_empty(), "more than {:.0} % worse: {}", TOLERANCE * 100.0, worse.join(", "));
+    Ok(())
+}
+
+/// Prints instructions for each request beside those that [`keep`] wrote, and what is worse, as advice.
+pub(crate) fn advise(bench: &Bench, file: &Path, head: &Path) -> Result<()> {
+    let text = std::fs::read_to_string(file).with_context(|| file.display().to_string())?;
+    let kept: Value = serde_json::from_str(&text)?;
+    let (then, now) = (kept["compiler"].as_str().unwrap_or_default(), compiler());
+    if then != now {
+        println!("ADVISORY: kept with {then}, counted with {now}");
+    }
+    let worse = table(bench, head, "kept", |work| Ok(kept["instructions"][work.what].as_f64()))?;
+    for what in &worse {
+        println!("ADVISORY: {what}: more than {:.0} % worse than kept", TOLERANCE * 100.0);
+    }
+    if worse.is_empty() {
+        println!("ADVISORY: nothing takes {:.0} % more instructions than kept", TOLERANCE * 100.0);
+    }
+    Ok(())
+}
+
+/// Writes instructions for each request.
+pub(crate) fn keep(bench: &Bench, file: &Path, head: &Path) -> Result<()> {
+    let mut all = Map::new();
+    for work in &WORKS {
+        all.insert(work.what.to_owned(), (each(bench, head, work)?.round() as u64).into());
+    }
+    let text = serde_json::to_string_pretty(&json!({"compiler": compiler(), "instructions": all}))?;
+    std::fs::write(file, text + "\n").with_context(|| file.display().to_string())
+}
+
+fn compiler() -> String {
+    machine::version(Path::new("rustc"), "--version")
+}
+
+/// Prints all works beside what `before` knows of each; those that are worse.
+fn table(
+    bench: &Bench,
+    head: &Path,
+    name: &str,
+    before: impl Fn(&Work) -> Result<Option<f64>>,
+) -> Result<Vec<&'static str>> {
+    println!("{:<36} {name:>12} {:>12} {:>8}", "instructions for a request", "head", "change");
     let mut worse = Vec::new();
     for work in &WORKS {
-        let (before, after) = (each(bench, &base, work)?, each(bench, &head, work)?);
+        let (before, after) = (before(work)?, each(bench, head, work)?);
+        let Some(before) = before else {
+            println!("{:<36} {:>12} {after:>12.0}", work.what, "-");
+            continue;
+        };
         let change = after / before - 1.0;
         println!("{:<36} {before:>12.0} {after:>12.0} {:>+7.2}%", work.what, change * 100.0);
         if change > TOLERANCE {
             worse.push(work.what);
         }
     }
-    ensure!(worse.is_empty(), "more than {:.0} % worse: {}", TOLERANCE * 100.0, worse.join(", "));
-    Ok(())
+    Ok(worse)
 }
 
 fn each(bench: &Bench, proxy: &Path, work: &Work) -> Result<f64> {
@@ -95,10 +144,14 @@ fn count(bench: &Bench, path: &Path, work: &Work, requests: usize) -> Result<u64
     let mut args: Vec<String> = ["--tool=callgrind", "--quiet"].map(str::to_owned).to_vec();
     args.extend([format!("--callgrind-out-file={}", out.display()), path.display().to_string()]);
     args.extend(direct.args);
-    // Nothing to wait for: the load has gone by then.
-    args.extend(["--drain-time-s".to_owned(), "1".to_owned()]);
-    let program =
-        Program { name: "valgrind".into(), path: valgrind()?, args, core: PROXY_CORE, dir: direct.dir };
+    let program = Program {
+        name: "valgrind".into(),
+        path: valgrind()?,
+        args,
+        cores: Cores::Proxy,
+        dir: direct.dir,
+        gentle: false,
+    };
     let mut subject = bench.begin(Peer::Portolan, proxy, &program)?;
     let request = subject.request(0);
     let scheme = if work.listener.1 == Extra::Tls { "https" } else { "http" };

@@ -5,6 +5,7 @@ pub(crate) mod envoy;
 pub(crate) mod haproxy;
 pub(crate) mod nginx;
 
+use crate::machine::Cores;
 use anyhow::Result;
 use std::path::PathBuf;
 
@@ -85,14 +86,35 @@ pub(crate) struct Proxy {
     /// Of the admin interface, where there is one.
     pub(crate) admin: u16,
     pub(crate) backend: u16,
+    /// Answers `changed`.
+    pub(crate) other: u16,
     pub(crate) collector: u16,
     /// Folder for its files; certificates are there already.
     pub(crate) dir: PathBuf,
-    /// Clusters of four endpoints each, of which the path `/` of the first listener reaches the last.
+    /// Clusters from a file, of which the first listener reaches the last.
     pub(crate) clusters: usize,
+    /// Of each of them; of the last one as many as the backend listens on, at most.
+    pub(crate) endpoints: usize,
+    /// Whether the first listener has its routes from a file; where files are read while running.
+    pub(crate) routes_file: bool,
+    pub(crate) workers: usize,
+    pub(crate) cores: Cores,
 }
 
-/// Endpoints of each of [`Proxy::clusters`].
+impl Proxy {
+    /// Addresses of the endpoints of a cluster. Only those of the last one are ever asked.
+    pub(crate) fn addresses(&self, cluster: usize) -> impl Iterator<Item = String> {
+        let most = if cluster + 1 == self.clusters { ENDPOINTS } else { usize::MAX };
+        (0..self.endpoints.min(most)).map(|at| format!("127.0.{}.{}", at / 250, at % 250 + 1))
+    }
+
+    /// Endpoints of all clusters.
+    pub(crate) fn hosts(&self) -> usize {
+        (0..self.clusters).map(|cluster| self.addresses(cluster).count()).sum()
+    }
+}
+
+/// Addresses that the backend listens on, and usually endpoints of a cluster.
 pub(crate) const ENDPOINTS: usize = 4;
 
 /// Self-signed certificate and key, P-256, as `cert.pem`, `key.pem` and `both.pem`.

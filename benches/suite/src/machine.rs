@@ -1,7 +1,7 @@
 //! The machine: cores, limits, clocks of processes, and what a reader of figures must know about it.
 
 use anyhow::{Context, Result, ensure};
-use rustix::process::{Resource, getrlimit, setrlimit};
+use rustix::process::{Pid, Resource, getrlimit, setrlimit};
 use rustix::thread::{CpuSet, sched_setaffinity};
 use std::fs::read_to_string;
 use std::path::Path;
@@ -9,10 +9,34 @@ use std::process::Command;
 use std::thread::available_parallelism;
 use std::time::Duration;
 
-/// The core of what is measured.
-pub(crate) const PROXY_CORE: usize = 0;
-/// The core of backend, load and this program.
-pub(crate) const LOAD_CORE: usize = 1;
+/// Where a program runs.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Cores {
+    /// Core 0, which is of what is measured.
+    Proxy,
+    /// Core 1: of backend, load and this program.
+    Load,
+    Both,
+}
+
+impl Cores {
+    /// Their numbers.
+    pub(crate) fn numbers(self) -> &'static [usize] {
+        match self {
+            Self::Proxy => &[0],
+            Self::Load => &[1],
+            Self::Both => &[0, 1],
+        }
+    }
+}
+
+/// Moves a running program, and whatever it starts from then on; `None` is this one.
+pub(crate) fn pin(pid: Option<u32>, cores: Cores) -> Result<()> {
+    let mut set = CpuSet::new();
+    cores.numbers().iter().for_each(|core| set.set(*core));
+    let pid = pid.and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?));
+    sched_setaffinity(pid, &set).with_context(|| format!("pinning to {cores:?}"))
+}
 
 /// Moves this program, and so whatever it starts, to the load's core, and lets all open as many files as the
 /// system allows.
@@ -21,9 +45,7 @@ pub(crate) const LOAD_CORE: usize = 1;
 /// There is one core only.
 pub(crate) fn settle() -> Result<()> {
     ensure!(available_parallelism()?.get() >= 2, "two cores are needed: one for the proxy, one for the load");
-    let mut cores = CpuSet::new();
-    cores.set(LOAD_CORE);
-    sched_setaffinity(None, &cores).context("pinning to core 1")?;
+    pin(None, Cores::Load)?;
     let mut files = getrlimit(Resource::Nofile);
     files.current = files.maximum;
     setrlimit(Resource::Nofile, files).context("raising the limit of open files")?;
@@ -36,23 +58,33 @@ pub(crate) fn connections(wanted: usize) -> usize {
     files.map_or(wanted, |files| wanted.min(files.saturating_sub(1_000) / 2))
 }
 
-/// CPU time of all of a process's threads so far, user and system.
+/// CPU time of each thread of a process and of its children so far, user and system; in no order.
 ///
 /// The scheduler's own count in nanoseconds: `utime` and `stime` of `/proc/PID/stat` are the same time rounded to
 /// ticks of 10 ms, and take its place where the kernel does not tell.
-pub(crate) fn cpu(pid: u32) -> Result<Duration> {
-    let exact = || -> Option<u64> {
-        let mut sum = 0;
-        for task in std::fs::read_dir(format!("/proc/{pid}/task")).ok()? {
-            let text = read_to_string(task.ok()?.path().join("schedstat")).ok()?;
-            sum += text.split(' ').next()?.parse::<u64>().ok()?;
-        }
-        (sum > 0).then_some(sum)
+pub(crate) fn cpu(pid: u32) -> Result<Vec<(u32, Duration)>> {
+    let mut all = match exact(pid) {
+        Some(threads) => threads,
+        None => vec![(pid, ticks(pid)?)],
     };
-    match exact() {
-        Some(nanos) => Ok(Duration::from_nanos(nanos)),
-        None => ticks(pid),
+    // Of nginx, whose workers are processes. Empty where the kernel does not tell.
+    let children = read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    for child in children.split_whitespace() {
+        all.extend(cpu(child.parse()?)?);
     }
+    Ok(all)
+}
+
+/// The threads of one process.
+fn exact(pid: u32) -> Option<Vec<(u32, Duration)>> {
+    let mut threads = Vec::new();
+    for task in std::fs::read_dir(format!("/proc/{pid}/task")).ok()? {
+        let task = task.ok()?;
+        let text = read_to_string(task.path().join("schedstat")).ok()?;
+        let nanos = text.split(' ').next()?.parse().ok()?;
+        threads.push((task.file_name().to_str()?.parse().ok()?, Duration::from_nanos(nanos)));
+    }
+    threads.iter().any(|(_, time)| !time.is_zero()).then_some(threads)
 }
 
 /// The same from `/proc/PID/stat`.

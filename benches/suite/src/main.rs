@@ -54,9 +54,18 @@ struct Args {
     /// Folder for RESULTS.md and plots/; nothing is written without
     #[arg(long)]
     out: Option<PathBuf>,
+    /// End our proxy by asking, so that an instrumented build can write what it has counted
+    #[arg(long)]
+    gentle: bool,
     /// Instead of all this: compare --proxy by instructions with this earlier build of it
     #[arg(long)]
     base: Option<PathBuf>,
+    /// Or with the figures in this file, and only advise
+    #[arg(long)]
+    kept: Option<PathBuf>,
+    /// Or write such a file
+    #[arg(long)]
+    keep: Option<PathBuf>,
 }
 
 fn main() -> Result<()> {
@@ -70,15 +79,23 @@ fn main() -> Result<()> {
     let plan = Plan {
         peers: args.peers.clone(),
         rounds: args.rounds.unwrap_or(if args.quick { 1 } else { 3 }).max(1),
-        time: Duration::from_secs(args.seconds.unwrap_or(if args.quick { 1 } else { 3 }).max(1)),
+        time: Duration::from_secs(args.seconds.unwrap_or(if args.quick { 1 } else { 2 }).max(1)),
         quick: args.quick,
+        gentle: args.gentle,
     };
     machine::settle()?;
     let noise = machine::noise();
     let start = Instant::now();
     let mut bench = Bench::start(plan, programs)?;
+    let head = bench.programs.portolan.clone();
     if let Some(base) = &args.base {
-        return compare::run(&bench, base, &args.proxy);
+        return compare::run(&bench, base, &head);
+    }
+    if let Some(file) = &args.kept {
+        return compare::advise(&bench, file, &head);
+    }
+    if let Some(file) = &args.keep {
+        return compare::keep(&bench, file, &head);
     }
     let mut failed = Vec::new();
     for stage in stages {

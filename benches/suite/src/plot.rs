@@ -23,8 +23,8 @@ struct Bars {
     bars: Vec<(Peer, f64)>,
 }
 
-const WIDTH: f64 = 940.0;
-const LEFT: f64 = 360.0;
+const WIDTH: f64 = 1000.0;
+const LEFT: f64 = 420.0;
 const RIGHT: f64 = 80.0;
 const TOP: f64 = 84.0;
 const BAR: f64 = 14.0;
@@ -38,6 +38,9 @@ fn colour(peer: Peer) -> &'static str {
         Peer::Haproxy => "#a98467",
     }
 }
+
+/// Units of the latencies under updates that are drawn.
+const LATE: [&str; 2] = ["us p99", "us at most"];
 
 /// What there is to draw of a run.
 pub(crate) fn charts(results: &Results) -> Vec<Chart> {
@@ -61,14 +64,17 @@ pub(crate) fn charts(results: &Results) -> Vec<Chart> {
             name: "routes",
             title: "CPU time for one request, by routing table".into(),
             subtitle: "microseconds, median, logarithmic; shorter is better",
-            groups: bars(results.group(Group::Routing), Value::Median),
+            groups: bars(results.group(Group::Routing).filter(|f| f.unit.contains("CPU")), Value::Median),
             logarithm_from: Some(1.0),
         },
         Chart {
             name: "memory",
             title: "Memory".into(),
             subtitle: ratios,
-            groups: bars(results.figures.iter().filter(|f| f.what.contains("memory")), Value::Ratio),
+            groups: bars(
+                results.figures.iter().filter(|f| f.what.contains("memory") && f.group != Group::Tables),
+                Value::Ratio,
+            ),
             logarithm_from: None,
         },
         Chart {
@@ -77,6 +83,27 @@ pub(crate) fn charts(results: &Results) -> Vec<Chart> {
             subtitle: ratios,
             groups: bars(results.group(Group::Clusters), Value::Ratio),
             logarithm_from: None,
+        },
+        Chart {
+            name: "table-memory",
+            title: "Memory of one entry of a table".into(),
+            subtitle: "KiB, logarithmic; shorter is better",
+            groups: bars(results.group(Group::Tables).filter(|f| f.unit == "KiB"), Value::Median),
+            logarithm_from: Some(0.1),
+        },
+        Chart {
+            name: "tables",
+            title: "Tables: start, and a file that replaces all".into(),
+            subtitle: "milliseconds to the first answer, median, logarithmic; shorter is better",
+            groups: bars(results.group(Group::Tables).filter(|f| f.unit == "ms"), Value::Median),
+            logarithm_from: Some(1.0),
+        },
+        Chart {
+            name: "updates",
+            title: "Latency under load, 4,800 requests/s, while files change".into(),
+            subtitle: "microseconds, median, logarithmic; shorter is better",
+            groups: bars(results.group(Group::Updates).filter(|f| LATE.contains(&f.unit)), Value::Median),
+            logarithm_from: Some(10.0),
         },
     ];
     all.into_iter().filter(|chart| !chart.groups.is_empty()).collect()
@@ -89,6 +116,9 @@ enum Value {
 }
 
 fn bars<'a>(figures: impl Iterator<Item = &'a Figure>, value: Value) -> Vec<Bars> {
+    let figures: Vec<&Figure> = figures.collect();
+    // Told where it tells figures apart.
+    let units = figures.windows(2).any(|pair| pair[0].unit != pair[1].unit);
     let one = |figure: &Figure| {
         let peers = [Peer::Portolan, Peer::Envoy, Peer::Nginx, Peer::Haproxy].into_iter();
         let bars: Vec<_> = peers
@@ -97,14 +127,10 @@ fn bars<'a>(figures: impl Iterator<Item = &'a Figure>, value: Value) -> Vec<Bars
                 Some((peer, if value == Value::Ratio { summary.to_envoy? } else { summary.median }))
             })
             .collect();
-        let unit = if value == Value::Ratio && !figure.unit.contains("CPU") {
-            format!(", {}", figure.unit)
-        } else {
-            String::new()
-        };
+        let unit = if units { format!(", {}", figure.unit) } else { String::new() };
         Bars { label: format!("{}{unit}", figure.what), bars }
     };
-    figures.map(one).filter(|group| !group.bars.is_empty()).collect()
+    figures.into_iter().map(one).filter(|group| !group.bars.is_empty()).collect()
 }
 
 impl Chart {
@@ -178,7 +204,7 @@ impl Chart {
 
 /// Fits beside the bars.
 fn shorten(label: &str) -> String {
-    const MOST: usize = 54;
+    const MOST: usize = 64;
     if label.chars().count() <= MOST {
         return label.to_owned();
     }

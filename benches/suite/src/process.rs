@@ -1,6 +1,6 @@
 //! Programs under measurement and beside it: started on a core, watched, and never left behind.
 
-use crate::machine;
+use crate::machine::{self, Cores};
 use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs::File;
@@ -10,6 +10,9 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
+/// Longest wait for a program that was asked to end.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// A program to start.
 #[derive(Clone, Debug)]
 pub(crate) struct Program {
@@ -17,17 +20,20 @@ pub(crate) struct Program {
     pub(crate) name: String,
     pub(crate) path: PathBuf,
     pub(crate) args: Vec<String>,
-    pub(crate) core: usize,
+    pub(crate) cores: Cores,
     /// Where its log goes.
     pub(crate) dir: PathBuf,
+    /// Whether it is asked to end, not killed: it has children, or something to write.
+    pub(crate) gentle: bool,
 }
 
-/// A running program; killed when dropped, and when this program dies.
+/// A running program; ended when dropped, and when this program dies.
 #[derive(Debug)]
 pub(crate) struct Running {
     name: String,
     child: Child,
     log: PathBuf,
+    gentle: bool,
 }
 
 impl Program {
@@ -35,8 +41,16 @@ impl Program {
     pub(crate) fn start(&self) -> Result<Running> {
         let log = self.dir.join(format!("{}.log", self.name));
         let out = File::create(&log)?;
+        let cores: Vec<String> = self.cores.numbers().iter().map(ToString::to_string).collect();
         let child = Command::new("taskset")
-            .args(["-c", &self.core.to_string(), "setpriv", "--pdeathsig", "KILL", "--"])
+            .args([
+                "-c",
+                &cores.join(","),
+                "setpriv",
+                "--pdeathsig",
+                if self.gentle { "TERM" } else { "KILL" },
+                "--",
+            ])
             .arg(&self.path)
             .args(&self.args)
             .stdin(Stdio::null())
@@ -44,7 +58,7 @@ impl Program {
             .stderr(out)
             .spawn()
             .with_context(|| format!("starting {}", self.name))?;
-        Ok(Running { name: self.name.clone(), child, log })
+        Ok(Running { name: self.name.clone(), child, log, gentle: self.gentle })
     }
 }
 
@@ -56,6 +70,11 @@ impl Running {
 
     /// CPU time so far.
     pub(crate) fn cpu(&self) -> Result<Duration> {
+        Ok(self.cpu_by_thread()?.iter().map(|(_, time)| *time).sum())
+    }
+
+    /// The same, of each thread or child by its id.
+    pub(crate) fn cpu_by_thread(&self) -> Result<Vec<(u32, Duration)>> {
         machine::cpu(self.pid()).with_context(|| self.last_words())
     }
 
@@ -93,6 +112,9 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
+        if self.gentle && self.end(PATIENCE).is_ok() {
+            return;
+        }
         // Gone already is as good.
         let _ = self.child.kill();
         let _ = self.child.wait();
@@ -102,17 +124,19 @@ impl Drop for Running {
 /// Where ports to listen on are looked for: below those that outgoing connections take, of which there are
 /// thousands here.
 const FIRST_PORT: u16 = 20_000;
+const END_PORT: u16 = 32_000;
 
-/// A port that was free a moment ago, and is given out once.
+/// A port that was free a moment ago, and is not given out again soon.
 pub(crate) fn free_port() -> Result<u16> {
     static NEXT: AtomicU16 = AtomicU16::new(FIRST_PORT);
-    loop {
-        let port = NEXT.fetch_add(1, Ordering::Relaxed);
-        ensure!(port < 32_000, "no port is free between {FIRST_PORT} and 32000");
+    for _ in FIRST_PORT..END_PORT {
+        let next = |port| Some(if port + 1 < END_PORT { port + 1 } else { FIRST_PORT });
+        let port = NEXT.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next).unwrap_or(FIRST_PORT);
         if TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).is_ok() {
             return Ok(port);
         }
     }
+    bail!("no port is free between {FIRST_PORT} and {END_PORT}")
 }
 
 /// A file of `text`, put in its place in one step.

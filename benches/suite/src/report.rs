@@ -1,6 +1,6 @@
 //! The report for people: Markdown tables, and what does not win.
 
-use crate::results::{Better, Figure, Group, Peer, Results, Summary};
+use crate::results::{Better, Figure, Group, Peer, Results, Summary, thousands};
 use std::fmt::Write;
 
 /// What a reader must know beside the figures.
@@ -140,23 +140,16 @@ fn cell(peer: Peer, summary: &Summary) -> String {
 /// With as many digits as mean something.
 pub(crate) fn number(value: f64) -> String {
     match value.abs() {
-        v if v >= 1000.0 => thousands(value.round() as i64),
+        v if v >= 1000.0 => signed(value.round() as i64),
         v if v >= 100.0 => format!("{value:.0}"),
         v if v >= 10.0 => format!("{value:.1}"),
         _ => format!("{value:.2}"),
     }
 }
 
-fn thousands(value: i64) -> String {
-    let digits = value.abs().to_string();
-    let mut out = String::new();
-    for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at).is_multiple_of(3) {
-            out.push(',');
-        }
-        out.push(digit);
-    }
-    if value < 0 { format!("-{out}") } else { out }
+fn signed(value: i64) -> String {
+    let digits = thousands(value.unsigned_abs() as usize);
+    if value < 0 { format!("-{digits}") } else { digits }
 }
 
 #[cfg(test)]

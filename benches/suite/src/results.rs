@@ -21,6 +21,11 @@ impl Peer {
             Self::Haproxy => "HAProxy",
         }
     }
+
+    /// What its files are called.
+    pub(crate) fn file_name(self) -> String {
+        format!("{self:?}").to_lowercase()
+    }
 }
 
 /// What belongs together, in the order of the report.
@@ -34,11 +39,14 @@ pub(crate) enum Group {
     Features,
     Collectors,
     Clusters,
+    Tables,
+    Updates,
+    Workers,
     Process,
 }
 
 impl Group {
-    pub(crate) const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 12] = [
         Self::Work,
         Self::Rates,
         Self::Throughput,
@@ -47,6 +55,9 @@ impl Group {
         Self::Features,
         Self::Collectors,
         Self::Clusters,
+        Self::Tables,
+        Self::Updates,
+        Self::Workers,
         Self::Process,
     ];
 
@@ -59,7 +70,10 @@ impl Group {
             Self::Routing => "Routing tables",
             Self::Features => "What a feature adds",
             Self::Collectors => "Spans of 1 % for a collector that fails",
-            Self::Clusters => "10,000 clusters of 4 endpoints",
+            Self::Clusters => "Clusters of 4 endpoints",
+            Self::Tables => "What tables cost",
+            Self::Updates => "Updates under load",
+            Self::Workers => "Two workers, on two cores that load and backend share",
             Self::Process => "The process",
         }
     }
@@ -135,6 +149,19 @@ fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
     values.sort_by(f64::total_cmp);
     let middle = values.len().checked_sub(1)? / 2;
     Some(if values.len() % 2 == 1 { values[middle] } else { (values[middle] + values[middle + 1]) / 2.0 })
+}
+
+/// `1234567` as `1,234,567`.
+pub(crate) fn thousands(value: usize) -> String {
+    let digits = value.to_string();
+    let mut out = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
 }
 
 /// All figures, in the order in which they came.

@@ -1,5 +1,6 @@
 //! What is measured, in the order in which it is.
 
+mod change;
 mod clusters;
 mod collectors;
 mod connections;
@@ -9,6 +10,9 @@ mod rates;
 mod requests;
 mod routes;
 mod start;
+mod tables;
+mod updates;
+mod workers;
 
 use crate::bench::Bench;
 use anyhow::Result;
@@ -20,7 +24,7 @@ pub(crate) struct Stage {
     pub(crate) run: fn(&mut Bench) -> Result<()>,
 }
 
-pub(crate) const ALL: [Stage; 9] = [
+pub(crate) const ALL: [Stage; 12] = [
     Stage { name: "requests", run: requests::run },
     Stage { name: "rates", run: rates::run },
     Stage { name: "connections", run: connections::run },
@@ -30,4 +34,7 @@ pub(crate) const ALL: [Stage; 9] = [
     Stage { name: "features", run: features::run },
     Stage { name: "collectors", run: collectors::run },
     Stage { name: "clusters", run: clusters::run },
+    Stage { name: "tables", run: tables::run },
+    Stage { name: "updates", run: updates::run },
+    Stage { name: "workers", run: workers::run },
 ];

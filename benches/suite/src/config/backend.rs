@@ -11,6 +11,20 @@ pub(crate) const LARGE: (&str, usize) = ("/1m", 1 << 20);
 /// What the second backend answers with.
 pub(crate) const CHANGED: &str = "changed";
 
+/// Which of the two backends answers.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Answer {
+    Usual,
+    /// [`CHANGED`].
+    Changed,
+}
+
+impl Answer {
+    pub(crate) fn of(body: &[u8]) -> Self {
+        if body == CHANGED.as_bytes() { Self::Changed } else { Self::Usual }
+    }
+}
+
 /// `main` answers 1 KiB to all, but 1 MiB to `/1m`; `other` says `changed`; `collector` takes what it is sent.
 pub(crate) fn write(dir: &Path, main: u16, other: u16, collector: u16) -> Result<std::path::PathBuf> {
     let files = dir.join("files");
@@ -28,7 +42,7 @@ pub(crate) fn write(dir: &Path, main: u16, other: u16, collector: u16) -> Result
   server {{ listen 127.0.0.1:{collector}; location / {{ return 200 \"\"; }} }}
 }}
 ",
-        nginx::head(dir, "backend"),
+        nginx::head(dir, "backend", 1),
         files.display(),
         LARGE.0,
     );

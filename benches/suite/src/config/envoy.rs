@@ -1,6 +1,6 @@
 //! Envoy, and so portolan-proxy: one text for both.
 
-use crate::config::{ENDPOINTS, Extra, Listener, Proxy, Routes};
+use crate::config::{Extra, Listener, Proxy, Routes};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 
@@ -15,6 +15,31 @@ pub(crate) fn clusters_file(proxy: &Proxy, name: &str) -> PathBuf {
     proxy.dir.join(format!("{name}.clusters.json"))
 }
 
+/// Where the file of routes is, when there is one.
+pub(crate) fn routes_file(proxy: &Proxy, name: &str) -> PathBuf {
+    proxy.dir.join(format!("{name}.routes.json"))
+}
+
+/// Which backend a route leads to, where routes come from a file.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Target {
+    Main,
+    /// Answers `changed`.
+    Other,
+    /// The first cluster of the file.
+    First,
+}
+
+/// The rule that leads to the first cluster where clusters come from a file, so that a change of it shows.
+pub(crate) const WATCHED: usize = 1;
+
+impl Target {
+    /// Where a rule leads as long as nothing has changed.
+    pub(crate) fn usual(proxy: &Proxy, rule: usize) -> Self {
+        if proxy.clusters > 0 && rule == WATCHED { Self::First } else { Self::Main }
+    }
+}
+
 /// The bootstrap. `name` tells the files of both proxies apart.
 pub(crate) fn bootstrap(proxy: &Proxy, name: &str) -> Value {
     let listeners: Vec<Value> =
@@ -26,6 +51,7 @@ pub(crate) fn bootstrap(proxy: &Proxy, name: &str) -> Value {
             "listeners": listeners,
             "clusters": [
                 cluster("up", &[("127.0.0.1".to_owned(), proxy.backend)]),
+                cluster("other", &[("127.0.0.1".to_owned(), proxy.other)]),
                 cluster("collector", &[("127.0.0.1".to_owned(), proxy.collector)]),
             ],
         },
@@ -39,18 +65,34 @@ pub(crate) fn bootstrap(proxy: &Proxy, name: &str) -> Value {
     bootstrap
 }
 
-/// The file of clusters; the last one leads to `last`.
-pub(crate) fn clusters(proxy: &Proxy, version: usize, last: u16) -> Value {
+/// The file of clusters; `port` tells where each leads.
+pub(crate) fn clusters(proxy: &Proxy, version: usize, port: impl Fn(usize) -> u16) -> Value {
     let all: Vec<Value> = (0..proxy.clusters)
         .map(|i| {
-            let port = if i + 1 == proxy.clusters { last } else { proxy.backend };
-            let hosts: Vec<_> = (1..=ENDPOINTS).map(|at| (format!("127.0.0.{at}"), port)).collect();
+            let hosts: Vec<_> = proxy.addresses(i).map(|address| (address, port(i))).collect();
             let mut cluster = cluster(&format!("c{i}"), &hosts);
             cluster["@type"] = "type.googleapis.com/envoy.config.cluster.v3.Cluster".into();
             cluster
         })
         .collect();
     json!({"version_info": version.to_string(), "resources": all})
+}
+
+/// The file of the first listener's routes; `target` tells where each leads.
+pub(crate) fn routes(proxy: &Proxy, version: usize, target: impl Fn(usize) -> Target) -> Value {
+    let mut table = table(0, &proxy.listeners[0], proxy, &target);
+    table["@type"] = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration".into();
+    json!({"version_info": version.to_string(), "resources": [table]})
+}
+
+/// A listener's routes.
+fn table(at: usize, listener: &Listener, proxy: &Proxy, target: &dyn Fn(usize) -> Target) -> Value {
+    json!({
+        "name": format!("routes{at}"),
+        // Clusters come from the file, later.
+        "validate_clusters": proxy.clusters == 0,
+        "virtual_hosts": virtual_hosts(listener, proxy, target),
+    })
 }
 
 fn cluster(name: &str, hosts: &[(String, u16)]) -> Value {
@@ -83,14 +125,16 @@ fn listener(at: usize, listener: &Listener, proxy: &Proxy, name: &str) -> Value 
     let mut manager = json!({
         "@type": format!("{TYPES}.filters.network.http_connection_manager.v3.HttpConnectionManager"),
         "stat_prefix": format!("bench{at}"),
-        "route_config": {
-            "name": format!("routes{at}"),
-            // Clusters come from the file, later.
-            "validate_clusters": proxy.clusters == 0,
-            "virtual_hosts": virtual_hosts(listener, proxy),
-        },
         "http_filters": filters,
     });
+    if proxy.routes_file && at == 0 {
+        let source = json!({
+            "resource_api_version": "V3", "path_config_source": {"path": routes_file(proxy, name)}
+        });
+        manager["rds"] = json!({"route_config_name": "routes0", "config_source": source});
+    } else {
+        manager["route_config"] = table(at, listener, proxy, &|_| Target::Main);
+    }
     match listener.extra {
         Extra::AccessLog => {
             manager["access_log"] = json!([{"name": "file", "typed_config": {
@@ -132,19 +176,26 @@ fn listener(at: usize, listener: &Listener, proxy: &Proxy, name: &str) -> Value 
     })
 }
 
-fn virtual_hosts(listener: &Listener, proxy: &Proxy) -> Vec<Value> {
-    let to = if proxy.clusters > 0 { format!("c{}", proxy.clusters - 1) } else { "up".to_owned() };
-    let route = |matcher: Value| json!({"match": matcher, "route": {"cluster": to}});
+fn virtual_hosts(listener: &Listener, proxy: &Proxy, target: &dyn Fn(usize) -> Target) -> Vec<Value> {
+    let main = if proxy.clusters > 0 { format!("c{}", proxy.clusters - 1) } else { "up".to_owned() };
+    let route = |i: usize, matcher: Value| {
+        let to = match target(i) {
+            Target::Main => main.as_str(),
+            Target::Other => "other",
+            Target::First => "c0",
+        };
+        json!({"match": matcher, "route": {"cluster": to}})
+    };
     let routes = listener.routes;
     let host = |name: String, domain: String, routes: Vec<Value>| json!({"name": name, "domains": [domain], "routes": routes});
     let all = |routes: Vec<Value>| vec![host("all".to_owned(), "*".to_owned(), routes)];
     match routes {
-        Routes::Prefixes(n) => all((0..n).map(|i| route(json!({"prefix": routes.path(i)}))).collect()),
+        Routes::Prefixes(n) => all((0..n).map(|i| route(i, json!({"prefix": routes.path(i)}))).collect()),
         Routes::Regexes(n) => {
-            all((0..n).map(|i| route(json!({"safe_regex": {"regex": Routes::regex(i)}}))).collect())
+            all((0..n).map(|i| route(i, json!({"safe_regex": {"regex": Routes::regex(i)}}))).collect())
         }
         Routes::Hosts(n) => (0..n)
-            .map(|i| host(format!("host{i}"), routes.host(i), vec![route(json!({"prefix": "/"}))]))
+            .map(|i| host(format!("host{i}"), routes.host(i), vec![route(i, json!({"prefix": "/"}))]))
             .collect(),
     }
 }

@@ -1,13 +1,14 @@
 //! HAProxy.
 
-use crate::config::{ENDPOINTS, Extra, Listener, Proxy, Routes};
+use crate::config::{Extra, Listener, Proxy, Routes};
 use anyhow::Result;
 use std::fmt::Write;
 
 /// Its whole configuration; its maps are written beside it.
 pub(crate) fn text(proxy: &Proxy) -> Result<String> {
-    let mut out = "global
-  nbthread 1
+    let mut out = format!(
+        "global
+  nbthread {}
   no strict-limits
   maxconn 12000
 defaults
@@ -19,8 +20,9 @@ defaults
   timeout http-keep-alive 1h
   option http-keep-alive
   http-reuse always
-"
-    .to_owned();
+",
+        proxy.workers
+    );
     for (at, listener) in proxy.listeners.iter().enumerate() {
         frontend(&mut out, at, listener, proxy)?;
     }
@@ -31,8 +33,8 @@ defaults
     );
     for i in 0..proxy.clusters {
         let _ = writeln!(out, "backend c{i}");
-        for at in 1..=ENDPOINTS {
-            let _ = writeln!(out, "  server s{at} 127.0.0.{at}:{}", proxy.backend);
+        for (at, address) in proxy.addresses(i).enumerate() {
+            let _ = writeln!(out, "  server s{at} {address}:{}", proxy.backend);
         }
     }
     Ok(out)

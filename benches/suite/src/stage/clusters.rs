@@ -1,49 +1,44 @@
 //! Many clusters: getting ready, memory, one that changes, and all their stats.
 
 use crate::bench::{Bench, Subject};
-use crate::config::{Extra, Routes, backend, envoy};
-use crate::load::client::{Client, fetch};
-use crate::results::{Group, Peer, Row};
-use anyhow::{Context, Result, ensure};
-use std::time::{Duration, Instant};
+use crate::config::backend::Answer;
+use crate::config::{Extra, Routes, envoy};
+use crate::load::client::fetch;
+use crate::results::{Group, Peer, Row, thousands};
+use crate::stage::change::Draft;
+use anyhow::Result;
+use std::time::Duration;
 
 const CLUSTERS: usize = 10_000;
-/// What a process is given to settle before its memory is read.
-const REST: Duration = Duration::from_secs(1);
-/// Longest wait for a change.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 pub(super) fn run(bench: &mut Bench) -> Result<()> {
-    for round in 0..bench.plan.rounds {
+    for round in 0..bench.plan.rounds.min(2) {
         bench.say("clusters", round);
         // One at a time: so many stats are work even for a proxy that rests.
         for peer in bench.plan.peers.clone() {
             let small = {
                 let proxy = bench.proxy(&[(Routes::ONE, Extra::None)])?;
                 let subject = bench.launch(peer, proxy)?;
-                std::thread::sleep(REST);
+                std::thread::sleep(bench.plan.rest());
                 subject.running.rss_kib()?
             };
             let mut proxy = bench.proxy(&[(Routes::ONE, Extra::None)])?;
-            proxy.clusters = CLUSTERS;
+            proxy.clusters = bench.plan.many(CLUSTERS);
             let subject = bench.launch(peer, proxy)?;
-            std::thread::sleep(REST);
-            let each = (subject.running.rss_kib()? - small) / CLUSTERS as f64;
-            add(bench, peer, round, "start to first answer through the last", "ms", millis(subject.ready));
-            add(bench, peer, round, "memory of each", "KiB", each);
+            std::thread::sleep(bench.plan.rest());
+            let each = (subject.running.rss_kib()? - small) / subject.proxy.clusters as f64;
+            let many = thousands(subject.proxy.clusters);
+            let mut add = |what: &str, unit, value| {
+                let what = format!("{many} clusters: {what}");
+                bench.results.add(Row { group: Group::Clusters, what: &what, unit }, peer, round, value);
+            };
+            add("start to first answer through the last", "ms", millis(subject.ready));
+            add("memory of a cluster", "KiB", each);
             if matches!(peer, Peer::Portolan | Peer::Envoy) {
-                let took = change(bench, &subject)?;
-                add(
-                    bench,
-                    peer,
-                    round,
-                    "one changed in the file of all, to its first answer",
-                    "ms",
-                    millis(took),
-                );
+                add("one changed in the file", "ms", millis(change(&subject)?));
                 let (took, size) = fetch(subject.proxy.admin, "/stats/prometheus")?;
-                add(bench, peer, round, "/stats/prometheus", "ms", millis(took));
-                add(bench, peer, round, "/stats/prometheus", "MiB", size as f64 / 1024.0 / 1024.0);
+                add("/stats/prometheus", "ms", millis(took));
+                add("/stats/prometheus", "MiB", size as f64 / 1024.0 / 1024.0);
             }
         }
     }
@@ -54,36 +49,12 @@ fn millis(time: Duration) -> f64 {
     time.as_secs_f64() * 1e3
 }
 
-fn add(bench: &mut Bench, peer: Peer, round: usize, what: &str, unit: &'static str, value: f64) {
-    bench.results.add(Row { group: Group::Clusters, what, unit }, peer, round, value);
-}
-
 /// Leads the last cluster to the other backend; from the file's move to an answer of that backend.
-fn change(bench: &Bench, subject: &Subject) -> Result<Duration> {
-    let name = format!("{:?}", subject.peer).to_lowercase();
-    let file = envoy::clusters_file(&subject.proxy, &name);
-    let text = envoy::clusters(&subject.proxy, 1, bench.other).to_string();
-    let request = subject.request(0);
-    let mut client = Client::connect(request.port)?;
-    client.ask(&request)?;
+fn change(subject: &Subject) -> Result<Duration> {
+    let proxy = &subject.proxy;
+    let port = |cluster| if cluster + 1 == proxy.clusters { proxy.other } else { proxy.backend };
+    let text = envoy::clusters(proxy, 1, port).to_string();
     // The draft is written before the clock starts: what counts is the move.
-    let draft = file.with_extension("next");
-    std::fs::write(&draft, text)?;
-    let start = Instant::now();
-    std::fs::rename(&draft, &file).context("moving the file of clusters")?;
-    loop {
-        // While one cluster takes the other's place a request may fail on a connection that is closing.
-        let body = match client.ask(&request) {
-            Ok(body) => body,
-            Err(_) => {
-                client = Client::connect(request.port)?;
-                continue;
-            }
-        };
-        if body == backend::CHANGED.as_bytes() {
-            return Ok(start.elapsed());
-        }
-        ensure!(start.elapsed() < PATIENCE, "the change of a cluster has no effect");
-        std::thread::sleep(Duration::from_millis(1));
-    }
+    let draft = Draft::write(&envoy::clusters_file(proxy, &subject.peer.file_name()), 1, &text)?;
+    draft.until_answered(&subject.request(0), Answer::Changed)
 }

@@ -48,7 +48,7 @@ pub(super) fn run(bench: &mut Bench) -> Result<()> {
             }
         }
     }
-    for round in 0..bench.plan.rounds {
+    for round in 0..bench.plan.rounds.min(2) {
         bench.say("collectors", round);
         let mut healthy = Vec::new();
         for (what, subject) in &subjects {
@@ -80,7 +80,7 @@ fn measure(bench: &mut Bench, round: usize, what: &str, subject: &Subject) -> Re
         tools::wrk(&bin, &request, Scheme::Http, CONNECTIONS, time)
     })?;
     let Some((_, cpu)) = done else { return Ok(None) };
-    let p50 = paced::run(&request, CONNECTIONS, Pace::Rate(RATE), time)?.quantile_us(0.5);
+    let p50 = paced::run(&request, CONNECTIONS, Pace::Rate(RATE), bench.plan.paced())?.quantile_us(0.5);
     let p50 = p50.context("no latencies")?;
     bench.results.add(row(what, "us p50 at 4,800/s"), subject.peer, round, p50);
     Ok(Some((cpu, p50)))

@@ -4,7 +4,7 @@ use crate::bench::{Bench, cpu_row};
 use crate::config::{Extra, Routes};
 use crate::load::paced::{self, Pace};
 use crate::machine;
-use crate::results::{Group, Row};
+use crate::results::{Group, Row, thousands};
 use anyhow::{Context, Result};
 
 /// As many as the limit of open files allows, this at most.
@@ -16,7 +16,7 @@ pub(super) fn run(bench: &mut Bench) -> Result<()> {
     let many = machine::connections(MANY);
     let kinds = [
         ("1 connection, one request after the other".to_owned(), 1, Pace::Closed),
-        (format!("{many} connections, 9,600 requests/s over all"), many, Pace::Rate(RATE)),
+        (format!("{} connections, 9,600 requests/s over all", thousands(many)), many, Pace::Rate(RATE)),
     ];
     for (what, connections, pace) in kinds {
         for round in 0..bench.plan.rounds {
@@ -25,7 +25,7 @@ pub(super) fn run(bench: &mut Bench) -> Result<()> {
                 // One at a time and fresh: the backend could not hold the pools that all of them keep.
                 let proxy = bench.proxy(&[(Routes::ONE, Extra::None)])?;
                 let subject = &bench.launch(peer, proxy)?;
-                let (request, time) = (subject.request(0), bench.plan.time);
+                let (request, time) = (subject.request(0), bench.plan.paced());
                 let done = bench.measure(cpu_row(Group::Connections, &what), round, subject, |_| {
                     paced::run(&request, connections, pace, time)
                 })?;

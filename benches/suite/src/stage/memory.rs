@@ -4,7 +4,7 @@ use crate::bench::Bench;
 use crate::config::{Extra, Routes};
 use crate::load::hold::Held;
 use crate::machine;
-use crate::results::{Group, Row};
+use crate::results::{Group, Row, thousands};
 use anyhow::Result;
 use std::time::Duration;
 
@@ -12,13 +12,13 @@ use std::time::Duration;
 const HELD: usize = 5_000;
 /// Come and gone, as the limit of open files allows.
 const GONE: usize = 10_000;
-/// What a process is given to settle before its memory is read.
-const REST: Duration = Duration::from_secs(1);
-/// And to give memory back.
+/// What a process is given to give memory back.
 const RETURN: Duration = Duration::from_secs(5);
 
 pub(super) fn run(bench: &mut Bench) -> Result<()> {
-    let gone = machine::connections(GONE);
+    let (gone, rest) = (machine::connections(bench.plan.many(GONE)), bench.plan.rest());
+    let some = bench.plan.many(HELD);
+    let all = thousands(gone);
     // Memory does not change from round to round as time does.
     for round in 0..bench.plan.rounds.min(2) {
         bench.say("memory", round);
@@ -26,14 +26,14 @@ pub(super) fn run(bench: &mut Bench) -> Result<()> {
             let proxy = bench.proxy(&[(Routes::ONE, Extra::None)])?;
             let subject = bench.launch(peer, proxy)?;
             let request = subject.request(0);
-            std::thread::sleep(REST);
+            std::thread::sleep(rest);
             let idle = subject.running.rss_kib()?;
             let mut held = Held::default();
-            held.grow(&request, HELD)?;
-            std::thread::sleep(REST);
+            held.grow(&request, some)?;
+            std::thread::sleep(rest);
             let busy = subject.running.rss_kib()?;
             held.grow(&request, gone)?;
-            std::thread::sleep(REST);
+            std::thread::sleep(rest);
             let most = subject.running.rss_kib()?;
             drop(held);
             std::thread::sleep(RETURN);
@@ -43,11 +43,12 @@ pub(super) fn run(bench: &mut Bench) -> Result<()> {
                 bench.results.add(Row { group, what, unit }, peer, round, value);
             };
             add(Group::Process, "memory idle, small configuration", "MiB", idle / 1024.0);
-            let each = (busy - idle) / HELD as f64;
-            add(Group::Connections, "memory of an idle HTTP/1.1 connection, of 5,000", "KiB", each);
-            let what = format!("memory with {gone} idle connections");
+            let each = (busy - idle) / some as f64;
+            let what = format!("memory of an idle HTTP/1.1 connection, of {}", thousands(some));
+            add(Group::Connections, &what, "KiB", each);
+            let what = format!("memory with {all} idle connections");
             add(Group::Connections, &what, "MiB", most / 1024.0);
-            let what = format!("memory kept 5 s after {gone} connections have gone");
+            let what = format!("memory kept 5 s after {all} connections");
             add(Group::Connections, &what, "MiB above idle", (after - idle).max(0.0) / 1024.0);
         }
     }

@@ -4,7 +4,7 @@ use crate::bench::{Bench, Subject, cpu_row};
 use crate::config::{Extra, Routes};
 use crate::load::paced::{self, Pace};
 use crate::load::tools::{self, Scheme};
-use crate::results::{Group, Peer, Row};
+use crate::results::{Group, Peer, Row, thousands};
 use crate::stage::requests::KEEP_ALIVE;
 use anyhow::{Context, Result};
 
@@ -18,14 +18,16 @@ pub(super) fn run(bench: &mut Bench) -> Result<()> {
     let subjects = bench.launch_all(&[(Routes::ONE, Extra::None)])?;
     let most = envoys_most(bench, &subjects)?;
     let mut rates = vec![("9,600 requests/s".to_owned(), FIXED)];
-    rates.extend(SHARES.map(|share| (format!("{:.0} % of Envoy's most", share * 100.0), share * most)));
+    rates.extend(SHARES.map(|share| {
+        let (percent, rate) = (share * 100.0, share * most);
+        (format!("{percent:.0} % of Envoy's most ({}/s)", thousands(rate as usize)), rate)
+    }));
     for (what, rate) in rates {
-        let what = format!("{what} ({rate:.0}/s)").replace("9,600 requests/s (9600/s)", "9,600 requests/s");
         for round in 0..bench.plan.rounds {
             bench.say(&what, round);
             for subject in &subjects {
                 let request = subject.request(0);
-                let time = bench.plan.time;
+                let time = bench.plan.paced();
                 let done = bench.measure(cpu_row(Group::Rates, &what), round, subject, |_| {
                     paced::run(&request, CONNECTIONS, Pace::Rate(rate), time)
                 })?;

@@ -122,7 +122,7 @@ pub(super) fn run(bench: &mut Bench) -> Result<()> {
         }
     }
     for subject in &subjects {
-        let row = Row { group: Group::Process, what: "memory after all these loads", unit: "MiB" };
+        let row = Row { group: Group::Process, what: "memory after the loads of all kinds", unit: "MiB" };
         bench.results.add(row, subject.peer, 0, subject.running.rss_kib()? / 1024.0);
     }
     Ok(())
