@@ -8,6 +8,8 @@
 //! - `server`: downstream connections
 //! - `client`: upstream connections
 
+#[cfg(test)]
+mod bulk;
 mod client;
 mod encode;
 mod framing;
