@@ -19,7 +19,7 @@ pub(super) struct Plan {
 
 impl Plan {
     /// Whether sockets made so serve an updated listener without being closed. Those that share their port are made anew for
-    /// another backlog; a port that no other socket may have keeps its own, which then [`listen`](Sockets::listen) anew.
+    /// another backlog; the one of a port that is not shared listens anew instead ([`Sockets::listen`]).
     pub(super) fn serves(&self, wanted: &Self) -> bool {
         let Self { address, reuse_port, backlog } = *self;
         address == wanted.address

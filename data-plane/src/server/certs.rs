@@ -30,12 +30,29 @@ pub(super) struct Certificates {
 /// The certificates of PEM texts seen last, by their address; the text is held, so that no other takes its place.
 type Parsed = HashMap<*const u8, (Arc<[u8]>, Rc<[Rc<Certificate>]>)>;
 
-/// One certificate in use.
+/// Authorities of one bundle that have gauges of their own; in a larger one, as systems have, the first alone.
+const GAUGES: usize = 16;
+
+/// A certificate, or a bundle of authorities, in use.
 struct InUse {
     /// In stats.
     name: Box<str>,
     origin: Box<str>,
-    certificate: Rc<Certificate>,
+    certificates: Rc<[Rc<Certificate>]>,
+}
+
+impl InUse {
+    /// The certificates that have gauges, by their names in stats. Envoy tells of the first, under the bundle's name.
+    fn gauged(&self) -> impl Iterator<Item = (Box<str>, i64)> {
+        let named = if self.certificates.len() <= GAUGES { self.certificates.len() } else { 1 };
+        self.certificates[..named].iter().enumerate().map(|(i, certificate)| {
+            let name = match i {
+                0 => self.name.clone(),
+                _ => format!("{}_{}", self.name, certificate.serial).into(),
+            };
+            (name, certificate.not_after)
+        })
+    }
 }
 
 /// The certificates of one context.
@@ -49,7 +66,7 @@ impl Certificates {
     /// `/certs`, as Envoy writes it.
     pub(super) fn page(&self, xds: &Xds) -> Value {
         let now = unix_now();
-        let list = |all: &[InUse]| all.iter().map(|one| details(one, now)).collect::<Vec<_>>();
+        let list = |all: &[InUse]| all.iter().flat_map(|one| details(one, now)).collect::<Vec<_>>();
         let groups = self.groups(xds);
         let groups = groups.iter().filter(|g| !g.authorities.is_empty() || !g.chains.is_empty());
         let certificates: Vec<Value> = groups
@@ -71,10 +88,14 @@ impl Certificates {
             return None;
         }
         let mut ends: BTreeMap<(Owner, Box<str>), i64> = BTreeMap::new();
+        let mut first = None;
         for Group { owner, authorities, chains } in groups {
-            for InUse { name, certificate, .. } in authorities.into_iter().chain(chains) {
-                let end = ends.entry((owner.clone(), name)).or_insert(i64::MAX);
-                *end = certificate.not_after.min(*end);
+            for one in authorities.iter().chain(&chains) {
+                first = first.into_iter().chain(one.certificates.iter().map(|c| c.not_after)).min();
+                for (name, not_after) in one.gauged() {
+                    let end = ends.entry((owner.clone(), name)).or_insert(i64::MAX);
+                    *end = not_after.min(*end);
+                }
             }
         }
         let mut gauges = self.gauges.borrow_mut();
@@ -89,7 +110,7 @@ impl Certificates {
                 gauge.set(u64::try_from(*end).unwrap_or(0));
             }
         }
-        ends.values().min().map(|end| days(*end, unix_now()))
+        first.map(|end| days(end, unix_now()))
     }
 
     fn groups(&self, xds: &Xds) -> Vec<Group> {
@@ -106,25 +127,15 @@ impl Certificates {
                 next.insert(key, entry);
                 certificates
             };
-            let mut authorities = Vec::new();
-            if let Some(v) = validation
-                && let Some(pem) = &v.content.trusted_ca
-            {
-                let name = v.name.unwrap_or_else(|| UNNAMED.into());
-                // Envoy tells of the first, under this name.
-                authorities.extend(read(pem).iter().enumerate().map(|(i, certificate)| InUse {
-                    name: match i {
-                        0 => name.clone(),
-                        _ => format!("{name}_{}", certificate.serial).into(),
-                    },
-                    origin: v.content.ca_origin.clone(),
-                    certificate: Rc::clone(certificate),
-                }));
-            }
+            let name = |name: Option<Box<str>>| name.unwrap_or_else(|| UNNAMED.into());
+            let authorities = validation.and_then(|v| {
+                let certificates = read(v.content.trusted_ca.as_ref()?);
+                Some(InUse { name: name(v.name), origin: v.content.ca_origin.clone(), certificates })
+            });
+            let authorities = authorities.filter(|a| !a.certificates.is_empty()).into_iter().collect();
             let chains = certificates.into_iter().filter_map(|c| {
-                let certificate = Rc::clone(read(&c.content.chain_pem).first()?);
-                let name = c.name.unwrap_or_else(|| UNNAMED.into());
-                Some(InUse { name, origin: c.content.chain_origin.clone(), certificate })
+                let certificates = Rc::from([Rc::clone(read(&c.content.chain_pem).first()?)]);
+                Some(InUse { name: name(c.name), origin: c.content.chain_origin.clone(), certificates })
             });
             let chains = chains.collect();
             Group { owner, authorities, chains }
@@ -161,15 +172,16 @@ fn all(pem: &[u8]) -> Rc<[Rc<Certificate>]> {
     read.filter_map(|der| Certificate::parse(&der).ok()).map(Rc::new).collect()
 }
 
-fn details(one: &InUse, now: i64) -> Value {
-    let certificate = &one.certificate;
-    json!({
-        "path": &*one.origin,
-        "serial_number": certificate.serial,
-        "subject_alt_names": certificate.sans.iter().filter_map(name).collect::<Vec<_>>(),
-        "days_until_expiration": days(certificate.not_after, now).to_string(),
-        "valid_from": date(certificate.not_before),
-        "expiration_time": date(certificate.not_after),
+fn details(one: &InUse, now: i64) -> impl Iterator<Item = Value> {
+    one.certificates.iter().map(move |certificate| {
+        json!({
+            "path": &*one.origin,
+            "serial_number": certificate.serial,
+            "subject_alt_names": certificate.sans.iter().filter_map(name).collect::<Vec<_>>(),
+            "days_until_expiration": days(certificate.not_after, now).to_string(),
+            "valid_from": date(certificate.not_before),
+            "expiration_time": date(certificate.not_after),
+        })
     })
 }
 
