@@ -76,13 +76,13 @@ bench-compare: ## Instructions for a request beside those of BASE=revision, by v
 	@deploy/dev/build.sh
 	benches/compare.sh
 
-bench-advise: ## The same beside benches/instructions.json, in half the time; only says what is worse
+bench-advise: ## Instructions of the release build beside benches/instructions.json: advice only
 	@deploy/dev/build.sh
-	benches/compare.sh --kept benches/instructions.json
+	PROFILE=release benches/compare.sh --kept benches/instructions.json
 
 bench-keep: ## Write benches/instructions.json
 	@deploy/dev/build.sh
-	benches/compare.sh --keep benches/instructions.json
+	PROFILE=release benches/compare.sh --keep benches/instructions.json
 
 bench-xds: ## The control plane: store write to last ACK over N simulated proxies
 	@deploy/dev/build.sh

@@ -92,7 +92,9 @@ pub(crate) fn advise(bench: &Bench, file: &Path, head: &Path) -> Result<()> {
 pub(crate) fn keep(bench: &Bench, file: &Path, head: &Path) -> Result<()> {
     let mut all = Map::new();
     for work in &WORKS {
-        all.insert(work.what.to_owned(), (each(bench, head, work)?.round() as u64).into());
+        // The lower of two: what the clock makes a slow run do beside is not of the requests.
+        let count = each(bench, head, work)?.min(each(bench, head, work)?);
+        all.insert(work.what.to_owned(), (count.round() as u64).into());
     }
     let text = serde_json::to_string_pretty(&json!({"compiler": compiler(), "instructions": all}))?;
     std::fs::write(file, text + "\n").with_context(|| file.display().to_string())
@@ -112,11 +114,15 @@ fn table(
     println!("{:<36} {name:>12} {:>12} {:>8}", "instructions for a request", "head", "change");
     let mut worse = Vec::new();
     for work in &WORKS {
-        let (before, after) = (before(work)?, each(bench, head, work)?);
+        let (before, mut after) = (before(work)?, each(bench, head, work)?);
         let Some(before) = before else {
             println!("{:<36} {:>12} {after:>12.0}", work.what, "-");
             continue;
         };
+        if after / before - 1.0 > TOLERANCE {
+            // Once more: a slow run does more by the clock.
+            after = after.min(each(bench, head, work)?);
+        }
         let change = after / before - 1.0;
         println!("{:<36} {before:>12.0} {after:>12.0} {:>+7.2}%", work.what, change * 100.0);
         if change > TOLERANCE {

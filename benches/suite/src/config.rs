@@ -126,3 +126,33 @@ pub(crate) fn certificates(dir: &std::path::Path) -> Result<Vec<u8>> {
     std::fs::write(dir.join("both.pem"), cert + &key)?;
     Ok(made.cert.der().to_vec())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    fn proxy(clusters: usize, endpoints: usize) -> Proxy {
+        Proxy {
+            listeners: Vec::new(),
+            admin: 0,
+            backend: 0,
+            other: 0,
+            collector: 0,
+            dir: PathBuf::new(),
+            clusters,
+            endpoints,
+            routes_file: false,
+            workers: 1,
+            cores: Cores::Proxy,
+        }
+    }
+
+    #[test]
+    fn endpoints_of_a_cluster_differ_and_those_of_the_last_are_where_the_backend_listens() {
+        let large = proxy(3, 600);
+        assert_eq!(large.addresses(0).collect::<BTreeSet<_>>().len(), 600);
+        assert_eq!(large.addresses(2).last().as_deref(), Some("127.0.0.4"));
+        assert_eq!((large.hosts(), proxy(3, 1).hosts(), proxy(0, 4).hosts()), (1_204, 3, 0));
+    }
+}

@@ -28,12 +28,10 @@ pub(crate) fn text(proxy: &Proxy) -> String {
         out,
         "
   client_max_body_size 4m; client_body_buffer_size 128k;
-  ssl_certificate {dir}/cert.pem; ssl_certificate_key {dir}/key.pem; ssl_protocols TLSv1.2 TLSv1.3; ssl_session_cache off;
   proxy_http_version 1.1; proxy_set_header Connection \"\"; proxy_set_header Host $http_host;
   upstream up {{ server 127.0.0.1:{}; keepalive 512; keepalive_requests 1000000000; keepalive_timeout 1h; }}
 ",
         proxy.backend,
-        dir = proxy.dir.display(),
     );
     for i in 0..proxy.clusters {
         let servers: String =
@@ -59,8 +57,17 @@ fn servers(out: &mut String, listener: &Listener, proxy: &Proxy) {
         }
         _ => String::new(),
     };
+    // In its own server: from above, each of thousands would load it.
+    let certificate = match listener.extra {
+        Extra::Tls => format!(
+            "ssl_certificate {dir}/cert.pem; ssl_certificate_key {dir}/key.pem; ssl_protocols TLSv1.2 TLSv1.3; \
+             ssl_session_cache off;",
+            dir = proxy.dir.display()
+        ),
+        _ => String::new(),
+    };
     let listen = format!("listen 127.0.0.1:{}{how}", listener.port);
-    let _ = writeln!(out, "  server {{ {listen} backlog=8192; {log}");
+    let _ = writeln!(out, "  server {{ {listen} backlog=8192; {log}{certificate}");
     let location = |out: &mut String, what: &str, to: &str| {
         let _ = writeln!(out, "    location {what} {{ proxy_pass http://{to}; }}");
     };

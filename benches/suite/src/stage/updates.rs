@@ -49,7 +49,7 @@ pub(super) fn run(bench: &mut Bench) -> Result<()> {
 
 fn measure(bench: &mut Bench, round: usize, subject: &Subject) -> Result<()> {
     // So that the first kind finds warm pools, as the others do.
-    paced::run(&subject.request_of(0, 0), CONNECTIONS, Pace::Rate(RATE), bench.plan.time)?;
+    paced::run(&subject.request_of(0, 0), CONNECTIONS, Pace::Rate(RATE), bench.plan.paced())?;
     let mut quiet = Duration::ZERO;
     let many = thousands(subject.proxy.clusters);
     let kinds = [
@@ -59,7 +59,7 @@ fn measure(bench: &mut Bench, round: usize, subject: &Subject) -> Result<()> {
     ];
     for (kind, what) in &kinds {
         let before = subject.running.cpu()?;
-        let load = kind.load(subject, bench.plan.time)?;
+        let load = kind.load(subject, bench.plan.paced())?;
         let spent = subject.running.cpu()?.saturating_sub(before);
         bench.remark_failures(what, round, subject, &load);
         let mut add = |unit, value| {
