@@ -34,6 +34,10 @@ const KEEPALIVE: Duration = Duration::from_secs(30);
 /// An answer to a probe must arrive within this time.
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Bytes that an HTTP/2 stream may have waiting to be written. A client that takes its time holds this much, not all that
+/// it is owed; more is asked for as it leaves.
+const WAITING: usize = 64 << 10;
+
 /// What a port serves.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Port {
@@ -63,7 +67,8 @@ pub(super) async fn serve(
         .timer(TokioTimer::new())
         .keep_alive_interval(Some(KEEPALIVE))
         .keep_alive_timeout(KEEPALIVE_TIMEOUT)
-        .max_concurrent_streams(port.streams);
+        .max_concurrent_streams(port.streams)
+        .max_send_buf_size(WAITING);
     let builder = Arc::new(if port.http1 { builder } else { builder.http2_only() });
     let slots = Arc::new(Semaphore::new(usize::try_from(port.connections).unwrap_or(usize::MAX)));
     let mut connections = JoinSet::new();
@@ -76,14 +81,9 @@ pub(super) async fn serve(
             () = stop.cancelled() => break,
         };
         let (slot, Some(stream)) = next else { break };
-        let leaving = CancellationToken::new();
-        let router = router
-            .clone()
-            .layer(axum::Extension(stream.peer.clone()))
-            .layer(axum::Extension(Leaving(leaving.clone())));
-        let builder = Arc::clone(&builder);
+        let (router, builder) = (router.clone(), Arc::clone(&builder));
         connections.spawn(async move {
-            one(&builder, stream, router, port, leaving).await;
+            one(&builder, stream, router, port).await;
             drop(slot);
         });
         while connections.try_join_next().is_some() {}
@@ -92,18 +92,15 @@ pub(super) async fn serve(
 }
 
 /// Serves one connection until it ends, or is of no use.
-async fn one(
-    builder: &auto::Builder<TokioExecutor>,
-    stream: Conn,
-    router: Router,
-    port: Port,
-    leaving: CancellationToken,
-) {
-    let use_of = Use::default();
+async fn one(builder: &auto::Builder<TokioExecutor>, stream: Conn, router: Router, port: Port) {
+    let (use_of, leaving) = (Use::default(), CancellationToken::new());
     let counted = {
-        let use_of = use_of.clone();
-        tower::service_fn(move |request: http::Request<hyper::body::Incoming>| {
+        let (use_of, peer, leaving) = (use_of.clone(), stream.peer.clone(), Leaving(leaving.clone()));
+        tower::service_fn(move |mut request: http::Request<hyper::body::Incoming>| {
             let (mut router, asked) = (router.clone(), use_of.begin());
+            // Not as layers of the router, which would make it anew for each connection.
+            request.extensions_mut().insert(peer.clone());
+            request.extensions_mut().insert(leaving.clone());
             async move {
                 let answer = tower::Service::call(&mut router, request.map(Body::new));
                 let answer = match port.call {
