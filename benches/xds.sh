@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The control plane: initial sync of N proxies, store write to last ACK, CPU, memory.
 #
-#   STORE=embedded,etcd MODE=delta,sotw CLIENTS=100,1000 DEBOUNCE=default,0 SERVICES=100 INSTANCES=50 ROUNDS=20 \
+#   STORE=embedded,etcd MODE=delta,sotw CLIENTS=100,1000,10000 DEBOUNCE=default,0 SERVICES=100 INSTANCES=50 ROUNDS=20 \
 #       PROFILE=release benches/xds.sh
 #
 # Every variable has a default; what is measured is described in src/bin/bench_xds/main.rs.

@@ -8,6 +8,7 @@
 //! documentation; each has a test that names it.
 
 pub mod delta;
+mod metrics;
 mod node;
 mod registry;
 pub mod service;

@@ -67,12 +67,12 @@ pub(super) fn read(
                 (Kind::Served(kind), Some(snapshot)) => snapshot.get(*kind, name),
                 _ => None,
             };
-            sub.has_version(name.as_str().into(), version, current);
+            sub.has_version(sub.name(name, snapshot), version, current);
         }
         sub.mark_all(); // names of earlier versions that exist no more are to be removed [15]
     }
     for name in request.subscribe.iter().filter(|n| *n != "*") {
-        let name: Arc<str> = name.as_str().into();
+        let name = sub.name(name, snapshot);
         let held =
             first && sub.known.get(&name).is_some_and(|k| matches!(k.told, Told::Is(_) | Told::Was(_)));
         sub.add(name.clone());

@@ -72,7 +72,7 @@ pub struct TypeStatus {
     /// Version last acknowledged.
     pub acked: Option<(String, SystemTime)>,
     /// A refusal that stands: what it was about has been neither replaced nor withdrawn.
-    pub nack: Option<Nack>,
+    pub nack: Option<Box<Nack>>,
 }
 
 /// One stream.
@@ -128,7 +128,7 @@ impl Registry {
         let all = streams.values().flat_map(|node| node.types.iter().map(move |(kind, t)| (node, kind, t)));
         let refusal = |(node, kind, status): (&NodeStatus, &String, &TypeStatus)| {
             let (node, group) = (node.id.clone(), node.group.clone());
-            Some(Refusal { node, group, kind: kind.clone(), nack: status.nack.clone()? })
+            Some(Refusal { node, group, kind: kind.clone(), nack: *status.nack.clone()? })
         };
         all.filter_map(refusal).collect()
     }

@@ -18,6 +18,7 @@ use xds_types::ResourceType;
 use xds_types::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
 use xds_types::google::rpc;
 
+use super::metrics::Metrics;
 use super::session::{Limits, Request};
 use super::stream::{self, Context, Inbound};
 use super::wire::{self, RequestDecoder};
@@ -63,6 +64,7 @@ struct Shared {
     registry: Arc<Registry>,
     options: Options,
     identifier: Arc<str>,
+    metrics: Arc<Metrics>,
 }
 
 /// Service, type, and the names of its methods in both dialects.
@@ -84,9 +86,9 @@ pub fn routes(cache: Arc<Cache>, registry: Arc<Registry>, options: Options) -> R
 impl Service {
     /// Services over what the pipeline publishes.
     pub fn new(cache: Arc<Cache>, registry: Arc<Registry>, options: Options) -> Self {
-        describe();
         let identifier = options.identifier.as_str().into();
-        Self { shared: Arc::new(Shared { cache, registry, options, identifier }) }
+        let metrics = Arc::new(Metrics::new());
+        Self { shared: Arc::new(Shared { cache, registry, options, identifier, metrics }) }
     }
 
     /// The services, to be served by tonic.
@@ -108,6 +110,7 @@ impl Service {
             identifier: shared.identifier.clone(),
             cache: shared.cache.clone(),
             registry: shared.registry.clone(),
+            metrics: shared.metrics.clone(),
             stop: request.get::<Leaving>().map_or_else(|| shared.options.stop.clone(), |l| l.0.clone()),
         }
     }
@@ -234,14 +237,4 @@ fn reason(status: rpc::Status) -> String {
         text.truncate(end);
     }
     text
-}
-
-fn describe() {
-    use metrics::{describe_counter, describe_gauge};
-    describe_gauge!("xds_streams", "Discovery streams open, by dialect.");
-    describe_counter!("xds_pushes_total", "Discovery responses sent, by type.");
-    describe_counter!("xds_push_bytes_total", "Bytes of resources sent, by type.");
-    describe_counter!("xds_acks_total", "Discovery responses accepted by clients, by type.");
-    describe_counter!("xds_nacks_total", "Discovery responses refused by clients, by type.");
-    describe_counter!("xds_stale_requests_total", "Requests ignored because of an old nonce, by type.");
 }

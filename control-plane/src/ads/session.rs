@@ -49,6 +49,14 @@ impl Kind {
         ResourceType::from_type_url(type_url).map_or_else(|| Self::Other(type_url.into()), Self::Served)
     }
 
+    /// What status shows: a short name, or a type URL that we do not know.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Served(kind) => kind.short_name(),
+            Self::Other(url) => url,
+        }
+    }
+
     /// The type URL.
     pub fn type_url(&self) -> &str {
         match self {
@@ -60,10 +68,7 @@ impl Kind {
 
 impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Served(kind) => kind.fmt(f),
-            Self::Other(url) => f.write_str(url),
-        }
+        f.write_str(self.name())
     }
 }
 
@@ -173,7 +178,7 @@ pub struct Session {
     limits: Limits,
     traits: Traits,
     snapshot: Option<Arc<Snapshot>>,
-    types: BTreeMap<Kind, Subscription>,
+    types: BTreeMap<Kind, Box<Subscription>>,
     nonce: u64,
     /// Since when something is held back.
     held: BTreeMap<(ResourceType, Arc<str>), Instant>,
@@ -228,9 +233,9 @@ impl Session {
         if first && self.types.len() >= self.limits.types {
             return Err(Refusal::TooManyTypes { max: self.limits.types });
         }
-        let sub = self.types.entry(kind.clone()).or_insert_with(|| Subscription::new(kind.clone()));
+        let sub = self.types.entry(kind.clone()).or_insert_with(|| Box::new(Subscription::new(kind.clone())));
         let read = match request {
-            Request::Sotw(r) => sotw::read(sub, r),
+            Request::Sotw(r) => sotw::read(sub, r, self.snapshot.as_deref()),
             Request::Delta(r) => Some(delta::read(sub, r, first, self.snapshot.as_deref())),
         };
         if self.types.values().map(|s| s.names.len()).sum::<usize>() > self.limits.names {
@@ -302,7 +307,7 @@ impl Session {
 
     /// Whether a refusal stands of a type.
     pub fn stands_refused(&self, kind: &Kind) -> bool {
-        self.types.get(kind).is_some_and(Subscription::stands_refused)
+        self.types.get(kind).is_some_and(|sub| sub.stands_refused())
     }
 
     /// The next response of a type, if one is to be sent.
@@ -493,10 +498,10 @@ impl Session {
             None => snapshot.get(ResourceType::Cluster, name).is_some(),
             // It was taken away, and is to come again.
             Some(k) if matches!(k.told, Told::Gone) => snapshot.get(ResourceType::Cluster, name).is_some(),
-            Some(k) if !k.has => !k.settled,
+            Some(k) if !k.has() => !k.is_settled(),
             Some(_) if endpoints.is_some_and(|e| e.names.contains(name)) => {
                 let known = endpoints.and_then(|e| e.known.get(name));
-                known.is_some_and(|k| !k.has && !k.settled)
+                known.is_some_and(|k| !k.has() && !k.is_settled())
             }
             // A client that accepts clusters before they are warm (ours does) is about to ask for the endpoints.
             Some(k) => {
@@ -524,7 +529,7 @@ impl Session {
         for sub in users.iter().filter_map(|user| self.types.get(&Kind::Served(*user))) {
             for (user, known) in &sub.known {
                 let told = matches!(&known.told, Told::Is(r) if names_it(r));
-                if told || known.using.as_ref().is_some_and(names_it) {
+                if told || known.using().is_some_and(names_it) {
                     // A client that refused what would replace it stays with what it has.
                     if sub.refused.contains_key(user) || sub.refused_full.is_some() {
                         return Some(Wait::Unlimited);

@@ -8,6 +8,7 @@ use xds_types::ResourceType;
 
 use super::session::Kind;
 use super::subscription::{Answer, Subscription};
+use crate::snapshot::Snapshot;
 
 /// A request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -28,7 +29,11 @@ pub(super) fn is_full_state(kind: &Kind) -> bool {
 }
 
 /// Takes in a request. `None`: it is stale, and counts for nothing (point 3).
-pub(super) fn read(sub: &mut Subscription, request: &Request) -> Option<Option<Answer>> {
+pub(super) fn read(
+    sub: &mut Subscription,
+    request: &Request,
+    snapshot: Option<&Snapshot>,
+) -> Option<Option<Answer>> {
     let nonce = match request.nonce.as_str() {
         "" => 0,
         text => text.parse().unwrap_or(0),
@@ -39,11 +44,11 @@ pub(super) fn read(sub: &mut Subscription, request: &Request) -> Option<Option<A
         return None;
     }
     let answer = sub.answered(nonce, request.error.is_some(), true);
-    subscribe(sub, &request.names);
+    subscribe(sub, &request.names, snapshot);
     Some(answer)
 }
 
-fn subscribe(sub: &mut Subscription, names: &[String]) {
+fn subscribe(sub: &mut Subscription, names: &[String], snapshot: Option<&Snapshot>) {
     let wildcard = match names {
         [] => is_full_state(&sub.kind) && !sub.named, // [6]
         names => names.iter().any(|n| n == "*"),      // [7]
@@ -70,7 +75,7 @@ fn subscribe(sub: &mut Subscription, names: &[String]) {
     }
     for name in wanted {
         if !sub.names.contains(name) {
-            sub.add(name.into());
+            sub.add(sub.name(name, snapshot));
         }
     }
 }

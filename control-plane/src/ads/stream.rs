@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use futures_util::{Stream, StreamExt, stream};
 use metrics::{counter, gauge};
@@ -19,6 +19,7 @@ use tracing::{debug, info, warn};
 use xds_types::ResourceType;
 use xds_types::envoy::config::core::v3::Node as ProtoNode;
 
+use super::metrics::Metrics;
 use super::session::{Kind, Limits, Note, Request, Session};
 use super::wire::Frame;
 use super::{Mode, Nack, Node, NodeStatus, Peer, Registry, StreamId};
@@ -42,6 +43,7 @@ pub(super) struct Context {
     pub identifier: Arc<str>,
     pub cache: Arc<Cache>,
     pub registry: Arc<Registry>,
+    pub metrics: Arc<Metrics>,
     pub stop: CancellationToken,
 }
 
@@ -87,7 +89,7 @@ impl Running {
                 return None;
             }
             let now = Instant::now();
-            let deadline = self.session.deadline(now).unwrap_or_else(|| now + Duration::from_secs(3600));
+            let deadline = self.session.deadline(now);
             // Every arm is cancel-safe: `next` of a stream and `changed` lose nothing, the others only wait.
             tokio::select! {
                 request = self.requests.next() => match request {
@@ -109,7 +111,7 @@ impl Running {
                     }
                     self.look();
                 }
-                () = sleep_until(deadline) => {}
+                () = sleep_until(deadline.unwrap_or(now)), if deadline.is_some() => {}
                 () = self.cx.stop.cancelled() => return None,
             }
             self.collect(Instant::now());
@@ -192,14 +194,13 @@ impl Running {
     /// Queues what the session wants sent.
     fn collect(&mut self, now: Instant) {
         for response in self.session.poll(now) {
-            let kind = response.kind.to_string();
             let frame = Frame { mode: self.cx.mode, response, identifier: self.cx.identifier.clone() };
-            counter!("xds_pushes_total", "type" => label(&frame.response.kind)).increment(1);
-            counter!("xds_push_bytes_total", "type" => label(&frame.response.kind))
-                .increment(frame.size() as u64);
+            let counters = self.cx.metrics.of(&frame.response.kind);
+            counters.pushes.increment(1);
+            counters.push_bytes.increment(frame.size() as u64);
             if let Some(client) = &self.client {
                 let sent = (frame.response.version.clone(), SystemTime::now());
-                self.cx.registry.update(client.id, &kind, |t| t.sent = Some(sent));
+                self.cx.registry.update(client.id, frame.response.kind.name(), |t| t.sent = Some(sent));
             }
             self.queue.push_back(frame);
         }
@@ -210,15 +211,16 @@ impl Running {
         let Some(client) = &self.client else { return };
         let (subscribed, wildcard) = self.session.subscribed(kind);
         let stands = self.session.stands_refused(kind);
+        let counters = self.cx.metrics.of(kind);
         let now = SystemTime::now();
         let (mut acked, mut nack) = (None, None);
         match note {
             Note::Acked { version } => {
-                counter!("xds_acks_total", "type" => label(kind)).increment(1);
+                counters.acks.increment(1);
                 acked = Some((version, now));
             }
             Note::Nacked { version, names, reason } => {
-                counter!("xds_nacks_total", "type" => label(kind)).increment(1);
+                counters.nacks.increment(1);
                 let found = blame(kind, self.session.current().map(|s| &**s), names, &reason);
                 let (resources, objects) = found;
                 let blamed: Vec<String> = objects.iter().map(ToString::to_string).collect();
@@ -226,12 +228,12 @@ impl Running {
                     node = client.node.id, r#type = %kind, version, reason, ?resources, objects = ?blamed,
                     "client refused a response"
                 );
-                nack = Some(Nack { version, reason, at: now, resources, objects });
+                nack = Some(Box::new(Nack { version, reason, at: now, resources, objects }));
             }
             Note::Subscribed => {}
-            Note::Stale => counter!("xds_stale_requests_total", "type" => label(kind)).increment(1),
+            Note::Stale => counters.stale.increment(1),
         }
-        self.cx.registry.update(client.id, &kind.to_string(), |t| {
+        self.cx.registry.update(client.id, kind.name(), |t| {
             (t.subscribed, t.wildcard) = (subscribed, wildcard);
             t.acked = acked.or_else(|| t.acked.take());
             if nack.is_some() {
@@ -250,14 +252,6 @@ impl Drop for Running {
             debug!(node = client.node.id, "disconnected");
             self.cx.registry.leave(client.id);
         }
-    }
-}
-
-/// Type labels come from a fixed list: a client cannot make new ones.
-fn label(kind: &Kind) -> &'static str {
-    match kind {
-        Kind::Served(kind) => kind.short_name(),
-        Kind::Other(_) => "other",
     }
 }
 

@@ -24,32 +24,117 @@ pub(super) enum Told {
     Gone,
 }
 
-/// What a client knows about a name.
+/// What a client knows about a name. Small, as a stream has one for each resource, nearly all of them at rest.
 #[derive(Clone, Debug)]
 pub(super) struct Known {
     /// What it was last told.
     pub told: Told,
+    /// How it got there. `None`: at rest, it uses what it was told.
+    course: Option<Box<Course>>,
+}
+
+/// What became of what a client was told about a name.
+#[derive(Clone, Debug)]
+struct Course {
     /// The response that told it; 0 before the first of this stream.
-    pub nonce: u64,
+    nonce: u64,
     /// It has a version that it accepted, this one or an older one, and was not told since that it is gone.
-    pub has: bool,
+    has: bool,
     /// The newest response that told that it is gone; 0: none.
-    pub gone: u64,
+    gone: u64,
     /// It has answered the response that told it.
-    pub settled: bool,
+    settled: bool,
     /// The newest that it accepted, if that was on this stream.
-    pub using: Option<Arc<Resource>>,
+    using: Option<Arc<Resource>>,
 }
 
 impl Known {
     /// Nothing is known.
     pub(super) fn unsure() -> Self {
-        Self { told: Told::Unsure, nonce: 0, has: false, gone: 0, settled: true, using: None }
+        let course = Course { nonce: 0, has: false, gone: 0, settled: true, using: None };
+        Self { told: Told::Unsure, course: Some(Box::new(course)) }
+    }
+
+    /// It has a version that it accepted.
+    pub(super) fn has(&self) -> bool {
+        self.course.as_ref().is_none_or(|c| c.has)
+    }
+
+    /// It has answered the response that told it.
+    pub(super) fn is_settled(&self) -> bool {
+        self.course.as_ref().is_none_or(|c| c.settled)
+    }
+
+    /// The newest that it accepted, if that was on this stream.
+    pub(super) fn using(&self) -> Option<&Arc<Resource>> {
+        match &self.course {
+            Some(course) => course.using.as_ref(),
+            None => self.resource(),
+        }
+    }
+
+    fn resource(&self) -> Option<&Arc<Resource>> {
+        match &self.told {
+            Told::Is(r) => Some(r),
+            Told::Was(_) | Told::Unsure | Told::Gone => None,
+        }
+    }
+
+    /// The response that told it, while that matters: no answer changes what is at rest.
+    fn nonce(&self) -> u64 {
+        self.course.as_ref().map_or(0, |c| c.nonce)
+    }
+
+    /// Wakes it from its rest.
+    fn course(&mut self) -> &mut Course {
+        let using = self.using().cloned();
+        self.course
+            .get_or_insert_with(|| Box::new(Course { nonce: 0, has: true, gone: 0, settled: true, using }))
+    }
+
+    /// Lays it to rest, if it has accepted the newest that it was told and uses that.
+    fn rest(&mut self) {
+        let at_rest = self.course.as_ref().is_some_and(|c| {
+            let same = match (&c.using, self.resource()) {
+                (Some(using), Some(told)) => Arc::ptr_eq(using, told),
+                _ => false,
+            };
+            c.has && c.settled && same
+        });
+        if at_rest {
+            self.course = None;
+        }
+    }
+
+    /// `again`: it is what it was told before, sent for the sake of others, so that an answer counts on.
+    fn tell(&mut self, resource: &Arc<Resource>, nonce: u64, again: bool) {
+        let course = self.course();
+        course.settled &= again;
+        course.nonce = nonce;
+        self.told = Told::Is(resource.clone());
+        if again {
+            self.rest();
+        }
     }
 
     fn tell_gone(&mut self, nonce: u64) {
-        (self.told, self.nonce, self.settled) = (Told::Gone, nonce, false);
-        (self.has, self.gone) = (false, nonce);
+        let course = self.course();
+        (course.nonce, course.settled) = (nonce, false);
+        (course.has, course.gone) = (false, nonce);
+        self.told = Told::Gone;
+    }
+
+    /// It has accepted the response of this nonce, which said that the name is of this version.
+    fn accept(&mut self, version: Version, nonce: u64) {
+        let using = self.resource().filter(|r| r.version == version).cloned();
+        let is_newest = self.is(version);
+        let Some(course) = &mut self.course else { return };
+        course.has |= nonce > course.gone;
+        if is_newest {
+            course.settled |= course.nonce <= nonce;
+            course.using = using;
+        }
+        self.rest();
     }
 
     pub(super) fn is(&self, version: Version) -> bool {
@@ -117,6 +202,8 @@ pub(super) struct Subscription {
     /// Parts of a refused response, to be sent each by itself.
     pub retries: VecDeque<Vec<Arc<str>>>,
     flights: VecDeque<Flight>,
+    /// Names subscribed and known when they were last packed.
+    packed: usize,
 }
 
 impl Subscription {
@@ -135,7 +222,17 @@ impl Subscription {
             refused_full: None,
             retries: VecDeque::new(),
             flights: VecDeque::new(),
+            packed: 0,
         }
+    }
+
+    /// A name to keep, shared with everybody who has the resource, if there is one.
+    pub(super) fn name(&self, name: &str, snapshot: Option<&Snapshot>) -> Arc<str> {
+        let shared = match (&self.kind, snapshot) {
+            (Kind::Served(kind), Some(snapshot)) => snapshot.set(*kind).get(name),
+            _ => None,
+        };
+        shared.map_or_else(|| name.into(), |r| r.name.clone())
     }
 
     pub(super) fn subscribes(&self, name: &str) -> bool {
@@ -218,7 +315,10 @@ impl Subscription {
             (None, Some(version)) => Told::Was(version),
             (None, None) => Told::Unsure,
         };
-        self.known.insert(name, Known { told, has: true, using, ..Known::unsure() });
+        let course = Course { nonce: 0, has: true, gone: 0, settled: true, using };
+        let mut known = Known { told, course: Some(Box::new(course)) };
+        known.rest();
+        self.known.insert(name, known);
     }
 
     pub(super) fn is_retrying(&self, name: &str) -> bool {
@@ -249,9 +349,8 @@ impl Subscription {
         items.extend(removed.iter().map(|name| (name.clone(), None)));
         for r in resources {
             let known = self.known.entry(r.name.clone()).or_insert_with(Known::unsure);
-            // Sent once more for the sake of others in a full state: still settled.
-            known.settled &= full.is_some() && known.is(r.version);
-            (known.told, known.nonce) = (Told::Is(r.clone()), nonce);
+            let again = full.is_some() && known.is(r.version);
+            known.tell(r, nonce, again);
             self.forced.remove(&r.name);
         }
         for name in removed {
@@ -306,21 +405,15 @@ impl Subscription {
         for (name, version) in &flight.items {
             match (self.known.get_mut(name), version) {
                 (Some(known), Some(version)) => {
-                    known.has |= flight.nonce > known.gone;
-                    if known.is(*version) {
-                        known.settled |= known.nonce <= flight.nonce;
-                        known.using = match &known.told {
-                            Told::Is(r) => Some(r.clone()),
-                            _ => None,
-                        };
-                    }
+                    known.accept(*version, flight.nonce);
                     // Accepted after all, in other company, or in a newer version: nothing stands against it.
                     if known.is(*version) || self.refused.get(name) == Some(&Some(*version)) {
                         self.refused.remove(name);
                     }
                 }
                 (Some(known), None) if matches!(known.told, Told::Gone) => {
-                    *known = Known { has: false, using: None, settled: true, ..known.clone() };
+                    let course = known.course();
+                    (course.has, course.using, course.settled) = (false, None, true);
                     self.refused.remove(name);
                 }
                 _ => {}
@@ -328,7 +421,9 @@ impl Subscription {
         }
         // What is gone and not asked for by name is of no interest any more.
         let (names, nonce) = (&self.names, flight.nonce);
-        self.known.retain(|name, k| !matches!(k.told, Told::Gone) || k.nonce > nonce || names.contains(name));
+        self.known
+            .retain(|name, k| !matches!(k.told, Told::Gone) || k.nonce() > nonce || names.contains(name));
+        self.pack();
         Answer::Ack(flight.version.clone())
     }
 
@@ -343,10 +438,10 @@ impl Subscription {
         }
         for (name, _) in &flight.items {
             let Some(known) = self.known.get_mut(name) else { continue };
-            if known.nonce != flight.nonce {
-                continue; // told something newer since
+            if known.nonce() != flight.nonce {
+                continue; // told something newer since, or uses it anyway
             }
-            known.settled = true;
+            known.course().settled = true;
             if flight.full.is_none() {
                 known.told = Told::Unsure;
                 if flight.items.len() > 1 {
@@ -368,6 +463,17 @@ impl Subscription {
             }
         }
         Answer::Nack(flight.version, names)
+    }
+
+    /// Builds the trees anew when they have grown by an eighth: those that names were put into one by one, in order,
+    /// are half empty. Only at rest.
+    fn pack(&mut self) {
+        let len = self.names.len() + self.known.len();
+        if self.flights.is_empty() && len > self.packed + self.packed / 8 {
+            self.names = std::mem::take(&mut self.names).into_iter().collect();
+            self.known = std::mem::take(&mut self.known).into_iter().collect();
+            self.packed = len;
+        }
     }
 
     /// Whether a refusal stands.

@@ -42,6 +42,10 @@ const KEEPALIVE: Duration = Duration::from_secs(30);
 /// An answer to a probe must arrive within this time.
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Bytes that an HTTP/2 stream may have waiting to be written. A client that takes its time holds this much, not all that
+/// it is owed; more is asked for as it leaves.
+const WAITING: usize = 64 << 10;
+
 /// What a port serves.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Port {
@@ -74,21 +78,27 @@ pub(super) trait Answers: Clone + Send + 'static {
 
 /// The calls of a router.
 #[derive(Clone)]
-pub(super) struct Routed(Router);
+pub(super) struct Routed {
+    router: Router,
+    peer: Peer,
+    leaving: Leaving,
+}
 
 impl Routed {
     /// Of a connection from `peer`, which is asked to end when `leaving` is cancelled.
     pub(super) fn new(router: &Router, peer: &Peer, leaving: &CancellationToken) -> Self {
-        let router = router.clone().layer(axum::Extension(peer.clone()));
-        Self(router.layer(axum::Extension(Leaving(leaving.clone()))))
+        Self { router: router.clone(), peer: peer.clone(), leaving: Leaving(leaving.clone()) }
     }
 }
 
 impl Answers for Routed {
     type Body = Body;
 
-    fn answer(mut self, request: Request<Body>) -> impl Future<Output = Response<Body>> + Send + 'static {
-        let answer = tower::Service::call(&mut self.0, request);
+    fn answer(mut self, mut request: Request<Body>) -> impl Future<Output = Response<Body>> + Send + 'static {
+        // Not as layers of the router, which would make it anew for each connection.
+        request.extensions_mut().insert(self.peer);
+        request.extensions_mut().insert(self.leaving);
+        let answer = tower::Service::call(&mut self.router, request);
         async move {
             match answer.await {
                 Ok(answer) => answer,
@@ -143,7 +153,8 @@ async fn one<A: Answers>(stream: Conn, answers: A, port: Port, leaving: Cancella
         .timer(TokioTimer::new())
         .keep_alive_interval(Some(KEEPALIVE))
         .keep_alive_timeout(KEEPALIVE_TIMEOUT)
-        .max_concurrent_streams(port.streams);
+        .max_concurrent_streams(port.streams)
+        .max_send_buf_size(WAITING);
     let builder = if port.http1 { builder } else { builder.http2_only() };
     let use_of = Use::default();
     let counted = {

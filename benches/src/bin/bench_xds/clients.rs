@@ -9,30 +9,21 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
-use bytes::{Buf, BufMut, Bytes, BytesMut};
-use h2::{RecvStream, SendStream};
+use anyhow::{Context, Result, bail};
+use bytes::Bytes;
 use prost::Message;
-use tokio::net::TcpStream;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
 use xds_types::ResourceType;
-use xds_types::envoy::config::core::v3::Node;
-use xds_types::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
+
+use crate::http2::Connection;
+use crate::requests::{Mode, Requests, Skim};
 
 /// Longest wait for all proxies.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// HTTP/2 windows: room for a whole first response, so that none waits for window updates.
-const WINDOW: u32 = 1 << 20;
-
-/// The dialect that proxies speak.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum Mode {
-    /// Incremental.
-    Delta,
-    /// State of the world.
-    Sotw,
-}
+/// Connections at a time that wait for the first answer: the queue of a listening socket is short, and an attempt that
+/// finds it full is made again a second later.
+const OPENING: usize = 512;
 
 /// What every proxy is to ask for.
 #[derive(Clone, Debug)]
@@ -49,7 +40,6 @@ pub(crate) struct Names {
 pub(crate) struct Fleet {
     shared: Rc<Shared>,
     tasks: JoinSet<Result<()>>,
-    connections: JoinSet<()>,
 }
 
 /// What the proxies share: what to send, and how far they are. All on one thread, hence cells.
@@ -57,6 +47,7 @@ struct Shared {
     count: usize,
     clusters: usize,
     requests: Requests,
+    opening: Semaphore,
     synced: Cell<usize>,
     round: Cell<u64>,
     acked: Cell<usize>,
@@ -68,11 +59,12 @@ struct Shared {
 
 impl Fleet {
     /// Connects so many proxies, all at once. Call on a `LocalSet`.
-    pub(crate) async fn connect(to: SocketAddr, mode: Mode, count: usize, names: &Names) -> Result<Self> {
+    pub(crate) fn connect(to: SocketAddr, mode: Mode, count: usize, names: &Names) -> Self {
         let shared = Rc::new(Shared {
             count,
             clusters: names.clusters.len(),
             requests: Requests::new(mode, names),
+            opening: Semaphore::new(OPENING),
             synced: Cell::new(0),
             round: Cell::new(0),
             acked: Cell::new(0),
@@ -80,23 +72,22 @@ impl Fleet {
             bytes: Cell::new(0),
             done: Notify::new(),
         });
-        let (mut tasks, mut connections) = (JoinSet::new(), JoinSet::new());
+        let mut tasks = JoinSet::new();
         for i in 0..count {
-            let stream = TcpStream::connect(to).await.with_context(|| format!("proxy {i} connects"))?;
-            stream.set_nodelay(true)?;
-            let (sender, connection) = h2::client::Builder::new()
-                .initial_window_size(WINDOW)
-                .initial_connection_window_size(WINDOW)
-                .handshake::<_, Bytes>(stream)
-                .await?;
-            connections.spawn_local(async move {
-                let _ = connection.await; // its stream fails as well, and says why
-            });
-            let first = shared.requests.first(i, &names.group);
             let shared = Rc::clone(&shared);
-            tasks.spawn_local(async move { proxy(sender, first, shared, to).await });
+            let group = names.group.clone();
+            tasks.spawn_local(async move {
+                let slot = shared.opening.acquire().await?;
+                let connection = Connection::open(to, shared.requests.path());
+                let mut connection = connection.await.with_context(|| format!("proxy {i} connects"))?;
+                connection.send(&shared.requests.first(i, &group))?;
+                connection.flush().await?;
+                connection.receive().await?;
+                drop(slot);
+                Proxy::new(Rc::clone(&shared), connection).run().await
+            });
         }
-        Ok(Self { shared, tasks, connections })
+        Self { shared, tasks }
     }
 
     /// Waits until every proxy has all there is.
@@ -146,55 +137,47 @@ impl Fleet {
     /// Disconnects them all.
     pub(crate) async fn disconnect(mut self) {
         self.tasks.shutdown().await;
-        self.connections.shutdown().await;
     }
-}
-
-async fn proxy(
-    sender: h2::client::SendRequest<Bytes>,
-    first: Bytes,
-    shared: Rc<Shared>,
-    to: SocketAddr,
-) -> Result<()> {
-    let request = http::Request::post(format!("http://{to}{}", shared.requests.path()))
-        .header("content-type", "application/grpc")
-        .header("te", "trailers")
-        .body(())?;
-    let (answer, mut stream) = sender.ready().await?.send_request(request, false)?;
-    stream.send_data(first, false)?;
-    let answer = answer.await?;
-    ensure!(answer.status() == 200, "the stream is refused: {:?}", answer.headers());
-    let mut proxy = Proxy { shared, stream, clusters: Vec::new(), endpoints: 0, round: 0 };
-    proxy.run(answer.into_body()).await
 }
 
 /// One proxy.
 struct Proxy {
     shared: Rc<Shared>,
-    stream: SendStream<Bytes>,
+    connection: Connection,
     /// Acknowledgements of clusters, held back until the clusters are warm.
     clusters: Vec<Bytes>,
     /// Assignments received, until all are there.
     endpoints: usize,
     /// The newest round in which it has acknowledged endpoints.
     round: u64,
+    /// What is reached once everything is written.
+    reached: Option<Reached>,
+}
+
+#[derive(Clone, Copy)]
+enum Reached {
+    Synced,
+    Acked,
 }
 
 impl Proxy {
-    async fn run(&mut self, mut body: RecvStream) -> Result<()> {
-        let mut buffer = BytesMut::new();
-        while let Some(data) = body.data().await {
-            let data = data?;
-            body.flow_control().release_capacity(data.len())?;
-            buffer.extend_from_slice(&data);
-            while let Some(message) = take_message(&mut buffer)? {
+    fn new(shared: Rc<Shared>, connection: Connection) -> Self {
+        Self { shared, connection, clusters: Vec::new(), endpoints: 0, round: 0, reached: None }
+    }
+
+    async fn run(&mut self) -> Result<()> {
+        loop {
+            while let Some(message) = self.connection.message()? {
                 self.take(message)?;
             }
-            if buffer.is_empty() {
-                buffer = BytesMut::new(); // thousands of proxies are idle most of the time
+            self.connection.flush().await?;
+            match self.reached.take() {
+                None => {}
+                Some(Reached::Synced) => self.shared.progress(&self.shared.synced),
+                Some(Reached::Acked) => self.shared.progress(&self.shared.acked),
             }
+            self.connection.receive().await?;
         }
-        bail!("the control plane ended the stream: {:?}", body.trailers().await?)
     }
 
     fn take(&mut self, message: Bytes) -> Result<()> {
@@ -208,36 +191,36 @@ impl Proxy {
             ResourceType::Cluster => {
                 if !self.is_warm() {
                     if self.clusters.is_empty() {
-                        self.send(shared.requests.endpoints.clone())?;
+                        self.connection.send(&shared.requests.endpoints)?;
                     }
                     self.clusters.push(ack);
                     return Ok(());
                 }
-                self.send(ack)
+                self.connection.send(&ack)
             }
             ResourceType::ClusterLoadAssignment => {
-                self.send(ack)?;
+                self.connection.send(&ack)?;
                 if !self.is_warm() {
                     self.endpoints += response.resources.len();
                     if self.is_warm() {
                         for ack in std::mem::take(&mut self.clusters) {
-                            self.send(ack)?;
+                            self.connection.send(&ack)?;
                         }
-                        self.send(shared.requests.listeners.clone())?;
+                        self.connection.send(&shared.requests.listeners)?;
                     }
                 } else if self.round < shared.round.get() {
                     self.round = shared.round.get();
-                    shared.progress(&shared.acked);
+                    self.reached = Some(Reached::Acked);
                 }
                 Ok(())
             }
             ResourceType::Listener => {
-                self.send(shared.requests.routes.clone())?;
-                self.send(ack)
+                self.connection.send(&shared.requests.routes)?;
+                self.connection.send(&ack)
             }
             ResourceType::RouteConfiguration => {
-                self.send(ack)?;
-                shared.progress(&shared.synced);
+                self.connection.send(&ack)?;
+                self.reached = Some(Reached::Synced);
                 Ok(())
             }
             other => bail!("{other} was not asked for"),
@@ -246,10 +229,6 @@ impl Proxy {
 
     fn is_warm(&self) -> bool {
         self.endpoints >= self.shared.clusters
-    }
-
-    fn send(&mut self, request: Bytes) -> Result<()> {
-        Ok(self.stream.send_data(request, false)?)
     }
 }
 
@@ -260,133 +239,4 @@ impl Shared {
             self.done.notify_one();
         }
     }
-}
-
-/// Takes a whole gRPC message off the front.
-fn take_message(buffer: &mut BytesMut) -> Result<Option<Bytes>> {
-    let Some((head, _)) = buffer.split_first_chunk::<5>() else { return Ok(None) };
-    ensure!(head[0] == 0, "a compressed message was not asked for");
-    let len = u32::from_be_bytes([head[1], head[2], head[3], head[4]]) as usize;
-    if buffer.len() < 5 + len {
-        return Ok(None);
-    }
-    buffer.advance(5);
-    Ok(Some(buffer.split_to(len).freeze()))
-}
-
-/// What a proxy needs of a response; the same fields in both dialects.
-#[derive(Clone, PartialEq, Message)]
-struct Skim {
-    /// SotW: version of the response.
-    #[prost(string, tag = "1")]
-    version: String,
-    /// Resources, undecoded.
-    #[prost(bytes = "bytes", repeated, tag = "2")]
-    resources: Vec<Bytes>,
-    #[prost(string, tag = "4")]
-    type_url: String,
-    #[prost(string, tag = "5")]
-    nonce: String,
-}
-
-/// Requests, encoded once for all proxies.
-struct Requests {
-    mode: Mode,
-    endpoints: Bytes,
-    listeners: Bytes,
-    routes: Bytes,
-    /// Names that every SotW acknowledgement repeats, encoded.
-    endpoint_names: Bytes,
-    route_names: Bytes,
-}
-
-impl Requests {
-    fn new(mode: Mode, names: &Names) -> Self {
-        let subscribe = |kind: ResourceType, names: &[String]| match mode {
-            Mode::Delta => frame(
-                &DeltaDiscoveryRequest {
-                    type_url: kind.type_url().to_owned(),
-                    resource_names_subscribe: names.to_vec(),
-                    ..Default::default()
-                },
-                &[],
-            ),
-            Mode::Sotw => frame(
-                &DiscoveryRequest {
-                    type_url: kind.type_url().to_owned(),
-                    resource_names: names.to_vec(),
-                    ..Default::default()
-                },
-                &[],
-            ),
-        };
-        let repeated = |names: &[String]| -> Bytes {
-            match mode {
-                Mode::Delta => Bytes::new(),
-                Mode::Sotw => DiscoveryRequest { resource_names: names.to_vec(), ..Default::default() }
-                    .encode_to_vec()
-                    .into(),
-            }
-        };
-        Self {
-            mode,
-            endpoints: subscribe(ResourceType::ClusterLoadAssignment, &names.clusters),
-            listeners: subscribe(ResourceType::Listener, &[]),
-            routes: subscribe(ResourceType::RouteConfiguration, &names.routes),
-            endpoint_names: repeated(&names.clusters),
-            route_names: repeated(&names.routes),
-        }
-    }
-
-    fn path(&self) -> &'static str {
-        match self.mode {
-            Mode::Delta => "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources",
-            Mode::Sotw => "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources",
-        }
-    }
-
-    /// The first request of a proxy: who it is, and all clusters.
-    fn first(&self, index: usize, group: &str) -> Bytes {
-        let node = Some(Node {
-            id: format!("bench-{index}"),
-            cluster: group.to_owned(),
-            user_agent_name: "envoy".to_owned(),
-            ..Default::default()
-        });
-        let type_url = ResourceType::Cluster.type_url().to_owned();
-        match self.mode {
-            Mode::Delta => frame(&DeltaDiscoveryRequest { node, type_url, ..Default::default() }, &[]),
-            Mode::Sotw => frame(&DiscoveryRequest { node, type_url, ..Default::default() }, &[]),
-        }
-    }
-
-    fn ack(&self, kind: ResourceType, response: &Skim) -> Bytes {
-        let (type_url, response_nonce) = (response.type_url.clone(), response.nonce.clone());
-        match self.mode {
-            Mode::Delta => {
-                frame(&DeltaDiscoveryRequest { type_url, response_nonce, ..Default::default() }, &[])
-            }
-            Mode::Sotw => {
-                let names: &[u8] = match kind {
-                    ResourceType::ClusterLoadAssignment => &self.endpoint_names,
-                    ResourceType::RouteConfiguration => &self.route_names,
-                    _ => &[],
-                };
-                let version_info = response.version.clone();
-                let ack = DiscoveryRequest { type_url, response_nonce, version_info, ..Default::default() };
-                frame(&ack, names)
-            }
-        }
-    }
-}
-
-/// A gRPC message: this, and encoded fields after it, which protobuf reads as one message.
-fn frame(message: &impl Message, more: &[u8]) -> Bytes {
-    let len = message.encoded_len() + more.len();
-    let mut out = BytesMut::with_capacity(5 + len);
-    out.put_u8(0);
-    out.put_u32(u32::try_from(len).expect("INVARIANT: requests are far below 4 GiB"));
-    message.encode(&mut out).expect("INVARIANT: the buffer grows");
-    out.extend_from_slice(more);
-    out.freeze()
 }

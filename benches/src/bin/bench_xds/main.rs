@@ -11,17 +11,20 @@
 //! time of `portolan-control` only.
 
 mod clients;
+mod http2;
 mod plane;
 mod report;
+mod requests;
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use clap::Parser;
 
-use self::clients::{Fleet, Mode};
+use self::clients::Fleet;
 use self::plane::{Kind, Plane, Size, Store, Write};
 use self::report::Row;
+use self::requests::Mode;
 
 /// The control plane beside its targets.
 #[derive(Debug, Parser)]
@@ -33,7 +36,7 @@ struct Args {
     #[arg(long, env = "MODE", value_delimiter = ',', default_value = "delta,sotw")]
     mode: Vec<Mode>,
     /// Numbers of proxies
-    #[arg(long, env = "CLIENTS", value_delimiter = ',', default_value = "100,1000")]
+    #[arg(long, env = "CLIENTS", value_delimiter = ',', default_value = "100,1000,10000")]
     clients: Vec<usize>,
     /// Quiet times of the debounce in milliseconds, or `default`
     #[arg(long, env = "DEBOUNCE", value_delimiter = ',', default_value = "default,0")]
@@ -130,7 +133,7 @@ impl Cell<'_> {
 
         let start = Instant::now();
         let names = self.size.names();
-        let mut fleet = Fleet::connect(plane.control.xds, self.mode, self.clients, &names).await?;
+        let mut fleet = Fleet::connect(plane.control.xds, self.mode, self.clients, &names);
         fleet.synced().await?;
         let sync = start.elapsed();
         tokio::time::sleep(REST).await;

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use crate::clients::Mode;
 use crate::plane::Kind;
+use crate::requests::Mode;
 
 /// What one combination came to.
 #[derive(Debug)]
@@ -33,6 +33,11 @@ pub(crate) struct Row {
 }
 
 impl Row {
+    /// CPU of one change pushed to one proxy and acknowledged by it, the share of the store and the build included.
+    fn cpu_us_per_push(&self) -> f64 {
+        self.round_cpu.as_secs_f64() * 1e6 / self.clients.max(1) as f64
+    }
+
     fn kib_per_proxy(&self) -> f64 {
         let most = self.resident_synced.max(self.resident_after);
         most.saturating_sub(self.resident_before) as f64 / 1024.0 / self.clients.max(1) as f64
@@ -46,7 +51,7 @@ fn ms(d: Duration) -> f64 {
 /// The head of the table.
 pub(crate) fn heading() {
     println!(
-        "{:<9} {:<6} {:>8} {:>7} | {:>8} {:>8} | {:>8} {:>9} {:>8} {:>8} {:>9} | {:>7} {:>7} {:>7} {:>8} | {:>6} {:>6}",
+        "{:<9} {:<6} {:>8} {:>7} | {:>8} {:>8} | {:>8} {:>9} {:>8} {:>8} {:>7} {:>9} | {:>7} {:>7} {:>7} {:>8} | {:>6} {:>6}",
         "store",
         "mode",
         "debounce",
@@ -57,6 +62,7 @@ pub(crate) fn heading() {
         "last ACK",
         "p99 ms",
         "cpu ms",
+        "cpu us",
         "KiB",
         "RSS MiB",
         "synced",
@@ -66,7 +72,7 @@ pub(crate) fn heading() {
         "no-op"
     );
     println!(
-        "{:<9} {:<6} {:>8} {:>7} | {:>8} {:>8} | {:>8} {:>9} {:>8} {:>8} {:>9} | {:>7} {:>7} {:>7} {:>8} | {:>6} {:>6}",
+        "{:<9} {:<6} {:>8} {:>7} | {:>8} {:>8} | {:>8} {:>9} {:>8} {:>8} {:>7} {:>9} | {:>7} {:>7} {:>7} {:>8} | {:>6} {:>6}",
         "",
         "",
         "ms",
@@ -77,6 +83,7 @@ pub(crate) fn heading() {
         "median ms",
         "",
         "a round",
+        "a push",
         "a round",
         "before",
         "",
@@ -91,7 +98,7 @@ pub(crate) fn heading() {
 pub(crate) fn row(r: &Row) {
     let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
     println!(
-        "{:<9} {:<6} {:>8} {:>7} | {:>8.0} {:>8.0} | {:>8.1} {:>9.1} {:>8.1} {:>8.1} {:>9.0} | {:>7.1} {:>7.1} {:>7.1} {:>8.1} | {:>6} {:>6}",
+        "{:<9} {:<6} {:>8} {:>7} | {:>8.0} {:>8.0} | {:>8.1} {:>9.1} {:>8.1} {:>8.1} {:>7.1} {:>9.0} | {:>7.1} {:>7.1} {:>7.1} {:>8.1} | {:>6} {:>6}",
         format!("{:?}", r.store).to_lowercase(),
         format!("{:?}", r.mode).to_lowercase(),
         r.debounce,
@@ -102,6 +109,7 @@ pub(crate) fn row(r: &Row) {
         ms(r.median),
         ms(r.p99),
         ms(r.round_cpu),
+        r.cpu_us_per_push(),
         r.round_bytes as f64 / 1024.0,
         mib(r.resident_before),
         mib(r.resident_synced),
