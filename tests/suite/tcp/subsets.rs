@@ -37,7 +37,8 @@ async fn connections_go_to_the_subset_of_hosts_that_is_asked_for() {
             for _ in 0..5 {
                 let mut client = Client::send(side.at(name), b"DO echo\nhello").await.unwrap();
                 let _ = client.finish().await;
-                told.push(format!("{name}: {:?}", client.rest().await.unwrap()));
+                // Whether it ends by a reset is a matter of what was on its way.
+                told.push(format!("{name}: {:?}", client.rest().await.unwrap().0));
             }
         }
         told
