@@ -44,8 +44,11 @@ impl Tls {
         for der in CertificateDer::pem_slice_iter(authority.as_bytes()) {
             roots.add(der?)?;
         }
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let builder = rustls::ClientConfig::builder_with_provider(provider)
+        let mut provider = rustls::crypto::aws_lc_rs::default_provider();
+        // As browsers: of clients that put AES-256 first Envoy and ours make different choices (docs/tls.md).
+        let shorter_aes = rustls::CipherSuite::TLS13_AES_128_GCM_SHA256;
+        provider.cipher_suites.sort_by_key(|suite| suite.suite() != shorter_aes);
+        let builder = rustls::ClientConfig::builder_with_provider(Arc::new(provider))
             .with_safe_default_protocol_versions()?
             .with_root_certificates(roots);
         let mut config = match identity {

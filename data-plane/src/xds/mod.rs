@@ -50,7 +50,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tracing::info;
 use update::{Update, Verdict};
@@ -131,6 +131,8 @@ struct Inner {
     identifier: TextReadout,
     /// Counts changes of any kind.
     changes: watch::Sender<u64>,
+    /// Resources were applied.
+    applied: Notify,
     phase: watch::Sender<Phase>,
 }
 
@@ -189,6 +191,7 @@ impl Xds {
             control_plane,
             identifier,
             changes: watch::Sender::new(0),
+            applied: Notify::new(),
             phase: watch::Sender::new(Phase::Begin),
         }));
         xds.0.state.borrow_mut().set_static(bootstrap)?;
@@ -269,12 +272,21 @@ impl Xds {
         &self.0.node
     }
 
+    /// Waits until resources were applied since the last wait; for one who waits.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub async fn applied(&self) {
+        self.0.applied.notified().await;
+    }
+
     fn with<T>(&self, look: impl FnOnce(&State) -> T) -> T {
         look(&self.0.state.borrow())
     }
 
     fn apply(&self, from: &SourceKey, kind: Kind, update: Update) -> Verdict {
         let verdict = self.0.state.borrow_mut().apply(from, kind, update);
+        self.0.applied.notify_one();
         self.changed();
         verdict
     }

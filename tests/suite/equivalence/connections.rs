@@ -91,7 +91,9 @@ async fn an_exact_balance_gives_every_worker_as_many_connections() {
     let listener = listener("balanced", "connection_balance_config: {exact_balance: {}},", "", "");
     let dir = tempfile::tempdir().unwrap();
     let listener = listener.replace("$DIR", &dir.path().display().to_string());
-    let config = format!("{{static_resources: {{listeners: [{listener}]}}}}");
+    let config = format!(
+        "{{admin: {{address: {{socket_address: {{address: 127.0.0.1, port_value: 0}}}}}}, static_resources: {{listeners: [{listener}]}}}}"
+    );
     let programs: [(_, _, &[&str]); 2] = [
         ("envoy", installed("envoy"), &["--disable-hot-restart", "--concurrency", "4"]),
         ("ours", built("portolan-proxy").unwrap(), &["--concurrency", "4"]),
