@@ -88,7 +88,12 @@ async fn connections_are_logged_as_they_end_with_a_chain_or_without() {
 
 #[tokio::test]
 async fn an_exact_balance_gives_every_worker_as_many_connections() {
-    let listener = listener("balanced", "connection_balance_config: {exact_balance: {}},", "", "");
+    let listener = listener(
+        "balanced",
+        "stat_prefix: balanced, connection_balance_config: {exact_balance: {}},",
+        "",
+        "",
+    );
     let dir = tempfile::tempdir().unwrap();
     let listener = listener.replace("$DIR", &dir.path().display().to_string());
     let config = format!(
@@ -109,9 +114,8 @@ async fn an_exact_balance_gives_every_worker_as_many_connections() {
             wires.push(wire);
         }
         let stats = proxy.stats().await.unwrap();
-        let scope = format!("listener.{}", address.to_string().replace(':', "_"));
         let by_worker: Vec<_> =
-            (0..4).map(|n| stats[&format!("{scope}.worker_{n}.downstream_cx_active")]).collect();
+            (0..4).map(|n| stats[&format!("listener.balanced.worker_{n}.downstream_cx_active")]).collect();
         assert_eq!(by_worker, [5; 4], "{name}");
     }
 }
