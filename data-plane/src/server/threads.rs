@@ -4,6 +4,7 @@ use crate::http::Worker;
 use crate::listener::WorkerSide;
 use crate::stats;
 use crate::task::{Phase, Shutdown};
+use crate::transport::Pipe;
 use crate::upstream::{Clusters, Local};
 use std::io;
 use std::rc::Rc;
@@ -75,13 +76,14 @@ async fn work(parts: Parts) {
 /// Time between two looks at how many connections there are.
 const TIDE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Gives memory back when most of many connections have gone. Never ends.
+/// Gives memory back when most of many connections have gone, and closes pipes that nobody uses. Never ends.
 async fn watch_tide(connections: TaskTracker, give_back: fn()) {
     let mut tide = Tide::default();
     let mut ticks = tokio::time::interval(TIDE_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
+        Pipe::close_unused();
         if tide.has_ebbed(connections.len()) {
             give_back();
         }

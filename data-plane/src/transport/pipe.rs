@@ -1,22 +1,37 @@
 //! Bytes from socket to socket without a copy in this process: a pipe that the kernel hangs received pages into and
 //! sends them from (splice(2)).
 
-use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
-use std::cell::RefCell;
+use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_getpipe_size, fcntl_setpipe_size, pipe_with, splice};
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
 use tokio::io::{Interest, ReadHalf, WriteHalf};
 use tokio::net::TcpStream;
 
-/// What a pipe holds where the system lets it, bytes; else the system's default of 64 KiB.
-const CAPACITY: usize = 1 << 20;
+/// What a pipe holds where the system lets it, bytes.
+const CAPACITY: usize = 256 << 10;
+/// What it holds at least. Users who have much in pipes get ones of two pages (pipe-user-pages-soft, pipe(7)), with which
+/// copying is cheaper.
+const WORTHWHILE: usize = 64 << 10;
+/// How long none is asked for once the system gave none, or none worth it.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// Most pipes that a thread keeps open while nobody uses them.
 const KEPT: usize = 8;
 
 thread_local! {
-    static SPARE: RefCell<Vec<Pipe>> = const { RefCell::new(Vec::new()) };
+    static SPARE: RefCell<Spare> = const { RefCell::new(Spare { pipes: Vec::new(), unused: 0 }) };
+    /// When the system gave none.
+    static DENIED: Cell<Option<Instant>> = const { Cell::new(None) };
+}
+
+/// Pipes that a thread keeps open while nobody uses them.
+struct Spare {
+    pipes: Vec<Pipe>,
+    /// So many of them were not taken since [`Pipe::close_unused`].
+    unused: usize,
 }
 
 /// A connection's stream, whose bytes may be those of a socket.
@@ -54,22 +69,42 @@ impl Pipe {
     /// An empty one, of those that this thread keeps, or a new one: two file descriptors. `None` when the system gives
     /// none.
     pub fn take() -> Option<Self> {
-        SPARE.with_borrow_mut(Vec::pop).or_else(|| Self::new().ok())
+        let kept = SPARE.with_borrow_mut(|spare| {
+            let kept = spare.pipes.pop();
+            spare.unused = spare.unused.min(spare.pipes.len());
+            kept
+        });
+        if kept.is_some() || DENIED.get().is_some_and(|at| at.elapsed() < RETRY) {
+            return kept;
+        }
+        let fresh = Self::new().ok();
+        DENIED.set(fresh.is_none().then(Instant::now));
+        fresh
     }
 
     /// Keeps an empty one for the next who wants one.
     pub fn put(self) {
         SPARE.with_borrow_mut(|spare| {
-            if self.held == 0 && spare.len() < KEPT {
-                spare.push(self);
+            if self.held == 0 && spare.pipes.len() < KEPT {
+                spare.pipes.push(self);
             }
+        });
+    }
+
+    /// Closes those that this thread keeps and did not use since the last call.
+    pub fn close_unused() {
+        SPARE.with_borrow_mut(|spare| {
+            spare.pipes.drain(..spare.unused);
+            spare.unused = spare.pipes.len();
         });
     }
 
     fn new() -> io::Result<Self> {
         let (read, write) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
-        // Users may have so much in pipes and no more: pipe-user-pages-soft, pipe(7).
         let _ = fcntl_setpipe_size(&write, CAPACITY);
+        if fcntl_getpipe_size(&write)? < WORTHWHILE {
+            return Err(io::ErrorKind::QuotaExceeded.into());
+        }
         Ok(Self { read, write, held: 0 })
     }
 
@@ -128,4 +163,36 @@ impl Pipe {
 pub fn is_unsupported(error: &io::Error) -> bool {
     use io::ErrorKind as Kind;
     matches!(error.kind(), Kind::InvalidInput | Kind::Unsupported | Kind::PermissionDenied)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kept() -> usize {
+        SPARE.with_borrow(|spare| spare.pipes.len())
+    }
+
+    #[test]
+    fn pipes_are_kept_while_they_are_used_and_then_closed() {
+        let many: Vec<_> = (0..=KEPT).map(|_| Pipe::take().unwrap()).collect();
+        many.into_iter().for_each(Pipe::put);
+        assert_eq!(kept(), KEPT);
+        Pipe::close_unused();
+        assert_eq!(kept(), KEPT, "used since the last call, of which there was none");
+        let (one, two) = (Pipe::take().unwrap(), Pipe::take().unwrap());
+        assert_eq!(kept(), KEPT - 2);
+        one.put();
+        two.put();
+        Pipe::close_unused();
+        assert_eq!(kept(), 2);
+        Pipe::close_unused();
+        assert_eq!(kept(), 0);
+    }
+
+    #[test]
+    fn a_pipe_that_holds_something_is_not_kept() {
+        Pipe { held: 1, ..Pipe::new().unwrap() }.put();
+        assert_eq!(kept(), 0);
+    }
 }
