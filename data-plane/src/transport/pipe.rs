@@ -149,6 +149,8 @@ impl Pipe {
                 .try_io(Interest::WRITABLE, || Ok(splice(&self.read, None, sink, None, self.held, flags)?));
             match drained {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                // A sink that takes nothing of something will never take anything.
+                Ok(0) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 Ok(drained) => {
                     self.held = self.held.saturating_sub(drained);
                     return Poll::Ready(Ok(drained));
