@@ -54,6 +54,18 @@ impl Process {
         self.child.id()
     }
 
+    /// User and system time it has used so far, in ticks of the clock (10 ms).
+    ///
+    /// # Errors
+    /// The process is gone.
+    pub fn cpu(&self) -> Result<Duration> {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid()))?;
+        // The name in parentheses may hold spaces; utime and stime are the 14th and 15th field.
+        let after = stat.rsplit_once(") ").context("stat without a name")?.1;
+        let ticks: u64 = after.split(' ').skip(11).take(2).map(|f| f.parse().unwrap_or(0)).sum();
+        Ok(Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64))
+    }
+
     /// All it has written so far.
     pub fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()

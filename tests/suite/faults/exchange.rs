@@ -22,6 +22,8 @@ struct Fault {
     verdict: &'static str,
     /// Why ours is not as the real Envoy.
     differs: &'static str,
+    /// One in a hundred finds the host that works at once, so that how often it was tried is not compared.
+    chance: bool,
 }
 
 const NONE: Fault = Fault {
@@ -34,6 +36,7 @@ const NONE: Fault = Fault {
     tries: 1,
     verdict: "",
     differs: "",
+    chance: false,
 };
 
 const FAULTS: &[Fault] = &[
@@ -315,9 +318,9 @@ const FAULTS: &[Fault] = &[
         verdict: "200 (200 bytes)",
         ..NONE
     },
-    Fault { name: "previous hosts", path: "/previous/", verdict: "200 ok", ..NONE },
-    Fault { name: "canary", path: "/canary/", verdict: "200 ok", ..NONE },
-    Fault { name: "metadata", path: "/labelled/", verdict: "200 ok", ..NONE },
+    Fault { name: "previous hosts", path: "/previous/", verdict: "200 ok", chance: true, ..NONE },
+    Fault { name: "canary", path: "/canary/", verdict: "200 ok", chance: true, ..NONE },
+    Fault { name: "metadata", path: "/labelled/", verdict: "200 ok", chance: true, ..NONE },
     Fault { name: "priorities", path: "/priorities/", verdict: "200 ok", ..NONE },
     Fault { name: "no predicate", path: "/stubborn/", tries: 0, verdict: "503 ", ..NONE },
     Fault { name: "wide head", script: "wide:80000", verdict: "200 ok", ..NONE },
@@ -572,23 +575,26 @@ async fn faults_of_exchanges_are_told_as_envoy_tells_them() {
         }
     }
     let compared = FAULTS.iter().filter(|fault| fault.differs.is_empty());
-    let ids: Vec<String> = compared
+    let ids: Vec<(String, bool)> = compared
         .flat_map(|fault| {
-            let of = move |speak| (0..EACH).map(move |n| fault.id(speak, n));
+            let of = move |speak| (0..EACH).map(move |n| (fault.id(speak, n), fault.chance));
             [Speak::Http1, Speak::Http2].into_iter().flat_map(of)
         })
         .collect();
     let logs = eventually("all is logged", async || {
         let logs = [sites[0].log(), sites[1].log()];
         for (site, log) in sites.iter().zip(&logs) {
-            let missing = ids.iter().find(|id| !log.contains_key(*id));
+            let missing = ids.iter().find(|(id, _)| !log.contains_key(id));
             ensure!(missing.is_none(), "{}: not {missing:?}", site.name);
         }
         Ok(logs)
     })
     .await;
-    for id in &ids {
-        let (ours, envoy) = (&logs[0][id], &logs[1][id]);
+    for (id, chance) in &ids {
+        let [ours, envoy] = logs.each_ref().map(|log| {
+            let line = log[id].as_str();
+            if *chance { line.rsplit_once(" tries=").map_or(line, |(before, _)| before) } else { line }
+        });
         if ours != envoy {
             let _ = writeln!(wrong, "log of {id}\n  envoy {envoy}\n  ours  {ours}");
         }

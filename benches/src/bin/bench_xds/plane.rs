@@ -1,6 +1,5 @@
 //! The control plane under test, its store, and what lies in it.
 
-use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -207,18 +206,14 @@ impl Plane {
 
     /// What it has used.
     pub(crate) fn usage(&mut self) -> Result<Usage> {
-        let process = format!("/proc/{}", self.control.process().pid());
-        let stat = std::fs::read_to_string(Path::new(&process).join("stat"))?;
-        // The name in parentheses may hold spaces; utime and stime are the 14th and 15th field.
-        let after = stat.rsplit_once(") ").context("stat without a name")?.1;
-        let ticks: u64 = after.split(' ').skip(11).take(2).map(|f| f.parse().unwrap_or(0)).sum();
-        let status = std::fs::read_to_string(Path::new(&process).join("status"))?;
+        let process = self.control.process();
+        let cpu = process.cpu()?;
+        let status = std::fs::read_to_string(format!("/proc/{}/status", process.pid()))?;
         let kib: u64 = status
             .lines()
             .find_map(|l| l.strip_prefix("VmRSS:"))
             .and_then(|l| l.trim().trim_end_matches(" kB").parse().ok())
             .context("status without VmRSS")?;
-        let cpu = Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64);
         Ok(Usage { cpu, resident: kib * 1024 })
     }
 }
