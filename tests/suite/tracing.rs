@@ -7,15 +7,18 @@ mod objects;
 
 use anyhow::{Result, ensure};
 use e2e::collector::{Collector, Span};
+use e2e::control::Control;
 use e2e::envoy::Envoy;
 use e2e::eventually;
 use e2e::pair;
 use e2e::process::{built, installed};
+use e2e::proxy;
 use e2e::upstream::Upstream;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use xds_types::envoy::data::accesslog::v3::AccessLogCommon;
 
 const OTLP_HTTP: &str = "{name: envoy.tracers.opentelemetry, typed_config: {\"@type\": \
     type.googleapis.com/envoy.config.trace.v3.OpenTelemetryConfig, service_name: shop, \
@@ -40,6 +43,39 @@ const ROUTES: &str = "virtual_hosts: [{name: all, domains: [\"*\"], routes: [\
     {match: {prefix: /direct}, direct_response: {status: 200}}, \
     {match: {prefix: /moved}, route: {cluster: up, prefix_rewrite: /new}}, \
     {match: {prefix: /}, route: {cluster: up}}]}]";
+
+/// A proxy of the group `edge`, of either kind.
+async fn start(control: &Control, ours: bool) -> Envoy {
+    let bootstrap = control.bootstrap("edge", "proxy-1", true).await.unwrap();
+    match ours {
+        true => proxy::start(&bootstrap).await.unwrap(),
+        false => Envoy::start(&bootstrap).await.unwrap(),
+    }
+}
+
+/// Takes out of what entries have in common what differs from run to run: the client's ports, metadata, and moments, of which
+/// is told which are there.
+fn without_chance(common: &mut AccessLogCommon) -> String {
+    let mut out = String::new();
+    for (name, time) in [
+        ("rx_end", &mut common.time_to_last_rx_byte),
+        ("upstream_tx", &mut common.time_to_first_upstream_tx_byte),
+        ("upstream_tx_end", &mut common.time_to_last_upstream_tx_byte),
+        ("upstream_rx", &mut common.time_to_first_upstream_rx_byte),
+        ("upstream_rx_end", &mut common.time_to_last_upstream_rx_byte),
+        ("tx", &mut common.time_to_first_downstream_tx_byte),
+        ("tx_end", &mut common.time_to_last_downstream_tx_byte),
+        ("duration", &mut common.duration),
+    ] {
+        _ = writeln!(out, "{name} {}", time.take().is_some());
+    }
+    _ = writeln!(out, "start {}", common.start_time.take().is_some());
+    common.downstream_remote_address = None;
+    common.downstream_direct_remote_address = None;
+    common.upstream_local_address = None;
+    common.metadata = None;
+    out
+}
 
 /// A proxy, its upstream and its collector.
 struct Side {

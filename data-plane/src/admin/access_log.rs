@@ -4,7 +4,7 @@ use crate::http::{AccessLogs, Sink};
 use data_plane_core::accesslog::{Filter, Record, Renderer};
 use data_plane_core::config;
 use data_plane_core::headers::{
-    ByteCounts, Downstream, HeaderList, RequestHead, ResponseHead, Scheme, Version,
+    self, ByteCounts, Downstream, HeaderList, RequestHead, ResponseHead, Scheme, Version,
 };
 use std::io;
 use std::net::SocketAddr;
@@ -51,15 +51,15 @@ impl Logs {
         if self.0.is_empty() {
             return None;
         }
-        let headers = || head.headers.iter().filter(|(name, _)| **name != http::header::HOST);
+        let fields = || head.headers.iter().filter(|(name, _)| **name != http::header::HOST);
         let mut list = HeaderList::default();
-        headers().for_each(|(name, value)| list.append(name.as_str().as_bytes(), value.as_bytes()));
+        fields().for_each(|(name, value)| list.append(name.as_str().as_bytes(), value.as_bytes()));
         let authority = head.headers.get(http::header::HOST).and_then(|host| host.to_str().ok());
         let version = if head.version == http::Version::HTTP_10 { Version::Http10 } else { Version::Http11 };
         Some(Entry {
             logs: self.clone(),
             request: RequestHead {
-                method: head.method.as_str().into(),
+                method: headers::method(head.method.as_str()),
                 path: head.uri.path_and_query().map(ToString::to_string).unwrap_or_default(),
                 authority: authority.unwrap_or_default().into(),
                 scheme: Scheme::Http,

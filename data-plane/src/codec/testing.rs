@@ -68,7 +68,7 @@ pub(super) fn limit() -> BufferLimit {
 
 pub(super) fn request(method: &str, path: &str) -> RequestHead {
     RequestHead {
-        method: method.into(),
+        method: method.to_owned().into(),
         path: path.to_owned(),
         authority: "upstream.test".to_owned(),
         scheme: Scheme::Http,

@@ -306,7 +306,9 @@ fn send(mut stream: Stream, answer: Answer, alarm: Alarm) -> Reply {
     let Answer { mut head, body, close, upstream } = answer;
     let served = Rc::clone(&stream.cx.served);
     let hcm = &served.hcm;
-    let now = stream.cx.moments.upstream_head.filter(|_| upstream).unwrap_or_else(Instant::now);
+    // The clock is read once for an answer that nothing has held up since its head came.
+    let at_once = upstream && hcm.chain.filters.is_empty();
+    let now = stream.cx.moments.upstream_head.filter(|_| at_once).unwrap_or_else(Instant::now);
     let upgraded = upstream && stream.cx.upgrade && head.status == 101;
     if upstream {
         hop_by_hop::strip_response(&mut head, upgraded);
@@ -337,7 +339,7 @@ fn send(mut stream: Stream, answer: Answer, alarm: Alarm) -> Reply {
                 let Stream { head, cx, .. } = &mut stream;
                 hcm.chain.router.completed(head, cx, now);
             }
-            stream.finish(End::Answered, Some(&head), None);
+            stream.finish(End::Answered, now, Some(&head), None);
             body
         }
         None => {

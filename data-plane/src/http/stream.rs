@@ -326,13 +326,13 @@ impl Stream {
     pub(super) fn finish(
         &mut self,
         end: End,
+        now: Instant,
         response: Option<&ResponseHead>,
         trailers: Option<&HeaderList>,
     ) {
         if std::mem::replace(&mut self.finished, true) {
             return;
         }
-        let now = Instant::now();
         let cx = &mut self.cx;
         cx.moments.end = Some(now);
         let served = Rc::clone(&cx.served);
@@ -357,6 +357,8 @@ impl Stream {
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        self.finish(End::Aborted, None, None);
+        if !self.finished {
+            self.finish(End::Aborted, Instant::now(), None, None);
+        }
     }
 }

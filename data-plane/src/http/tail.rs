@@ -46,13 +46,13 @@ impl Tail {
     }
 
     fn finish(&mut self, end: End) {
+        let now = Instant::now();
         if self.upstream && end == End::Answered {
-            let now = Instant::now();
             let served = Rc::clone(&self.stream.cx.served);
             let Stream { head, cx, .. } = &mut self.stream;
             served.hcm.chain.router.completed(head, cx, now);
         }
-        self.stream.finish(end, self.head.as_ref(), self.trailers.as_ref());
+        self.stream.finish(end, now, self.head.as_ref(), self.trailers.as_ref());
     }
 
     fn passed(&mut self, bytes: usize) {

@@ -135,6 +135,37 @@ async fn failing_health_checks_tells_whoever_asks_to_leave() {
     assert!(seen[1][4].contains("close") && !seen[1][10].contains("close"), "{:?}", seen[1]);
 }
 
+/// Of a connection that carries bytes only its next bytes tell that it may leave.
+#[tokio::test]
+async fn failing_health_checks_ends_connections_that_carry_bytes_where_that_is_asked_for() {
+    let bytes = |name: &str, leaves: bool| {
+        format!(
+            "{{name: {name}, address: {{socket_address: {{address: 127.0.0.1, port_value: 0}}}}, filter_chains: [{{filters: [{{name: tcp, \
+             typed_config: {{\"@type\": type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy, stat_prefix: {name}, \
+             cluster: up, check_drain_close: {leaves}}}}}]}}]}}"
+        )
+    };
+    let listeners = [bytes("leaves", true), bytes("stays", false)];
+    let pair = Pair::start_with(&listeners, &clusters(), &[], &ARGS).await.unwrap();
+    for side in [&pair.envoy, &pair.ours] {
+        let mut leaves = Wire::connect(side.at("leaves")).await.unwrap();
+        let mut stays = Wire::connect(side.at("stays")).await.unwrap();
+        for wire in [&mut leaves, &mut stays] {
+            assert!(ask(wire).await.starts_with("200"));
+        }
+        post(side, "/healthcheck/fail").await;
+        leaves.send(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+        // The answer may come before the end.
+        while let Ok(Some(_)) = leaves.message(Role::Response).await {}
+        assert!(ask(&mut stays).await.starts_with("200"));
+        post(side, "/healthcheck/ok").await;
+        let mut new = Wire::connect(side.at("leaves")).await.unwrap();
+        for _ in 0..2 {
+            assert!(ask(&mut new).await.starts_with("200"));
+        }
+    }
+}
+
 #[tokio::test]
 async fn ports_stay_open_where_nothing_is_to_end() {
     let pair = pair().await;

@@ -78,26 +78,10 @@ impl Side {
         else {
             return format!("{entry:?}");
         };
-        let mut out = String::new();
-        for (name, time) in [
-            ("rx_end", &mut common.time_to_last_rx_byte),
-            ("upstream_tx", &mut common.time_to_first_upstream_tx_byte),
-            ("upstream_tx_end", &mut common.time_to_last_upstream_tx_byte),
-            ("upstream_rx", &mut common.time_to_first_upstream_rx_byte),
-            ("upstream_rx_end", &mut common.time_to_last_upstream_rx_byte),
-            ("tx", &mut common.time_to_first_downstream_tx_byte),
-            ("tx_end", &mut common.time_to_last_downstream_tx_byte),
-            ("duration", &mut common.duration),
-        ] {
-            _ = writeln!(out, "{name} {}", time.take().is_some());
-        }
-        _ = writeln!(out, "start {}", common.start_time.take().is_some());
+        let mut out = super::without_chance(common);
         _ = writeln!(out, "id {}", request.request_id == common.stream_id);
         (request.request_id, common.stream_id) = (String::new(), String::new());
-        // Ports of the client, and counts of bytes, which other tests hold.
-        common.downstream_remote_address = None;
-        common.downstream_direct_remote_address = None;
-        common.upstream_local_address = None;
+        // Counts of bytes, which other tests hold.
         (common.downstream_wire_bytes_sent, common.downstream_wire_bytes_received) = (0, 0);
         (common.upstream_wire_bytes_sent, common.upstream_wire_bytes_received) = (0, 0);
         (request.request_headers_bytes, response.response_headers_bytes) = (0, 0);
@@ -106,7 +90,6 @@ impl Side {
         let mut tags: Vec<_> = std::mem::take(&mut common.custom_tags).into_iter().collect();
         tags.sort();
         _ = writeln!(out, "tags {tags:?}");
-        common.metadata = None;
         _ = writeln!(out, "{entry:#?}");
         let web = self.url.rsplit(':').next().unwrap_or_default();
         out.replace(web, "WEB")

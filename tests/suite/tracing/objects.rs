@@ -1,13 +1,13 @@
 //! Spans and log entries by our own objects: a collector that a Gateway names is reached by real Envoy and by ours.
 
+use super::start;
 use anyhow::{Result, ensure};
 use e2e::client::Client;
 use e2e::collector::Collector;
 use e2e::control::Control;
-use e2e::envoy::Envoy;
+use e2e::eventually;
 use e2e::process::free_port;
 use e2e::upstream::Upstream;
-use e2e::{eventually, proxy};
 use prost::Message;
 use xds_types::envoy::service::accesslog::v3::StreamAccessLogsMessage;
 use xds_types::envoy::service::accesslog::v3::stream_access_logs_message::LogEntries;
@@ -173,14 +173,6 @@ async fn a_collector_that_a_patch_names_is_told_by_real_envoy() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_collector_that_a_patch_names_is_told_by_our_proxy() {
     a_patch_names_the_collector(true).await;
-}
-
-async fn start(control: &Control, ours: bool) -> Envoy {
-    let bootstrap = control.bootstrap("edge", "proxy-1", true).await.unwrap();
-    match ours {
-        true => proxy::start(&bootstrap).await.unwrap(),
-        false => Envoy::start(&bootstrap).await.unwrap(),
-    }
 }
 
 async fn upstream_saw_a_trace(client: &Client, url: &str) -> bool {

@@ -3,6 +3,7 @@
 use crate::guard::{circuit, health::Pace, outlier};
 use crate::headers::edit::HeaderEdits;
 use crate::matcher::{HeaderMatcher, StringMatcher};
+use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::path::PathBuf;
@@ -48,7 +49,7 @@ pub struct HttpProbe {
     /// Path and query.
     pub path: Box<str>,
     /// Default `GET`.
-    pub method: Box<str>,
+    pub method: Cow<'static, str>,
     /// Body.
     pub send: Box<[u8]>,
     /// What the body of the response must hold, in this order.

@@ -364,6 +364,9 @@ impl HeaderList {
     }
 
     fn position(&self, id: HeaderId, name: &[u8]) -> Option<usize> {
+        if id != HeaderId::Other && !self.contains_id(id) {
+            return None;
+        }
         self.entries.iter().position(|e| matches(&self.bytes, e, id, name))
     }
 

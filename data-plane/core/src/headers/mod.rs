@@ -86,7 +86,7 @@ impl ResponseHead {
 #[derive(Clone, Debug)]
 pub struct RequestHead {
     /// `:method`, as received.
-    pub method: Box<str>,
+    pub method: Cow<'static, str>,
     /// `:path`: path and query, as received or rewritten. `*` for `OPTIONS *`; empty for CONNECT.
     pub path: String,
     /// `:authority` or `host`. Empty when the client sent none.
@@ -97,6 +97,15 @@ pub struct RequestHead {
     pub version: Version,
     /// All other headers.
     pub headers: HeaderList,
+}
+
+/// A method as [`RequestHead`] holds it: usual ones take no memory.
+pub fn method(name: &str) -> Cow<'static, str> {
+    const USUAL: [&str; 9] = ["GET", "POST", "PUT", "DELETE", "HEAD", "PATCH", "OPTIONS", "CONNECT", "TRACE"];
+    match USUAL.into_iter().find(|usual| *usual == name) {
+        Some(usual) => Cow::Borrowed(usual),
+        None => Cow::Owned(name.to_owned()),
+    }
 }
 
 /// A response without its body.

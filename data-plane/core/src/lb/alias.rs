@@ -1,6 +1,7 @@
 //! Weighted random choice in constant time (Walker's alias method).
 
 use super::{Candidate, scale};
+use std::hint::select_unpredictable;
 
 /// Indexes with weights.
 #[derive(Debug)]
@@ -36,6 +37,7 @@ impl AliasTable {
         let (threshold, alias) = *self.columns.get(column)?;
         // The low half is as good as independent of the column, which the high bits decide.
         let below = (random as u32) < threshold;
-        Some(if below { column as u32 } else { alias })
+        // No branch: it would be foreseen wrongly half of the time.
+        Some(select_unpredictable(below, column as u32, alias))
     }
 }

@@ -7,7 +7,6 @@ use super::alias::AliasTable;
 use super::round_robin::RoundRobin;
 use super::{Balancer, Factory, HostIndex, PickCx, are_equal, mix, scale};
 use crate::config::LbPolicy;
-use smallvec::SmallVec;
 
 pub(super) const FACTORY: Factory = Factory {
     name: "envoy.load_balancing_policies.least_request",
@@ -19,7 +18,9 @@ pub(super) const FACTORY: Factory = Factory {
             choices if !are_equal(hosts) => Box::new(Weighted {
                 table: AliasTable::new(hosts),
                 // One more than asked: with two the pull towards idle hosts is weak.
-                choices: choices.map_or(MOST_CHOICES, |choices| choices.max(1).saturating_add(1)),
+                choices: choices
+                    .map_or(MOST_CHOICES, |choices| (choices as usize).max(1) + 1)
+                    .min(MOST_CHOICES),
                 pull: Pull::new(bias),
             }),
             Some(choices) => Box::new(Equal { hosts: hosts.len() as u32, choices: choices.max(1) }),
@@ -97,25 +98,29 @@ impl Balancer for All {
 #[derive(Debug)]
 struct Weighted {
     table: AliasTable,
-    choices: u32,
+    /// At most [`MOST_CHOICES`].
+    choices: usize,
     pull: Pull,
 }
 
 /// More draws than this bring nothing.
-const MOST_CHOICES: u32 = 8;
+const MOST_CHOICES: usize = 8;
 
 impl Balancer for Weighted {
     fn pick(&self, cx: &PickCx<'_>) -> Option<HostIndex> {
         let mut state = cx.random;
-        let mut drawn = SmallVec::<[(u32, u64); MOST_CHOICES as usize]>::new();
+        let mut drawn = [(0, u64::MAX); MOST_CHOICES];
         let mut sum = 0;
-        for _ in 0..self.choices.min(MOST_CHOICES) {
+        for place in drawn.iter_mut().take(self.choices) {
             let host = self.table.pick(mix(&mut state))?;
             sum += self.pull.of(cx.facts.active(HostIndex(host)));
-            drawn.push((host, sum));
+            *place = (host, sum);
         }
         let point = scale(mix(&mut state), sum);
-        drawn.iter().find(|(_, end)| point < *end).or(drawn.last()).map(|(host, _)| HostIndex(*host))
+        // Sums rise, so that those not above the point are the ones before the host it falls on: counted, since a branch
+        // would be foreseen wrongly.
+        let before = drawn.iter().take(self.choices).filter(|(_, end)| *end <= point).count();
+        drawn.get(before).map(|(host, _)| HostIndex(*host))
     }
 }
 

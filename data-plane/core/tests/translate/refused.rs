@@ -437,6 +437,10 @@ fn access_logs() {
             &["access_log[0].filter.log_type_filter: not supported"],
         ),
         (
+            access_log(&format!("filter: {{metadata_filter: {{}}}}, {STDOUT}")),
+            &["access_log[0].filter.metadata_filter: not supported"],
+        ),
+        (
             access_log(&format!("filter: {{response_flag_filter: {{flags: [UF, XYZ]}}}}, {STDOUT}")),
             &["access_log[0].filter.response_flag_filter.flags[1]: \"XYZ\" is not a response flag"],
         ),

@@ -7,7 +7,7 @@ use super::framing::Length;
 use crate::codec::{ClientOptions, ProtocolError, ProtocolErrorKind, ServerOptions};
 use data_plane_core::config::Underscores;
 use data_plane_core::headers::{
-    HeaderId, HeaderList, HeaderPair, RequestHead, ResponseHead, Scheme, Version,
+    self, HeaderId, HeaderList, HeaderPair, RequestHead, ResponseHead, Scheme, Version,
 };
 use std::mem::MaybeUninit;
 
@@ -133,7 +133,7 @@ pub(super) fn request(bytes: &[u8], options: &ServerOptions) -> Result<Parsed<Re
     let upgrade = connect || wants_upgrade(&mut fields, version, length);
     let expect_continue = version == Version::Http11 && fields.expect_continue && length != Length::None;
     let head = RequestHead {
-        method: method.into(),
+        method: headers::method(method),
         path: path.into_owned(),
         authority,
         scheme: Scheme::Http,

@@ -3,7 +3,7 @@
 use crate::codec::h1::forbidden_in_trailers;
 use crate::codec::{ProtocolError, ServerOptions};
 use data_plane_core::config::Underscores;
-use data_plane_core::headers::{HeaderId, HeaderList, RequestHead, ResponseHead, Scheme, Version};
+use data_plane_core::headers::{self, HeaderId, HeaderList, RequestHead, ResponseHead, Scheme, Version};
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::uri::PathAndQuery;
 
@@ -29,7 +29,7 @@ pub(super) fn request_in(
     }
     let scheme = if uri.scheme_str() == Some("https") { Scheme::Https } else { Scheme::Http };
     let mut head = RequestHead {
-        method: method.as_str().into(),
+        method: headers::method(method.as_str()),
         path: uri.path_and_query().map_or_else(String::new, |p| p.as_str().to_owned()),
         authority: uri.authority().map_or_else(String::new, |a| a.as_str().to_owned()),
         scheme,

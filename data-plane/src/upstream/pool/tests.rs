@@ -64,7 +64,7 @@ async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
 
 fn head(method: &str, path: &str) -> RequestHead {
     RequestHead {
-        method: method.into(),
+        method: method.to_owned().into(),
         path: path.into(),
         authority: "web.test".into(),
         scheme: Scheme::Http,

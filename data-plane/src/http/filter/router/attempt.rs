@@ -89,7 +89,7 @@ impl Router {
                 cx.upstream.canary =
                     exchange.head.headers.get_id(HeaderId::XEnvoyUpstreamCanary) == Some(b"true");
                 cluster.heed(&host, &exchange.head);
-                settle(cx, outcome(&exchange.head, cx.grpc));
+                settle(cx, outcome(&exchange.head, cx.grpc), now);
                 Ok(exchange)
             }
             Err(mut error) => {
@@ -98,7 +98,7 @@ impl Router {
                     // Nothing was sent.
                     cx.moments.upstream_sent = None;
                 }
-                settle(cx, outcome_of(&error.kind));
+                settle(cx, outcome_of(&error.kind), Instant::now());
                 Err(Failed::Upstream(error))
             }
         }

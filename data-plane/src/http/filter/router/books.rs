@@ -19,13 +19,13 @@ impl Underway {
 }
 
 /// The attempt under way, if there is one, ended so: the guard learns of it. Dropped without, it says nothing.
-pub(super) fn settle(cx: &mut StreamCx, outcome: Outcome) {
+pub(super) fn settle(cx: &mut StreamCx, outcome: Outcome, now: Instant) {
     cx.attempt_status(match outcome {
         Outcome::Response { status, .. } => Some(status),
         _ => None,
     });
     if let (Some(Underway { admission, since }), Some(host)) = (cx.attempt.take(), &cx.host) {
-        admission.finish(host, outcome, since.elapsed());
+        admission.finish(host, outcome, now.saturating_duration_since(since));
     }
 }
 

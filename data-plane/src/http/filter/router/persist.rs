@@ -128,7 +128,7 @@ impl Router {
                 if let Some(host) = &cx.host {
                     host.stats().timeout();
                 }
-                settle(cx, Outcome::Timeout);
+                settle(cx, Outcome::Timeout, Instant::now());
                 Ended::Expired(expired)
             }
         }

@@ -75,7 +75,7 @@ impl Router {
     pub(in crate::http) fn timed_out(&self, request: &RequestHead, cx: &mut StreamCx) -> LocalReply {
         let reply = LocalReply::from(Cause::ResponseTimeout { quiet: cx.quiet_timeout });
         charge_timeout(cx);
-        settle(cx, Outcome::Timeout);
+        settle(cx, Outcome::Timeout, Instant::now());
         self.charge(cx, request, reply.status, false);
         if let Some(host) = &cx.host {
             host.stats().error();
