@@ -58,7 +58,7 @@ release: ## The binaries as shipped, in target/release. TARGET_CPU=native, PGO=1
 	@deploy/dev/build.sh
 	TARGET_CPU=$(TARGET_CPU) PGO=$(PGO) deploy/release.sh
 
-bench: ## The proxy beside Envoy, nginx and HAProxy: benches/RESULTS.md and plots, 20 minutes. QUICK=1, ROUNDS=3, ONLY=stage
+bench: ## The proxy beside Envoy, nginx and HAProxy: benches/RESULTS.md and plots, 20 minutes. QUICK=1, ROUNDS=3, ONLY=stage, PGO=1
 	@$(MAKE) --no-print-directory bench-suite
 	target/release/bench-suite --out benches
 
@@ -69,7 +69,7 @@ bench-http: ## The same for requests of every kind only, printed. PEERS=portolan
 bench-suite: # What both need.
 	@deploy/dev/build.sh
 	@deploy/dev/bench.sh
-	cargo build --release -p data-plane --bins
+	$(if $(PGO)$(TARGET_CPU),TARGET_CPU=$(TARGET_CPU) PGO=$(PGO) deploy/release.sh,cargo build --release -p data-plane --bins)
 	cargo build --release -p bench-suite
 
 bench-compare: ## Instructions for a request beside those of BASE=revision, by valgrind; fails above 5 %
