@@ -48,7 +48,7 @@ pub(super) fn run(bench: &mut Bench) -> Result<()> {
             }
         }
     }
-    for round in 0..bench.plan.rounds.min(2) {
+    for round in 0..bench.plan.rounds {
         bench.say("collectors", round);
         let mut healthy = Vec::new();
         for (what, subject) in &subjects {

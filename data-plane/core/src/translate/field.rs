@@ -121,7 +121,11 @@ pub(super) fn each<P, T>(
     d: &mut Diagnostics,
     mut translate: impl FnMut(P, &Path<'_>, &mut Diagnostics) -> Result<T, Rejected>,
 ) -> Vec<T> {
-    list.into_iter().enumerate().filter_map(|(i, proto)| translate(proto, &at.index(i), d).ok()).collect()
+    let list = list.into_iter();
+    // Not collected, which would happen in the list's own memory and keep it: messages are several times as large.
+    let mut all = Vec::with_capacity(list.size_hint().0);
+    all.extend(list.enumerate().filter_map(|(i, proto)| translate(proto, &at.index(i), d).ok()));
+    all
 }
 
 /// A message that must be there.

@@ -383,6 +383,17 @@ fn domains_that_cannot_match_are_reported_and_kept() {
     );
 }
 
+/// A message is several times as large as what it becomes, and there may be 50,000 of them.
+#[test]
+fn lists_do_not_keep_the_memory_of_their_messages() {
+    let many: String =
+        (0..100).map(|n| format!("{{match: {{path: /{n}}}, route: {{cluster: c}}}}, ")).collect();
+    let host = format!("virtual_hosts: [{{name: all, domains: ['*'], routes: [{many}]}}]");
+    let (Some(Config::Routes(config)), _) = translate(&routes(&host)) else { panic!("it is refused") };
+    let list = &config.virtual_hosts[0].routes;
+    assert_eq!((list.len(), list.capacity()), (100, 100));
+}
+
 #[test]
 fn routes_of_rds_validate_clusters_only_if_asked() {
     let Config::Routes(routes) = silent(&routes("")) else { panic!("routes") };
