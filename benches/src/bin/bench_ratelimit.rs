@@ -18,6 +18,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 use xds_types::envoy::extensions::common::ratelimit::v3::{
     RateLimitDescriptor, rate_limit_descriptor::Entry,
 };
@@ -94,6 +95,9 @@ async fn measure(backend: &str, control: &mut Control, args: &Args) -> Result<()
     Ok(())
 }
 
+/// Longest wait for calls under way at the end.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 struct Run {
     decisions: u64,
     /// Of the control plane.
@@ -145,7 +149,7 @@ async fn run(control: &mut Control, args: &Args, kind: &'static str, descriptors
     let (cpu, decisions) = (control.process().cpu()?.saturating_sub(cpu), count.load(Relaxed) - counted);
     stop.store(true, Relaxed);
     let mut took = Vec::new();
-    while let Some(done) = calls.join_next().await {
+    while let Some(done) = timeout(PATIENCE, calls.join_next()).await.context("a call without an answer")? {
         took.extend(done??);
     }
     Ok(Run { decisions, cpu, took })
