@@ -5,6 +5,7 @@
 //! - [`stats`]: sharded counters, gauges and histograms under Envoy's names
 //! - [`runtime`]: values by key that configuration refers to
 //! - [`task`]: owned tasks, cancellation, the drain signal
+//! - [`turn`]: the time, read once for each turn of a worker's loop
 //! - [`transport`]: sockets and counted streams
 //! - [`codec`]: HTTP/1.1 and HTTP/2 on the wire, both sides; bodies
 //! - [`upstream`]: clusters, hosts, pools
@@ -29,5 +30,6 @@ pub mod stats;
 pub mod task;
 pub mod trace;
 pub mod transport;
+pub mod turn;
 pub mod upstream;
 pub mod xds;

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 type Layers = &'static [&'static [&'static str]];
 
 const PROXY: Layers = &[
-    &["runtime", "stats", "task"],
+    &["runtime", "stats", "task", "turn"],
     &["transport"],
     &["codec"],
     &["upstream"],

@@ -86,9 +86,10 @@ impl Plan {
         if self.quick { self.time / 2 } else { self.time }
     }
 
-    /// What a process is given to settle before its memory is read.
+    /// What a process is given to settle before its memory is read. Ours gives back what reading a table took a second
+    /// after the last of it has come.
     pub(crate) fn rest(&self) -> Duration {
-        Duration::from_millis(if self.quick { 100 } else { 1_000 })
+        Duration::from_millis(if self.quick { 100 } else { 3_000 })
     }
 }
 

@@ -43,7 +43,7 @@ async fn taken_of_an_answer(protocol: CodecType, limit: u64) -> usize {
             Reply::new(head, body)
         }
     });
-    let options = options();
+    let options = Arc::new(options());
     let serving = serve(server, protocol, &options, limit, handler, watch);
     let pouring = async {
         let mut asked = [0; 4096];
@@ -96,7 +96,7 @@ async fn taken_of_a_request(limit: u64) -> usize {
             Reply::new(head, body)
         }
     });
-    let options = options();
+    let options = Arc::new(options());
     let serving = serve(server, CodecType::Http1, &options, limit, handler, watch);
     let pouring = async {
         let head = format!("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: {LONG}\r\n\r\n");

@@ -3,8 +3,9 @@
 //! An idle connection holds none. A buffer whose bytes are still referenced by body frames is not kept: the
 //! frames own the memory then.
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::io;
 use std::pin::pin;
 use std::task::{Context, Poll};
@@ -12,6 +13,10 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 
 /// Size of an ordinary read buffer, bytes.
 pub(super) const SMALL: usize = 16 * 1024;
+
+/// Largest copy that pooled memory is used for, and how many such a thread keeps.
+const SHORT: usize = 2 * 1024;
+const KEPT_SHORT: usize = 64;
 
 /// Most write buffers kept by a thread, and the capacity beyond which one is freed.
 const KEPT_WRITE: usize = 64;
@@ -48,6 +53,8 @@ struct Pool {
     /// By [`Size`].
     read: [Vec<BytesMut>; Size::ALL.len()],
     write: Vec<Vec<u8>>,
+    /// What short copies were last made in; most are of no more use to anyone.
+    short: VecDeque<BytesMut>,
 }
 
 thread_local! {
@@ -137,6 +144,33 @@ pub(super) fn put_write(mut buffer: Vec<u8>) {
     });
 }
 
+/// A copy of `bytes`. Short ones take memory of copies that are gone.
+pub(super) fn copy(bytes: &[u8]) -> Bytes {
+    if bytes.len() > SHORT {
+        return Bytes::copy_from_slice(bytes);
+    }
+    POOL.with_borrow_mut(|pool| {
+        let short = &mut pool.short;
+        // Mostly the last one is free, which is warm, or else the oldest.
+        let mut free = None;
+        for take in [VecDeque::pop_back, VecDeque::pop_front] {
+            let Some(mut buffer) = take(short) else { break };
+            if buffer.try_reclaim(SHORT) {
+                free = Some(buffer);
+                break;
+            }
+            short.push_back(buffer);
+        }
+        let mut buffer = free.unwrap_or_else(|| BytesMut::with_capacity(SHORT));
+        buffer.extend_from_slice(bytes);
+        let copy = buffer.split().freeze();
+        if short.len() < KEPT_SHORT {
+            short.push_back(buffer);
+        }
+        copy
+    })
+}
+
 /// Reads once, behind what `buffer` holds. `Ready(0)` is the end of the stream. While nothing is at hand an empty
 /// buffer goes back to the pool.
 pub(super) fn poll_fill<S: AsyncRead + Unpin>(
@@ -221,6 +255,22 @@ mod tests {
             assert_eq!(small.reads(coming), Size::Small);
         }
         assert_eq!(BufferLimit::of_bytes(128 * 1024).reads(u64::MAX), Size::Medium);
+    }
+
+    #[test]
+    fn short_copies_take_the_memory_of_those_that_are_gone() {
+        let first = copy(b"first");
+        let memory = first.as_ptr();
+        let second = copy(b"second");
+        assert_ne!(second.as_ptr(), memory, "in use");
+        drop(first);
+        let third = copy(b"third");
+        assert_eq!((&*second, &*third, third.as_ptr()), (&b"second"[..], &b"third"[..], memory));
+        drop((second, third));
+        let many: Vec<_> = (0..2 * KEPT_SHORT).map(|n| copy(&[n as u8; SHORT])).collect();
+        assert!(many.iter().enumerate().all(|(n, copy)| copy.iter().all(|byte| usize::from(*byte) == n)));
+        assert_eq!(POOL.with_borrow(|p| p.short.len()), KEPT_SHORT);
+        assert_eq!(copy(&[7; SHORT + 1]).len(), SHORT + 1);
     }
 
     #[test]

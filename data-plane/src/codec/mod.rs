@@ -17,6 +17,7 @@ mod error;
 pub mod h1;
 pub mod h2;
 mod options;
+mod seat;
 mod signals;
 #[cfg(test)]
 mod testing;
@@ -37,6 +38,7 @@ use data_plane_core::headers::{RequestHead, ResponseHead, Version};
 use detect::Detected;
 use std::future::Future;
 use std::rc::Rc;
+use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
@@ -111,7 +113,7 @@ impl Reply {
 pub async fn serve<S: Io, H: Handler>(
     io: S,
     protocol: CodecType,
-    options: &ServerOptions,
+    options: &Arc<ServerOptions>,
     limit: BufferLimit,
     handler: Rc<H>,
     shutdown: Shutdown,

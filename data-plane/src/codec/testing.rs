@@ -12,6 +12,7 @@ use std::cell::RefCell;
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
@@ -154,7 +155,7 @@ pub(super) struct Served {
 pub(super) fn served(options: &ServerOptions, protocol: CodecType, handler: Rc<Fake>) -> Served {
     let (client, server) = duplex(64 * 1024);
     let (process, watch): (ShutdownTrigger, Shutdown) = shutdown();
-    let options = options.clone();
+    let options = Arc::new(options.clone());
     let server = Box::pin(async move { serve(server, protocol, &options, limit(), handler, watch).await });
     Served { client, server, process }
 }

@@ -11,14 +11,14 @@ use super::tail::Tail;
 use super::timeouts;
 use super::vitals::{Expired, Vitals, WatchedBody};
 use crate::codec::{Body, EndReason, Reply, Request};
+use crate::turn;
 use data_plane_core::config::StripPort;
 use data_plane_core::headers::{HeaderId, RequestHead, ResponseHead, Scheme, Version, forwarded, hop_by_hop};
 use data_plane_core::route::{self, RouteQuery};
 use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::Poll;
-use tokio::time::Instant;
 
 /// Answers one request.
 ///
@@ -34,21 +34,26 @@ pub(super) async fn conduct(served: Rc<Served>, request: Request) -> Reply {
     }
     let body = match whole_length(&body) {
         Some(_) => body,
-        None => WatchedBody::body(body, Rc::clone(&stream.cx.vitals)),
+        None => WatchedBody::body(body, stream.cx.vitals.clone()),
     };
     served.hcm.log_start(&stream.cx, &stream.head);
 
     let mut chain = served.hcm.chain.start(&stream.cx);
-    let vitals = Rc::clone(&stream.cx.vitals);
-    let decoded = within(&vitals, &mut alarm, decode(&mut stream, &mut chain, body)).await;
+    let vitals = stream.cx.vitals.clone();
+    let decoded = {
+        let decoding = pin!(decode(&mut stream, &mut chain, body));
+        within(&vitals, &mut alarm, decoding).await
+    };
     let mut answer = match decoded.unwrap_or_else(|expired| Err(expire(&mut stream, expired))) {
         Ok((head, body)) => Answer { head, body, close: false, upstream: true },
         Err(reply) => local(&mut stream, reply, true),
     };
     if !chain.is_empty() {
         let body = std::mem::take(&mut answer.body);
-        let passing = chain.on_response(&mut answer.head, body, &mut stream.cx);
-        let passed = within(&vitals, &mut alarm, passing).await;
+        let passed = {
+            let passing = pin!(chain.on_response(&mut answer.head, body, &mut stream.cx));
+            within(&vitals, &mut alarm, passing).await
+        };
         match passed.unwrap_or_else(|expired| Err(expire(&mut stream, expired))) {
             Ok(body) => answer.body = body,
             Err(reply) => answer = local(&mut stream, reply, true),
@@ -90,9 +95,13 @@ async fn decode(
     router.forward(target, head, body, cx).await
 }
 
-/// Runs `work` until it is done or a deadline of the stream passes.
-async fn within<T>(vitals: &Vitals, alarm: &mut Alarm, work: impl Future<Output = T>) -> Result<T, Expired> {
-    let mut work = pin!(work);
+/// Runs `work` until it is done or a deadline of the stream passes. By reference: a future that takes another by value
+/// has room for it twice.
+async fn within<T>(
+    vitals: &Vitals,
+    alarm: &mut Alarm,
+    mut work: Pin<&mut impl Future<Output = T>>,
+) -> Result<T, Expired> {
     poll_fn(|cx| {
         if let Poll::Ready(done) = work.as_mut().poll(cx) {
             return Poll::Ready(Ok(done));
@@ -308,7 +317,7 @@ fn send(mut stream: Stream, answer: Answer, alarm: Alarm) -> Reply {
     let hcm = &served.hcm;
     // The clock is read once for an answer that nothing has held up since its head came.
     let at_once = upstream && hcm.chain.filters.is_empty();
-    let now = stream.cx.moments.upstream_head.filter(|_| at_once).unwrap_or_else(Instant::now);
+    let now = stream.cx.moments.upstream_head.filter(|_| at_once).unwrap_or_else(turn::now);
     let upgraded = upstream && stream.cx.upgrade && head.status == 101;
     if upstream {
         hop_by_hop::strip_response(&mut head, upgraded);

@@ -44,7 +44,7 @@ pub struct Hcm {
     pub(super) tracer: Option<Tracer>,
     /// Health checks fail: whoever asks is told to leave.
     fails: Arc<AtomicBool>,
-    options: ServerOptions,
+    options: Arc<ServerOptions>,
     logs: Vec<LineLog>,
     grpc_logs: Vec<RequestLog>,
 }
@@ -82,7 +82,7 @@ impl Hcm {
                 .transpose()
                 .map_err(BuildError::Export)?,
             fails: Arc::clone(&deps.fails_health_checks),
-            options: ServerOptions::new(&config),
+            options: Arc::new(ServerOptions::new(&config)),
             logs,
             grpc_logs: config
                 .grpc_logs

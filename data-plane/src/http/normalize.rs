@@ -292,7 +292,7 @@ mod tests {
                 headers: HeaderList::default(),
             };
             host(&mut head, strip, dot, 8080);
-            head.authority
+            std::mem::take(&mut head.authority)
         };
         assert_eq!(stripped("a.com:8080", StripPort::No, false), "a.com:8080");
         assert_eq!(stripped("a.com:8080", StripPort::Matching, false), "a.com");

@@ -4,9 +4,10 @@ use super::filter::router::{Tried, Underway};
 use super::hcm::Served;
 use super::local_reply::is_grpc;
 use super::tracing::Traced;
-use super::vitals::Vitals;
+use super::vitals::SharedVitals;
 use super::worker::Table;
 use crate::codec::{Body, Request};
+use crate::turn;
 use crate::upstream::{Cluster, Host};
 use data_plane_core::config;
 use data_plane_core::headers::forwarded::Origin;
@@ -25,7 +26,7 @@ use tokio::time::Instant;
 /// What is known of one stream beside its heads. Filters may read all of it and set flags.
 pub struct StreamCx {
     pub(super) served: Rc<Served>,
-    pub(super) vitals: Rc<Vitals>,
+    pub(super) vitals: SharedVitals,
     /// Moment the request's head came in.
     pub(super) start: Instant,
     /// The client asked for 204 in place of the route's 504.
@@ -107,9 +108,9 @@ impl StreamCx {
 
     /// Of a message that no request could be made of.
     pub(super) fn bare(served: &Rc<Served>, protocol: Version) -> Self {
-        let start = Instant::now();
+        let start = turn::now();
         Self {
-            vitals: Rc::new(Vitals::new(start)),
+            vitals: SharedVitals::new(start),
             start,
             quiet_timeout: false,
             upgrade: false,
@@ -358,7 +359,7 @@ impl Stream {
 impl Drop for Stream {
     fn drop(&mut self) {
         if !self.finished {
-            self.finish(End::Aborted, Instant::now(), None, None);
+            self.finish(End::Aborted, turn::now(), None, None);
         }
     }
 }

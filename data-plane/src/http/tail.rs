@@ -8,10 +8,10 @@ use super::stream::{End, Stream};
 use super::vitals::Expired;
 use crate::codec::{Body, BodyError, BodySource, Frame};
 use crate::transport::Pipe;
+use crate::turn;
 use data_plane_core::headers::{HeaderList, ResponseHead, Version};
 use std::rc::Rc;
 use std::task::{Context, Poll};
-use tokio::time::Instant;
 
 /// The one allocation of a streamed answer.
 pub(super) struct Tail {
@@ -46,7 +46,7 @@ impl Tail {
     }
 
     fn finish(&mut self, end: End) {
-        let now = Instant::now();
+        let now = turn::now();
         if self.upstream && end == End::Answered {
             let served = Rc::clone(&self.stream.cx.served);
             let Stream { head, cx, .. } = &mut self.stream;
@@ -56,7 +56,7 @@ impl Tail {
     }
 
     fn passed(&mut self, bytes: usize) {
-        let now = Instant::now();
+        let now = turn::now();
         let cx = &mut self.stream.cx;
         cx.vitals.activity.set(now);
         cx.moments.upstream_body.get_or_insert(now);

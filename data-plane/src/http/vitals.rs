@@ -1,8 +1,10 @@
 //! What a stream's deadlines depend on, shared between the stream and the bodies that flow through it.
 
 use crate::codec::{Body, BodyError, BodySource, Frame};
+use crate::turn;
 use crate::upstream::Progress;
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::ops::Deref;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -50,7 +52,7 @@ pub(super) struct Vitals {
 }
 
 impl Vitals {
-    pub(super) fn new(start: Instant) -> Self {
+    fn new(start: Instant) -> Self {
         Self {
             activity: Cell::new(start),
             complete: Cell::new(None),
@@ -77,15 +79,61 @@ impl Vitals {
     }
 }
 
+/// Most vitals whose memory a thread keeps for the next streams.
+const KEPT: usize = 256;
+
+thread_local! {
+    static SPARE: RefCell<Vec<Rc<Vitals>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Vitals as all who look after the stream share them; their memory serves the thread's next stream.
+#[derive(Clone)]
+pub(super) struct SharedVitals(Rc<Vitals>);
+
+impl SharedVitals {
+    /// Of a stream that began at `start`.
+    pub(super) fn new(start: Instant) -> Self {
+        let mut spare = SPARE.with_borrow_mut(Vec::pop);
+        match spare.as_mut().and_then(Rc::get_mut) {
+            Some(vitals) => *vitals = Vitals::new(start),
+            None => spare = None,
+        }
+        Self(spare.unwrap_or_else(|| Rc::new(Vitals::new(start))))
+    }
+}
+
+impl Deref for SharedVitals {
+    type Target = Vitals;
+
+    fn deref(&self) -> &Vitals {
+        &self.0
+    }
+}
+
+impl Drop for SharedVitals {
+    fn drop(&mut self) {
+        if Rc::strong_count(&self.0) > 1 {
+            return;
+        }
+        // A thread that ends has nothing to keep it for.
+        let _ = SPARE.try_with(|spare| {
+            let spare = &mut *spare.borrow_mut();
+            if spare.len() < KEPT {
+                spare.push(Rc::clone(&self.0));
+            }
+        });
+    }
+}
+
 /// A request's body that leaves its marks on the vitals.
 pub(super) struct WatchedBody {
     body: Body,
-    vitals: Rc<Vitals>,
+    vitals: SharedVitals,
 }
 
 impl WatchedBody {
     /// `body`, watched.
-    pub(super) fn body(body: Body, vitals: Rc<Vitals>) -> Body {
+    pub(super) fn body(body: Body, vitals: SharedVitals) -> Body {
         Body::Stream(Box::new(Self { body, vitals }))
     }
 }
@@ -94,7 +142,7 @@ impl BodySource for WatchedBody {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, BodyError>>> {
         let polled = self.body.poll_frame(cx);
         let Poll::Ready(frame) = &polled else { return polled };
-        let now = Instant::now();
+        let now = turn::now();
         let vitals = &self.vitals;
         vitals.activity.set(now);
         let ended = match frame {
@@ -128,12 +176,12 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_route_timeout_counts_from_the_end_of_the_request() {
         let start = Instant::now();
-        let vitals = Rc::new(Vitals::new(start));
+        let vitals = SharedVitals::new(start);
         vitals.route.set(Some(Duration::from_secs(15)));
         vitals.idle.set(Some(Duration::from_secs(300)));
         assert_eq!(vitals.next(), Some((start + Duration::from_secs(300), Expired::Idle)));
 
-        let mut body = WatchedBody::body(Body::Full(Bytes::from_static(b"abc")), Rc::clone(&vitals));
+        let mut body = WatchedBody::body(Body::Full(Bytes::from_static(b"abc")), vitals.clone());
         tokio::time::advance(Duration::from_secs(7)).await;
         assert!(matches!(body.frame().await, Some(Ok(Frame::Data(_)))));
         assert_eq!(vitals.received.get(), 3);
@@ -141,9 +189,24 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn memory_serves_the_next_stream_and_nothing_of_the_last_is_left_in_it() {
+        let start = Instant::now();
+        let vitals = SharedVitals::new(start);
+        let memory = Rc::as_ptr(&vitals.0);
+        vitals.idle.set(Some(Duration::from_secs(1)));
+        let shared = vitals.clone();
+        drop(vitals);
+        let other = SharedVitals::new(start);
+        assert_ne!(Rc::as_ptr(&other.0), memory, "still in use");
+        drop(shared);
+        let next = SharedVitals::new(start);
+        assert_eq!((Rc::as_ptr(&next.0), next.next()), (memory, None));
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn the_request_timeout_ends_with_the_request() {
         let start = Instant::now();
-        let vitals = Rc::new(Vitals::new(start));
+        let vitals = SharedVitals::new(start);
         vitals.request.set(Some(start + Duration::from_secs(1)));
         assert_eq!(vitals.next(), Some((start + Duration::from_secs(1), Expired::Request)));
         vitals.complete.set(Some(start));

@@ -5,6 +5,7 @@ use crate::listener::WorkerSide;
 use crate::stats;
 use crate::task::{Phase, Shutdown};
 use crate::transport::Pipe;
+use crate::turn;
 use crate::upstream::{Clusters, Local};
 use std::io;
 use std::rc::Rc;
@@ -24,6 +25,7 @@ pub(super) fn runtime() -> io::Result<LocalRuntime> {
     runtime::Builder::new_current_thread()
         .enable_all()
         .event_interval(EVENT_INTERVAL)
+        .on_thread_unpark(turn::begin)
         .build_local(runtime::LocalOptions::default())
 }
 

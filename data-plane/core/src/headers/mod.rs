@@ -16,6 +16,7 @@ mod metadata;
 mod name;
 mod query;
 mod record;
+mod text;
 mod tls;
 
 pub use client_cert::{ClientCertDetails, ForwardClientCert, forward_client_cert};
@@ -26,6 +27,7 @@ pub use query::{parameters, percent_decoded};
 pub use record::{
     ByteCounts, Downstream, LogType, Process, Record, ResponseFlags, Timing, Upstream, trace_id_text,
 };
+pub use text::text;
 pub use tls::{CertificateFacts, Tls};
 
 /// The protocol a message arrived by.
@@ -83,6 +85,8 @@ impl ResponseHead {
 }
 
 /// A request without its body. Pseudo-headers are fields; `headers` holds no `host` and no pseudo-header.
+///
+/// The memory of its strings serves the next one of the same thread, see [`text`](fn@text).
 #[derive(Clone, Debug)]
 pub struct RequestHead {
     /// `:method`, as received.
@@ -97,6 +101,13 @@ pub struct RequestHead {
     pub version: Version,
     /// All other headers.
     pub headers: HeaderList,
+}
+
+impl Drop for RequestHead {
+    fn drop(&mut self) {
+        text::put(&mut self.path);
+        text::put(&mut self.authority);
+    }
 }
 
 /// A method as [`RequestHead`] holds it: usual ones take no memory.

@@ -107,7 +107,7 @@ async fn ask(answer: Vec<u8>) -> Told {
         })
     };
     let (_process, watch) = crate::task::shutdown();
-    let options = options();
+    let options = Arc::new(options());
     let serving =
         serve(Counted::new(Io::Tcp(server), None), CodecType::Http1, &options, limit(), handler, watch);
     let answering = async {

@@ -355,7 +355,7 @@ impl<S: Io> Flow<S> {
                 (head, Body::Empty)
             }
             Length::Fixed(bytes) if bytes <= COPIED_BODY && self.read.len() as u64 >= bytes => {
-                let body = Bytes::copy_from_slice(&self.read[..bytes as usize]);
+                let body = buffer::copy(&self.read[..bytes as usize]);
                 self.read.advance(bytes as usize);
                 self.finish(keep_alive, reuse.as_ref());
                 (head, Body::Full(body))

@@ -113,11 +113,11 @@ pub(super) fn request(bytes: &[u8], options: &ServerOptions) -> Result<Parsed<Re
             if host.is_some_and(|h| !valid_authority(h)) {
                 return Err(ProtocolError::malformed(details::CODEC_ERROR));
             }
-            authority.to_owned()
+            headers::text(authority)
         }
         (None, Some(host)) if !host.is_empty() => {
             let text = std::str::from_utf8(host).ok().filter(|h| valid_authority(h.as_bytes()));
-            text.ok_or(ProtocolError::malformed(details::CODEC_ERROR))?.to_owned()
+            headers::text(text.ok_or(ProtocolError::malformed(details::CODEC_ERROR))?)
         }
         (None, _) if version == Version::Http10 && !options.http1.default_host_for_http_10.is_empty() => {
             options.http1.default_host_for_http_10.to_string()
@@ -134,7 +134,7 @@ pub(super) fn request(bytes: &[u8], options: &ServerOptions) -> Result<Parsed<Re
     let expect_continue = version == Version::Http11 && fields.expect_continue && length != Length::None;
     let head = RequestHead {
         method: headers::method(method),
-        path: path.into_owned(),
+        path: headers::text(&path),
         authority,
         scheme: Scheme::Http,
         version,

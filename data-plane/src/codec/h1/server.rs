@@ -5,6 +5,7 @@ use super::encode::{self, Answering, Encoder, NameCase};
 use super::framing::{Decoded, Decoder, Length};
 use super::link::{Link, RequestBody};
 use super::parse::{self, Parsed, RequestParts, details};
+use crate::codec::seat::Seated;
 use crate::codec::signals::Signals;
 use crate::codec::timer::{Timer, earlier};
 use crate::codec::{
@@ -13,12 +14,14 @@ use crate::codec::{
 };
 use crate::task::{Phase, Shutdown};
 use crate::transport::Pipe;
-use bytes::{Bytes, BytesMut};
+use crate::turn;
+use bytes::BytesMut;
 use data_plane_core::headers::Version;
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use tokio::time::Instant;
 
@@ -32,15 +35,15 @@ pub(in crate::codec) async fn serve<S: Io, H: Handler>(
     io: S,
     received: BytesMut,
     born: Instant,
-    options: &ServerOptions,
+    options: &Arc<ServerOptions>,
     limit: BufferLimit,
     handler: Rc<H>,
     shutdown: Shutdown,
 ) -> ConnectionEnd {
     handler.started(Version::Http11);
-    let mut connection = Connection {
+    let connection = Box::new(Connection {
         link: Rc::new(RefCell::new(Link::new(io, received, options, limit))),
-        options,
+        options: Arc::clone(options),
         handler,
         signals: Signals::new(shutdown),
         timer: Timer::default(),
@@ -48,17 +51,18 @@ pub(in crate::codec) async fn serve<S: Io, H: Handler>(
         requests: 0,
         idle_since: born,
         draining_since: None,
-    };
-    let reason = connection.run().await;
+    });
+    let (connection, reason) = connection.run().await;
     let mut link = connection.link.borrow_mut();
     buffer::put_read(&mut link.read);
     link.write.clear();
     ConnectionEnd { reason, requests: connection.requests }
 }
 
-struct Connection<'a, S, H> {
+/// In a box, since it goes into the future of each exchange and comes back from it.
+struct Connection<S, H> {
     link: Rc<RefCell<Link<S>>>,
-    options: &'a ServerOptions,
+    options: Arc<ServerOptions>,
     handler: Rc<H>,
     signals: Signals,
     timer: Timer,
@@ -83,19 +87,24 @@ enum Next {
     End(EndReason),
 }
 
-impl<S: Io, H: Handler> Connection<'_, S, H> {
-    async fn run(&mut self) -> EndReason {
+impl<S: Io, H: Handler> Connection<S, H> {
+    async fn run(mut self: Box<Self>) -> (Box<Self>, EndReason) {
         loop {
             match self.next().await {
                 Next::Request(parts, size) => {
                     self.requests += 1;
-                    // In a box, so that an idle connection does not hold the memory of a busy one.
-                    if let Some(reason) = Box::pin(self.exchange(parts, size)).await {
-                        return reason;
+                    // An idle connection does not hold the memory of a busy one.
+                    let (connection, over) = Seated::new(|| self.exchange(parts, size)).await;
+                    self = connection;
+                    if let Some(reason) = over {
+                        return (self, reason);
                     }
                 }
-                Next::Refuse(error) => return Box::pin(self.refuse(&error)).await,
-                Next::End(reason) => return reason,
+                Next::Refuse(error) => {
+                    let reason = Box::pin(self.refuse(&error)).await;
+                    return (self, reason);
+                }
+                Next::End(reason) => return (self, reason),
             }
         }
     }
@@ -114,7 +123,7 @@ impl<S: Io, H: Handler> Connection<'_, S, H> {
                     || memchr::memmem::find(&link.read[seen.saturating_sub(3)..], b"\r\n\r\n").is_some();
                 if length > seen && (due || length > self.options.max_head_bytes) {
                     seen = length;
-                    match parse::request(&link.read, self.options) {
+                    match parse::request(&link.read, &self.options) {
                         Ok(Parsed::Complete(parts, size)) => {
                             bytes::Buf::advance(&mut link.read, size);
                             return Poll::Ready(Next::Request(parts, size));
@@ -166,7 +175,16 @@ impl<S: Io, H: Handler> Connection<'_, S, H> {
     }
 
     /// Serves one request. Returns why the connection is over, if it is.
-    async fn exchange(&mut self, parts: RequestParts, size: usize) -> Option<EndReason> {
+    async fn exchange(
+        mut self: Box<Self>,
+        parts: RequestParts,
+        size: usize,
+    ) -> (Box<Self>, Option<EndReason>) {
+        let over = self.serve(parts, size).await;
+        (self, over)
+    }
+
+    async fn serve(&mut self, parts: RequestParts, size: usize) -> Option<EndReason> {
         let RequestParts { head, length, keep_alive, expect_continue, upgrade } = parts;
         let to = Answering { version: head.version, head: &*head.method == "HEAD", tunnel: upgrade };
         let mut head = head;
@@ -209,7 +227,7 @@ impl<S: Io, H: Handler> Connection<'_, S, H> {
                 let mut link = self.link.borrow_mut();
                 link.decoder = Decoder::done();
                 link.release();
-                self.idle_since = Instant::now();
+                self.idle_since = turn::now();
                 None
             }
         }
@@ -226,7 +244,7 @@ impl<S: Io, H: Handler> Connection<'_, S, H> {
                 return Body::Empty;
             }
             Length::Fixed(bytes) if bytes <= COPIED_BODY && link.read.len() as u64 >= bytes => {
-                let body = Bytes::copy_from_slice(&link.read[..bytes as usize]);
+                let body = buffer::copy(&link.read[..bytes as usize]);
                 bytes::Buf::advance(&mut link.read, bytes as usize);
                 link.decoder = Decoder::done();
                 link.owes_continue = false;
@@ -277,7 +295,7 @@ impl<S: Io, H: Handler> Connection<'_, S, H> {
             (true, EndReason::MaxRequests)
         } else if self.signals.phase() >= Phase::Draining {
             (true, EndReason::Drained)
-        } else if self.last_birthday.is_some_and(|at| at <= Instant::now()) {
+        } else if self.last_birthday.is_some_and(|at| at <= turn::now()) {
             (true, EndReason::MaxDuration)
         } else {
             (reply.close.is_some() || !keep_alive || early, reply.close.unwrap_or(EndReason::Local))

@@ -514,7 +514,7 @@ async fn a_body_read_by_another_task_wakes_it() {
 async fn a_waiting_connection_is_a_small_future() {
     let (_client, server) = duplex(1024);
     let (_process, watch) = crate::task::shutdown();
-    let options = options();
+    let options = Arc::new(options());
     let future = crate::codec::serve(server, CodecType::Auto, &options, limit(), Fake::echo(), watch);
     assert!(std::mem::size_of_val(&future) <= 1024, "{} bytes", std::mem::size_of_val(&future));
 }

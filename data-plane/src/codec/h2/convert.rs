@@ -30,8 +30,8 @@ pub(super) fn request_in(
     let scheme = if uri.scheme_str() == Some("https") { Scheme::Https } else { Scheme::Http };
     let mut head = RequestHead {
         method: headers::method(method.as_str()),
-        path: uri.path_and_query().map_or_else(String::new, |p| p.as_str().to_owned()),
-        authority: uri.authority().map_or_else(String::new, |a| a.as_str().to_owned()),
+        path: headers::text(uri.path_and_query().map_or("", PathAndQuery::as_str)),
+        authority: headers::text(uri.authority().map_or("", |authority| authority.as_str())),
         scheme,
         version: Version::Http2,
         headers: HeaderList::default(),

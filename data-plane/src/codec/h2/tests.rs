@@ -432,7 +432,7 @@ async fn answers_of_a_turn_leave_in_few_writes() {
     let (near, far) = duplex(1 << 20);
     let (_process, watch) = crate::task::shutdown();
     let handler = Fake::new(|_| async { ok(Bytes::from(vec![0; 1000])) });
-    let options = options();
+    let options = Arc::new(options());
     let mut server = Box::pin(crate::codec::serve(
         Counted(far, Rc::clone(&writes)),
         CodecType::Auto,

@@ -20,6 +20,7 @@ use super::host::Host;
 use super::limits::Priority;
 use super::tls::Names;
 use crate::codec::{Body, BodyError, ExchangeError, ExchangeErrorKind};
+use crate::turn;
 use data_plane_core::config::UpstreamProtocol;
 use data_plane_core::headers::{RequestHead, ResponseHead, Tls, Version};
 use data_plane_core::proxy_protocol::Ends;
@@ -176,7 +177,7 @@ impl Progress {
     }
 
     fn ready(&self, protocol: Version, local_address: Option<SocketAddr>) {
-        self.ready.set(Some(Ready { at: Instant::now(), protocol, local_address }));
+        self.ready.set(Some(Ready { at: turn::now(), protocol, local_address }));
     }
 }
 

@@ -5,6 +5,7 @@ use super::reply::outcome_of;
 use super::{Router, Target};
 use crate::codec::Body;
 use crate::http::stream::{StreamCx, UpstreamFacts};
+use crate::turn;
 use crate::upstream::{Exchange, Host, PickRequest, Refused, SendOptions, UpstreamError};
 use data_plane_core::config::Avoid;
 use data_plane_core::headers::{HeaderId, RequestHead};
@@ -13,7 +14,6 @@ use serde_json::Value;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::Instant;
 
 /// Why an attempt has no response.
 pub(super) enum Failed {
@@ -43,7 +43,7 @@ impl Router {
     ) -> Result<Exchange, Failed> {
         let served = Rc::clone(&cx.served);
         let cluster = &target.cluster;
-        let vitals = Rc::clone(&cx.vitals);
+        let vitals = cx.vitals.clone();
         cx.attempts += 1;
         vitals.progress.reset();
         cx.upstream = UpstreamFacts::default();
@@ -62,7 +62,7 @@ impl Router {
         if target.avoid.is_some() {
             cx.tried.note(&host);
         }
-        let now = Instant::now();
+        let now = turn::now();
         let admission = match cluster.admit(now) {
             Ok(admission) => admission,
             Err(Refused::BreakerOpen { retry_after }) => return Err(Failed::BreakerOpen(retry_after)),
@@ -80,7 +80,7 @@ impl Router {
         };
         match served.worker.upstream.send_with(cluster, &host, head, body, options).await {
             Ok(exchange) => {
-                let now = Instant::now();
+                let now = turn::now();
                 cx.vitals.activity.set(now);
                 cx.moments.upstream_head = Some(now);
                 cx.upstream.local = exchange.upstream_local_address;
@@ -98,7 +98,7 @@ impl Router {
                     // Nothing was sent.
                     cx.moments.upstream_sent = None;
                 }
-                settle(cx, outcome_of(&error.kind), Instant::now());
+                settle(cx, outcome_of(&error.kind), turn::now());
                 Err(Failed::Upstream(error))
             }
         }

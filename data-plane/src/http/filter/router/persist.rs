@@ -16,7 +16,6 @@ use data_plane_core::guard::retry::{self, Retries};
 use data_plane_core::headers::{HeaderId, RequestHead, ResponseFlags, ResponseHead};
 use std::future::{Future, poll_fn};
 use std::pin::pin;
-use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -104,7 +103,7 @@ impl Router {
         cx: &mut StreamCx,
     ) -> Ended {
         let mut alarm = Alarm::new(&cx.served.worker.alarms);
-        let vitals = Rc::clone(&cx.vitals);
+        let vitals = cx.vitals.clone();
         let done = {
             let mut attempt = pin!(self.attempt(target, head, body, cx));
             poll_fn(|task| {

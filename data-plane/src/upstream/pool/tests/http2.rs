@@ -285,7 +285,8 @@ fn the_client_s_protocol_decides_where_the_cluster_follows_it() {
             let host = cluster.pick(&PickRequest::random(0)).unwrap();
             let local = bench.local.clone();
             let http2 = tokio::task::spawn_local(async move {
-                let head = RequestHead { version: Version::Http2, ..head("GET", "/2") };
+                let mut head = head("GET", "/2");
+                head.version = Version::Http2;
                 local.send(&cluster, &host, &head, Body::Empty).await
             });
             let mut peer = Peer2::accept(&bench, 100).await;
