@@ -54,11 +54,11 @@ fuzz: ## HTTP/1 beside hyper on messages made by chance, longer than `make test`
 	@deploy/dev/build.sh
 	FUZZ_SECONDS=$(or $(SECONDS),600) cargo test --workspace --lib fuzz:: -- --nocapture
 
-release: ## The binaries as shipped, in target/release. TARGET_CPU=native, PGO=1
+release: ## The binaries as shipped, in target/release. TARGET_CPU=native, PGO=no, PGO=new
 	@deploy/dev/build.sh
 	TARGET_CPU=$(TARGET_CPU) PGO=$(PGO) deploy/release.sh
 
-bench: ## The proxy beside Envoy, nginx and HAProxy: benches/RESULTS.md and plots, 20 minutes. QUICK=1, ROUNDS=3, ONLY=stage, PGO=1
+bench: ## The proxy beside Envoy, nginx and HAProxy: benches/RESULTS.md and plots, 20 minutes. QUICK=1, ROUNDS=3, ONLY=stage, PGO=no
 	@$(MAKE) --no-print-directory bench-suite
 	target/release/bench-suite --out benches
 
@@ -69,7 +69,7 @@ bench-http: ## The same for requests of every kind only, printed. PEERS=portolan
 bench-suite: # What both need.
 	@deploy/dev/build.sh
 	@deploy/dev/bench.sh
-	$(if $(PGO)$(TARGET_CPU),TARGET_CPU=$(TARGET_CPU) PGO=$(PGO) deploy/release.sh,cargo build --release -p data-plane --bins)
+	TARGET_CPU=$(TARGET_CPU) PGO=$(PGO) deploy/release.sh proxy
 	cargo build --release -p bench-suite
 
 bench-compare: ## Instructions for a request beside those of BASE=revision, by valgrind; fails above 5 %

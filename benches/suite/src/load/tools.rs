@@ -71,16 +71,23 @@ fn read_wrk(text: &str) -> Result<Load> {
     })
 }
 
-/// Closed loop over HTTP/2 connections with prior knowledge.
-pub(crate) fn h2load(
-    bin: &Path,
-    port: u16,
-    connections: usize,
-    streams: usize,
-    time: Duration,
-) -> Result<Load> {
+/// How h2load asks.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Asks {
+    /// Closed loop over so many streams of each HTTP/2 connection, with prior knowledge.
+    Streams(usize),
+    /// So many requests a second over HTTP/1.1, in bursts of one for each connection.
+    Bursts(usize),
+}
+
+/// Requests for `/`.
+pub(crate) fn h2load(bin: &Path, port: u16, connections: usize, asks: Asks, time: Duration) -> Result<Load> {
     let mut command = Command::new(bin.join("h2load"));
-    command.args([format!("-c{connections}"), format!("-m{streams}"), "-t1".into()]);
+    command.args([format!("-c{connections}"), "-t1".into()]);
+    match asks {
+        Asks::Streams(streams) => command.arg(format!("-m{streams}")),
+        Asks::Bursts(rate) => command.args(["--h1", &format!("--rps={}", rate / connections)]),
+    };
     command.args(["-D", &time.as_secs().max(1).to_string(), &format!("http://127.0.0.1:{port}/")]);
     read_h2load(&output(&mut command)?, time)
 }

@@ -3,7 +3,7 @@
 use crate::bench::{Bench, Subject, cpu_row};
 use crate::config::{Extra, Routes, backend};
 use crate::load::paced::{self, Pace};
-use crate::load::tools::{self, Scheme};
+use crate::load::tools::{self, Asks, Scheme};
 use crate::load::{Load, Request, handshakes};
 use crate::results::{Group, Row};
 use anyhow::Result;
@@ -37,7 +37,7 @@ const KINDS: [Kind; 8] = [
     },
     Kind {
         what: "HTTP/2, 8 connections of 32 streams, to HTTP/1.1",
-        load: |given, to| tools::h2load(given.bin, to.port(Extra::Http2), 8, 32, given.time),
+        load: |given, to| tools::h2load(given.bin, to.port(Extra::Http2), 8, Asks::Streams(32), given.time),
     },
     Kind {
         what: "TLS 1.3 keep-alive, 1 KiB answers, 64 connections",
