@@ -32,10 +32,9 @@ pub use options::{ClientOptions, ServerOptions};
 
 use crate::task::Shutdown;
 use crate::transport::Socket;
-use bytes::BytesMut;
 use data_plane_core::config::CodecType;
 use data_plane_core::headers::{RequestHead, ResponseHead, Version};
-use detect::Detected;
+use detect::{Detected, detect};
 use std::future::Future;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -110,29 +109,28 @@ impl Reply {
 ///
 /// # Cancel safety
 /// Dropping the future closes the connection and cancels its requests.
-pub async fn serve<S: Io, H: Handler>(
+pub fn serve<S: Io, H: Handler>(
     io: S,
     protocol: CodecType,
     options: &Arc<ServerOptions>,
     limit: BufferLimit,
     handler: Rc<H>,
     shutdown: Shutdown,
-) -> ConnectionEnd {
+) -> impl Future<Output = ConnectionEnd> + use<S, H> {
     let born = Instant::now();
-    let mut io = io;
-    let (received, protocol) = match protocol {
-        CodecType::Auto => match detect::detect(&mut io, born, options, &shutdown).await {
-            Ok(Detected { received, http2: true }) => (received, Version::Http2),
-            Ok(Detected { received, http2: false }) => (received, Version::Http11),
+    let options = Arc::clone(options);
+    // What an HTTP/1 connection at rest does not need is in boxes; a future also has room for all that it was given, which is
+    // why this one is given little.
+    let detecting = Box::pin(detect(io, protocol, born, Arc::clone(&options), shutdown.clone()));
+    async move {
+        let Detected { io, received, http2 } = match detecting.await {
+            Ok(detected) => detected,
             Err(reason) => return ConnectionEnd { reason, requests: 0 },
-        },
-        CodecType::Http1 => (BytesMut::new(), Version::Http11),
-        CodecType::Http2 => (BytesMut::new(), Version::Http2),
-    };
-    if protocol == Version::Http2 {
-        // In a box, so that connections of the other protocol do not hold its memory.
-        Box::pin(h2::serve(io, received, born, options, limit, handler, shutdown)).await
-    } else {
-        h1::serve(io, received, born, options, limit, handler, shutdown).await
+        };
+        if http2 {
+            Box::pin(h2::serve(io, received, born, &options, limit, handler, shutdown)).await
+        } else {
+            h1::serve(io, received, born, &options, limit, handler, shutdown).await
+        }
     }
 }

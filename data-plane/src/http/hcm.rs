@@ -221,7 +221,11 @@ pub(super) struct Served {
 ///
 /// # Cancel safety
 /// Dropping the future closes the connection and ends its requests.
-pub async fn serve<S: Io>(hcm: Arc<Hcm>, connection: Connection<S>, worker: Rc<Worker>) {
+pub fn serve<S: Io>(
+    hcm: Arc<Hcm>,
+    connection: Connection<S>,
+    worker: Rc<Worker>,
+) -> impl Future<Output = ()> {
     let protocol = match (hcm.config.codec, connection.detected) {
         (config::CodecType::Auto, Some(detected)) => detected,
         (configured, _) => configured,
@@ -257,8 +261,11 @@ pub async fn serve<S: Io>(hcm: Arc<Hcm>, connection: Connection<S>, worker: Rc<W
     let books = Books(Rc::clone(&served));
     let front = Rc::new(Front(served));
     let limit = BufferLimit::of_bytes(connection.buffer_limit);
-    let end = codec::serve(connection.io, protocol, &hcm.options, limit, front, connection.shutdown).await;
-    books.0.ended.set(Some(end.reason));
+    let serving = codec::serve(connection.io, protocol, &hcm.options, limit, front, connection.shutdown);
+    async move {
+        let end = serving.await;
+        books.0.ended.set(Some(end.reason));
+    }
 }
 
 struct Books(Rc<Served>);

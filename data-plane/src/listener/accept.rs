@@ -157,22 +157,33 @@ impl Acceptor {
         let shared = Arc::clone(&self.shared);
         if !accepted.runtime.filters.is_empty() {
             self.tasks.spawn_local(async move {
-                let Some(accepted) = accepted.filter(&shared).await else { return };
-                let Some((chain, accepted)) = accepted.choose() else { return };
+                // In boxes, so that a connection does not hold the memory of what it came through.
+                let filtered = Box::pin(accepted.filter(&shared)).await;
+                let Some((chain, accepted)) = filtered.and_then(Accepted::choose) else { return };
                 let id = shared.next_id();
-                if chain.tls.is_some() {
-                    Box::pin(accepted.secure(chain, worker, id)).await;
-                    return;
-                }
-                let (connection, counted) = accepted.connect(&chain, id);
-                chain.filter.serve(connection, worker).await;
+                let connected = if chain.tls.is_some() {
+                    Box::pin(accepted.secure(&chain, id)).await
+                } else {
+                    Some(accepted.connect(&chain, id))
+                };
+                let Some((connection, counted)) = connected else { return };
+                let serving = chain.filter.serve(connection, worker);
+                serving.await;
                 drop(counted);
             });
             return;
         }
         let Some((chain, accepted)) = accepted.choose() else { return };
         if chain.tls.is_some() {
-            self.tasks.spawn_local(accepted.secure(chain, worker, shared.next_id()));
+            let id = shared.next_id();
+            self.tasks.spawn_local(async move {
+                // In a box, as above.
+                let secured = Box::pin(accepted.secure(&chain, id)).await;
+                let Some((connection, counted)) = secured else { return };
+                let serving = chain.filter.serve(connection, worker);
+                serving.await;
+                drop(counted);
+            });
             return;
         }
         let (connection, counted) = accepted.connect(&chain, shared.next_id());
@@ -335,10 +346,14 @@ impl Accepted {
         Some(Arc::clone(chain))
     }
 
-    /// Serves the connection once its handshake is over.
-    async fn secure(self, chain: Arc<Chain>, worker: Rc<Worker>, id: u64) {
-        let Some(context) = chain.tls.clone() else { return };
-        let (facts, stream, mut counted) = self.part(&chain, id);
+    /// The connection once its handshake is over; `None` when that failed.
+    async fn secure(
+        self,
+        chain: &Arc<Chain>,
+        id: u64,
+    ) -> Option<(Connection<crate::transport::Stream>, Counts)> {
+        let context = chain.tls.clone()?;
+        let (facts, stream, mut counted) = self.part(chain, id);
         let limit = chain.config.transport_socket_connect_timeout.unwrap_or(HANDSHAKE_TIMEOUT);
         let accepted = match tokio::time::timeout(limit, context.accept(stream)).await {
             Ok(Ok(accepted)) => accepted,
@@ -347,14 +362,14 @@ impl Accepted {
                 if let Some(log) = &mut counted.log {
                     log.not_secured(&error.reason);
                 }
-                return;
+                return None;
             }
             Err(_) => {
                 counted.stats.listener.downstream_cx_transport_socket_connect_timeout.inc();
                 if let Some(log) = &mut counted.log {
                     log.not_secured_in_time();
                 }
-                return;
+                return None;
             }
         };
         let handshake = Some(counted.since.elapsed());
@@ -367,13 +382,11 @@ impl Accepted {
         if let Some(log) = &mut counted.log {
             log.secured(&accepted.facts, handshake);
         }
-        let mut connection =
-            facts.connection(&chain, Io::Server(accepted.stream), id, counted.log.as_deref());
+        let mut connection = facts.connection(chain, Io::Server(accepted.stream), id, counted.log.as_deref());
         connection.detected = detected;
         connection.tls = Some(accepted.facts);
         connection.handshake = handshake;
-        chain.filter.serve(connection, worker).await;
-        drop(counted);
+        Some((connection, counted))
     }
 
     /// The connection as filters see it, and what counts it meanwhile.

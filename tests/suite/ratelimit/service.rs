@@ -267,7 +267,7 @@ async fn the_script_in_redis_counts_as_our_own_arithmetic_does() {
         // Mostly a little later; sometimes windows later, or at the very turn of one.
         now = match random.u32(0..20) {
             0 => now + random.u64(0..150_000_000),
-            1 => now.next_multiple_of(1_000_000) + random.u64(0..2) - 1,
+            1 => (now + 1).next_multiple_of(1_000_000) + random.u64(0..2) - 1,
             _ => now + random.u64(0..400_000),
         };
         let mut invocation = script.prepare_invoke();

@@ -31,7 +31,7 @@ const COPIED_BODY: u64 = 8 * 1024;
 const MAX_DRAINED: u64 = 64 * 1024;
 
 /// Serves a connection from which `received` has been read already.
-pub(in crate::codec) async fn serve<S: Io, H: Handler>(
+pub(in crate::codec) fn serve<S: Io, H: Handler>(
     io: S,
     received: BytesMut,
     born: Instant,
@@ -39,7 +39,7 @@ pub(in crate::codec) async fn serve<S: Io, H: Handler>(
     limit: BufferLimit,
     handler: Rc<H>,
     shutdown: Shutdown,
-) -> ConnectionEnd {
+) -> impl Future<Output = ConnectionEnd> + use<S, H> {
     handler.started(Version::Http11);
     let connection = Box::new(Connection {
         link: Rc::new(RefCell::new(Link::new(io, received, options, limit))),
@@ -52,11 +52,13 @@ pub(in crate::codec) async fn serve<S: Io, H: Handler>(
         idle_since: born,
         draining_since: None,
     });
-    let (connection, reason) = connection.run().await;
-    let mut link = connection.link.borrow_mut();
-    buffer::put_read(&mut link.read);
-    link.write.clear();
-    ConnectionEnd { reason, requests: connection.requests }
+    async move {
+        let (connection, reason) = connection.run().await;
+        let mut link = connection.link.borrow_mut();
+        buffer::put_read(&mut link.read);
+        link.write.clear();
+        ConnectionEnd { reason, requests: connection.requests }
+    }
 }
 
 /// In a box, since it goes into the future of each exchange and comes back from it.
@@ -90,21 +92,21 @@ enum Next {
 impl<S: Io, H: Handler> Connection<S, H> {
     async fn run(mut self: Box<Self>) -> (Box<Self>, EndReason) {
         loop {
-            match self.next().await {
-                Next::Request(parts, size) => {
-                    self.requests += 1;
-                    // An idle connection does not hold the memory of a busy one.
-                    let (connection, over) = Seated::new(|| self.exchange(parts, size)).await;
-                    self = connection;
-                    if let Some(reason) = over {
-                        return (self, reason);
-                    }
-                }
+            let (parts, size) = match self.next().await {
+                Next::Request(parts, size) => (parts, size),
                 Next::Refuse(error) => {
                     let reason = Box::pin(self.refuse(&error)).await;
                     return (self, reason);
                 }
                 Next::End(reason) => return (self, reason),
+            };
+            self.requests += 1;
+            // An idle connection does not hold the memory of a busy one.
+            let serving = Seated::new(|| self.exchange(parts, size));
+            let (connection, over) = serving.await;
+            self = connection;
+            if let Some(reason) = over {
+                return (self, reason);
             }
         }
     }

@@ -516,7 +516,7 @@ async fn a_waiting_connection_is_a_small_future() {
     let (_process, watch) = crate::task::shutdown();
     let options = Arc::new(options());
     let future = crate::codec::serve(server, CodecType::Auto, &options, limit(), Fake::echo(), watch);
-    assert!(std::mem::size_of_val(&future) <= 1024, "{} bytes", std::mem::size_of_val(&future));
+    assert!(std::mem::size_of_val(&future) <= 448, "{} bytes", std::mem::size_of_val(&future));
 }
 
 // The client side.

@@ -84,7 +84,8 @@ pub(in crate::codec) async fn serve<S: Io, H: Handler>(
     let reason = poll_fn(|cx| driver.poll(cx)).await;
     let requests = driver.requests;
     if !reason.is_remote() && reason != EndReason::Stopped {
-        driver.last_words().await;
+        // In a box, so that a connection that goes on has no room for it.
+        Box::pin(driver.last_words()).await;
     }
     ConnectionEnd { reason, requests }
 }
