@@ -3,6 +3,7 @@
 use anyhow::{Context, Result, bail};
 use std::ffi::OsStr;
 use std::fs::File;
+use std::io::{Read, Seek};
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -15,6 +16,8 @@ pub struct Process {
     name: String,
     child: Child,
     log: PathBuf,
+    /// The same, also once its folder is gone.
+    said: File,
 }
 
 impl Process {
@@ -33,7 +36,7 @@ impl Process {
             bail!("{} is missing: `make test` and `make demo` build or install it", program.display());
         }
         let log = dir.join(format!("{name}.log"));
-        let out = File::options().append(true).create(true).open(&log)?;
+        let out = File::options().read(true).append(true).create(true).open(&log)?;
         // setpriv (util-linux): the child dies with this thread, however the thread ends.
         let child = Command::new("setpriv")
             .args(["--pdeathsig", "KILL", "--"])
@@ -42,11 +45,11 @@ impl Process {
             .envs(env.iter().copied())
             .stdin(Stdio::null())
             .stdout(out.try_clone()?)
-            .stderr(out)
+            .stderr(out.try_clone()?)
             .current_dir(dir)
             .spawn()
             .with_context(|| format!("starting {name}"))?;
-        Ok(Self { name: name.to_owned(), child, log })
+        Ok(Self { name: name.to_owned(), child, log, said: out })
     }
 
     /// Process id.
@@ -118,9 +121,23 @@ impl Process {
     }
 }
 
+/// Lines of a process's log that a failed test shows.
+const TOLD: usize = 40;
+
 impl Drop for Process {
+    /// Where a test has failed, the end of the log tells why.
     fn drop(&mut self) {
         self.kill();
+        if std::thread::panicking() {
+            let mut log = Vec::new();
+            let _ = self.said.rewind().and_then(|()| self.said.read_to_end(&mut log));
+            let log = String::from_utf8_lossy(&log);
+            let lines: Vec<&str> = log.lines().collect();
+            eprintln!("---- the last that {} said", self.name);
+            for line in &lines[lines.len().saturating_sub(TOLD)..] {
+                eprintln!("{line}");
+            }
+        }
     }
 }
 
