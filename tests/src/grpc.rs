@@ -44,6 +44,9 @@ impl GrpcClient {
             .arg(script)
             .arg(target)
             .env("GRPC_XDS_BOOTSTRAP", bootstrap)
+            // While its calls fail at once nobody else looks at its xDS stream, by default every 5 s: each step of coming back
+            // takes that long.
+            .env("GRPC_CLIENT_CHANNEL_BACKUP_POLL_INTERVAL_MS", "100")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
