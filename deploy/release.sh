@@ -6,9 +6,9 @@
 #   PGO=no              portolan-proxy without the profile in deploy/pgo
 #   PGO=new             makes that profile anew, which takes one build more and some minutes of load
 #
-# The profile says how often what was executed under our own loads (the stages in `train` below of `make bench`). It names functions as
-# one compiler does, so it serves only that one: with another the proxy is built without. A function that was changed
-# since is compiled as without a profile.
+# The profile says how often each part of a function ran under loads of our own, which are some stages of `make bench`. It
+# names functions as one compiler does, so it serves only that one: with another the proxy is built without. A function
+# that was changed since is compiled as without a profile.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 flags=${RUSTFLAGS:-}
