@@ -6,8 +6,8 @@
 use std::cell::Cell;
 use tokio::time::Instant;
 
-/// Most uses of one reading. Turns are long where a thread has more work than time: about as many as a few requests take,
-/// so that a reading is some tens of microseconds old at most.
+/// Most uses of one reading. Turns are long where a thread has more work than time: these are about as many as a few requests
+/// take, so that a reading is some tens of microseconds old, or as old as the longest handshake between them.
 const USES: u32 = 16;
 
 thread_local! {

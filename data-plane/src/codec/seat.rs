@@ -26,7 +26,7 @@ pub(super) struct Seated<F: Future + 'static> {
 }
 
 impl<F: Future + 'static> Seated<F> {
-    /// Seats the future that `make` makes: in its seat, so that nothing large is moved there.
+    /// Seats the future that `make` makes. Given by value it would be moved once more, and it is some kilobytes.
     #[inline]
     pub(super) fn new(make: impl FnOnce() -> F) -> Self {
         let mut seat = Self::free();
